@@ -1,0 +1,1 @@
+"""Which channels belong together: `trace` gives the `ChannelGraph` of a network."""

@@ -1,0 +1,1 @@
+"""How much each channel matters: `score` gives the `Scores` of a graph."""

@@ -1,0 +1,59 @@
+"""The cache of what is costly to make again: networks, by the content of everything that made them.
+
+An entry's name is a hash of its ingredients, so a changed recipe, program or version simply has another
+name and nothing ever needs to be invalidated. Entries appear whole or not at all, and are checked
+against their own hash when read; a damaged one counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from compressor.errors import CompressError
+from compressor.files import folder_appearing_whole, sha256_of, write_atomic, write_json
+
+
+def cache_root() -> Path:
+    """``$COMPRESS_CACHE``, else the platform's usual place."""
+    given = os.environ.get("COMPRESS_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "compress-to-edge"
+
+
+def key_of(ingredients: Mapping[str, Any]) -> str:
+    """The name of what these ingredients make."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def read_tensors(kind: str, key: str) -> dict[str, Tensor] | None:
+    """The tensors stored under this key, or nothing if there are none or they are damaged."""
+    entry = cache_root() / kind / key
+    try:
+        about = json.loads((entry / "about.json").read_text())
+        if about["sha256"] != sha256_of(entry / "weights.safetensors"):
+            return None
+        return load((entry / "weights.safetensors").read_bytes())
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write_tensors(kind: str, key: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str | None:
+    """Store tensors under this key; a cache that cannot be written costs time only, and the reason is returned."""
+    try:
+        with folder_appearing_whole(cache_root() / kind / key) as scratch:
+            file = scratch / "weights.safetensors"
+            write_atomic(file, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+            write_json(scratch / "about.json", {**about, "sha256": sha256_of(file)})
+    except CompressError as error:
+        return str(error)
+    return None

@@ -1,0 +1,94 @@
+"""From teacher to student in steps: which networks stand between them, and how each is taught.
+
+One set of scores gives nested plans, the student's inside the last assistant's inside the first's. Each
+network is the trained larger one with fewer channels, and that larger one is its teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compressor.budget.allocate import Allocation, allocate
+from compressor.budget.plan import Plan
+from compressor.budget.request import Budget
+from compressor.cutting import cut
+from compressor.data.split import Data
+from compressor.distill import Progress, Schedule, Trained, reestimate, train
+from compressor.graph.channels import ChannelGraph
+from compressor.saliency.scores import Scores
+
+STATISTICS_BATCHES = 20
+"""Batches over which running statistics are measured anew after a cut."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network on the way: its name, its plan from the teacher, and why it misses its share, if it does."""
+
+    name: str
+    plan: Plan
+    missed: str | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one network was taught."""
+
+    stage: Stage
+    teacher: str
+    trained: Trained
+
+
+def stages(graph: ChannelGraph, scores: Scores, budget: Budget, assistants: int) -> tuple[Stage, ...]:
+    """The assistants, largest first, and the student; what they remove is evenly spaced."""
+    student = allocate(graph, scores, budget)
+    result = [Stage("student", student.plan, student.missed)]
+    for number in range(assistants, 0, -1):
+        share = budget.remove * number / (assistants + 1)
+        assistant: Allocation = allocate(
+            graph, scores, replace(budget, remove=share), containing=result[0].plan
+        )
+        result.insert(0, Stage(f"assistant-{number}", assistant.plan, assistant.missed))
+    return tuple(result)
+
+
+def descend(
+    teacher: nn.Module,
+    path: Sequence[Stage],
+    data: Data,
+    schedule: Schedule,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoints: Callable[[str], Path],
+    progress: Callable[[str, Progress], None],
+) -> tuple[Training, ...]:
+    """Cut and teach each network of the path by the one before it."""
+    trainings: list[Training] = []
+    network, name, plan = teacher, "teacher", Plan({})
+    for stage in path:
+        start = starting_point(network, stage.plan.within(plan), data, seed, device)
+        trained = train(
+            start,
+            data,
+            schedule,
+            teacher=network,
+            seed=seed,
+            device=device,
+            checkpoints=checkpoints(stage.name),
+            progress=partial(progress, stage.name),
+        )
+        trainings.append(Training(stage, name, trained))
+        network, name, plan = trained.network, stage.name, stage.plan
+    return tuple(trainings)
+
+
+def starting_point(network: nn.Module, plan: Plan, data: Data, seed: int, device: torch.device) -> nn.Module:
+    """The cut network with running statistics of its own: those of the larger one no longer fit."""
+    return reestimate(cut(network, plan), data.train, batches=STATISTICS_BATCHES, seed=seed, device=device)

@@ -1,0 +1,260 @@
+"""One whole run, read from top to bottom: recipe -> teacher and data -> channel graph -> scores -> widths
+-> cut -> proof -> distillation -> artifact -> verdict -> profile -> report.
+
+This is the composition and nothing else: every step is a function of values that can be called alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.artifacts import Exported, answering, counted, exported, saved, verified
+from compressor.cascade import Training, descend, stages
+from compressor.cutting import cut
+from compressor.data import load_data
+from compressor.device import choose_device
+from compressor.distill import Progress, accuracy
+from compressor.errors import unknown_name
+from compressor.files import write_atomic, write_json
+from compressor.graph.channels import ChannelGraph
+from compressor.graph.trace import trace
+from compressor.measure import latencies
+from compressor.proof import check_cut, require
+from compressor.recipe import Recipe
+from compressor.report.markdown import to_markdown
+from compressor.report.report import Report, compared, read_report
+from compressor.rundir import RunFolder, open_run
+from compressor.saliency.criteria import CRITERIA
+from compressor.saliency.score import score
+from compressor.steps import Listener, Silent, Step, Steps
+from compressor.student import Student
+from compressor.teacher import load_teacher
+from profiles import count, fingerprint
+
+
+def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
+    """Run the recipe in the folder ``out``; a run that was broken off there goes on.
+
+    A finished run is not repeated: its report is read. ``fresh`` ignores the cache of built-in teachers.
+    """
+    if recipe.saliency.criterion not in CRITERIA:
+        raise unknown_name("criterion", recipe.saliency.criterion, CRITERIA)
+    device = choose_device(recipe.device)
+    run = open_run(out, recipe)
+    if run.report.exists():
+        return read_report(run.report)
+    steps = Steps(_Logged(listener or Silent(), run))
+
+    with steps.step("Build teacher and data") as step:
+        data = load_data(recipe.data, recipe.seed)
+        teacher = load_teacher(
+            recipe, data, device=device, fresh=fresh, progress=_showing(steps, step, ["teacher"])
+        )
+        if teacher.warning:
+            steps.warn(teacher.warning)
+        image = torch.zeros(1, *data.shape)
+        right: dict[str, float] = {"teacher": accuracy(teacher.network, data.test, device=device)}
+        step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
+
+    with steps.step("Trace the channel graph") as step:
+        graph = trace(teacher.network, image)
+        write_json(run.graph, graph.to_dict())
+        _warn_of_unsupported(graph, steps)
+        step.outcome = f"{len(graph.groups)} groups to cut, {len(graph.frozen)} left whole"
+
+    with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
+        batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
+        chosen = islice(batches, recipe.saliency.batches)
+        scores = score(teacher.network, graph, recipe.saliency.criterion, chosen, device=device)
+        write_atomic(run.scores, scores.to_bytes())
+        step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
+
+    with steps.step("Choose widths") as step:
+        path = stages(graph, scores, recipe.budget, recipe.distil.assistants)
+        plan = path[-1].plan
+        write_json(run.plan, {stage.name: stage.plan.to_dict() for stage in path})
+        for stage in path:
+            if stage.missed:
+                steps.warn(f"{stage.name}: {stage.missed}")
+        step.outcome = f"{plan.removed(recipe.budget.of):.1%} of the {recipe.budget.of} will go"
+
+    with steps.step("Cut") as step:
+        merely_cut = cut(teacher.network, plan)
+        right["cut"] = accuracy(merely_cut, data.test, device=device)
+        step.outcome = f"top-1 {right['cut']:.2%} before any training"
+
+    with steps.step("Verify the cut") as step:
+        real = next(iter(data.test.batches(16))).images
+        checks = [
+            *check_cut(teacher.network, merely_cut, plan, (real[:4],)),
+            counted(merely_cut, plan, image),
+        ]
+        require(checks)
+        step.outcome = f"equal to the silenced teacher within {checks[0].max_abs_error:.1e}"
+
+    with steps.step("Distil") as step:
+        trainings = descend(
+            teacher.network,
+            path,
+            data,
+            recipe.distil.schedule,
+            seed=recipe.seed,
+            device=device,
+            checkpoints=run.checkpoints,
+            progress=_showing(steps, step, [stage.name for stage in path]),
+        )
+        student = trainings[-1].trained.network.cpu()
+        right["student"] = trainings[-1].trained.accuracy
+        step.outcome = " → ".join(
+            f"{training.stage.name} {training.trained.accuracy:.2%}" for training in trainings
+        )
+
+    with steps.step("Save and export") as step:
+        about = {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of, "teacher": recipe.model.name}
+        whole = Student(student, teacher.source, plan.after(teacher.done), tuple(image.shape), about)
+        checks.append(saved(whole, run.student))
+        networks = {"teacher": teacher.network.cpu(), "student": student}
+        files = {
+            name: exported(network, image, run.artifact(name, ".onnx"), recipe.export, about)
+            for name, network in networks.items()
+        }
+        step.outcome = f"opset {files['student'].artifact.opset}, {files['student'].artifact.bytes:,} bytes"
+
+    with steps.step("Verify the artifact") as step:
+        for file in files.values():
+            checks += verified(file, real, recipe.export)
+        right["onnx"] = accuracy(answering(files["student"]), data.test)
+        step.outcome = f"top-1 {right['onnx']:.2%} from the file"
+
+    with steps.step("Profile") as step:
+        paths = {name: file.artifact.path for name, file in files.items()}
+        rows = latencies(networks, paths, real[:1], recipe.profile)
+        step.outcome = ", ".join(f"{row['runtime']} {row['speedup']['median']:.2f}×" for row in rows)
+
+    report = Report(
+        request={"remove": recipe.budget.remove, "of": recipe.budget.of},
+        model={"name": recipe.model.name, "origin": teacher.origin, "classes": len(data.classes)},
+        data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
+        cost=_costs(networks, image, files, rows, plan.costs["channels"]),
+        accuracy={"metric": "top-1", **right},
+        latency=rows,
+        trainings=[_training_row(training) for training in trainings],
+        widths={name: list(pair) for name, pair in plan.widths.items()},
+        layers=_layer_rows(networks, image),
+        not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
+        checks=[check.to_dict() for check in checks],
+        artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],
+        steps=[{"name": each.name, "seconds": round(each.seconds, 3)} for each in steps.done],
+        environment={
+            **fingerprint(),
+            "device": str(device),
+            "precision": trainings[-1].trained.precision.name,
+        },
+        warnings=[*steps.warnings],
+        folder=str(run.path),
+    )
+    write_atomic(run.report_markdown, to_markdown(report))
+    write_json(run.report, report.to_dict())
+    return report
+
+
+def _costs(
+    networks: dict[str, nn.Module],
+    image: Tensor,
+    files: dict[str, Exported],
+    rows: list[dict[str, Any]],
+    channels: tuple[int, int],
+) -> dict[str, Any]:
+    """The five costs of teacher and student; latency is that of the files, which are what ships."""
+    counts = {name: count(network, (image,)) for name, network in networks.items()}
+    shipped = next(row for row in rows if row["runtime"] == "onnxruntime")
+    return {
+        "macs": compared(counts["teacher"].macs, counts["student"].macs),
+        "params": compared(counts["teacher"].params, counts["student"].params),
+        "channels": compared(*channels),
+        "bytes": compared(files["teacher"].artifact.bytes, files["student"].artifact.bytes),
+        "latency_ms": compared(shipped["teacher"]["median_ms"], shipped["student"]["median_ms"]),
+    }
+
+
+def _layer_rows(networks: dict[str, nn.Module], image: Tensor) -> list[dict[str, Any]]:
+    """MACs and parameters of every layer, before and after."""
+    both = {name: count(network, (image,)).layers for name, network in networks.items()}
+    return [
+        {
+            "name": before.name,
+            "kind": before.kind,
+            "macs": [before.macs, after.macs],
+            "params": [before.params, after.params],
+        }
+        for before, after in zip(both["teacher"], both["student"], strict=True)
+    ]
+
+
+def _training_row(training: Training) -> dict[str, Any]:
+    trained = training.trained
+    return {
+        "network": training.stage.name,
+        "teacher": training.teacher,
+        "macs_removed": training.stage.plan.removed("macs"),
+        "epochs": trained.epochs,
+        "accuracy": trained.accuracy,
+        "best_accuracy": trained.best_accuracy,
+        "images_per_second": round(trained.images_per_second),
+        "seconds": round(sum(epoch.seconds for epoch in trained.history), 3),
+        "resumed_from": trained.resumed_from,
+        "losses": [epoch.loss for epoch in trained.history],
+        "accuracies": [epoch.accuracy for epoch in trained.history],
+    }
+
+
+def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
+    operators = sorted({item.operator for item in graph.unsupported})
+    if operators:
+        where = ", ".join(sorted({item.module or "the network itself" for item in graph.unsupported})[:3])
+        steps.warn(
+            f"no rule for {', '.join(f'`{name}`' for name in operators)} (in {where}): left whole there"
+        )
+
+
+def _showing(steps: Steps, step: Step, names: list[str]) -> Callable[[str, Progress], None]:
+    """Tells the listener how far the trainings of ``names`` are, all together."""
+
+    def show(name: str, now: Progress) -> None:
+        epoch = (now.epoch - 1 + now.step / now.steps) / now.epochs
+        right = "" if now.accuracy is None else f", top-1 {now.accuracy:.2%}"
+        steps.listener.moved(
+            step,
+            (names.index(name) + epoch) / len(names),
+            f"{name}: epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}, "
+            f"{now.images_per_second:,.0f} images/s{right}",
+        )
+
+    return show
+
+
+class _Logged:
+    """A listener that also writes each finished step and warning into the run's log."""
+
+    def __init__(self, listener: Listener, run: RunFolder) -> None:
+        self.listener, self.run = listener, run
+
+    def started(self, step: Step) -> None:
+        self.listener.started(step)
+
+    def moved(self, step: Step, done: float, text: str) -> None:
+        self.listener.moved(step, done, text)
+
+    def ended(self, step: Step) -> None:
+        self.run.note({"step": step.name, "seconds": step.seconds, "outcome": step.outcome})
+        self.listener.ended(step)
+
+    def warned(self, message: str) -> None:
+        self.run.note({"warning": message})
+        self.listener.warned(message)

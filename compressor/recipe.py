@@ -1,0 +1,178 @@
+"""The whole intent of a run, as one frozen value that survives TOML.
+
+A recipe says everything that decides the outcome, so that ``recipe.toml`` in a run folder is enough
+to repeat the run. Where results go, and how they are shown, is no part of it. An unknown key is an
+error with the nearest right name: a misspelt setting that is silently ignored is a wrong result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from compressor.budget.request import Budget
+from compressor.distill.schedule import Schedule
+from compressor.errors import UsageError, unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The teacher: a name and where its weights come from (a file, ``pretrained``, ``random``, or nothing)."""
+
+    name: str = "glyphnet"
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The data: a name, a folder or ``package.module:factory``; empty values mean the set's own defaults."""
+
+    name: str = "glyphs"
+    root: str = ""
+    download: bool = False
+    size: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: int | None = None
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class SaliencyRecipe:
+    """The criterion, and how many training batches a data-driven one reads."""
+
+    criterion: str = "taylor"
+    batches: int = 8
+    batch: int = 128
+
+
+@dataclass(frozen=True)
+class DistilRecipe:
+    """How many assistants stand between teacher and student, and how each network is trained."""
+
+    assistants: int = 1
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """The operator set to ask for (none: the exporter's own choice, recorded) and the comparison's limit."""
+
+    opset: int | None = None
+    relative_tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class ProfileRecipe:
+    """How latency is measured: one image at a time on one thread is the least noisy, and the edge's usual case."""
+
+    batch: int = 1
+    threads: int = 1
+    samples: int = 60
+    budget_s: float = 6.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of a run."""
+
+    seed: int = 0
+    device: str = "auto"
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    budget: Budget = field(default_factory=Budget)
+    saliency: SaliencyRecipe = field(default_factory=SaliencyRecipe)
+    distil: DistilRecipe = field(default_factory=DistilRecipe)
+    export: ExportRecipe = field(default_factory=ExportRecipe)
+    profile: ProfileRecipe = field(default_factory=ProfileRecipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; a setting that is not given (None) is left out, as TOML has no word for it."""
+        return typing.cast(dict[str, Any], _plain(self))
+
+    def to_toml(self) -> str:
+        """The text of ``recipe.toml``."""
+        return "\n".join(_toml_lines(self.to_dict(), ""))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file."""
+    try:
+        value = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read recipe `{path}`: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe `{path}` is not TOML: {error}") from error
+    return recipe_from(value)
+
+
+def recipe_from(value: Mapping[str, Any]) -> Recipe:
+    """The recipe that these plain values describe; what is not given keeps its default."""
+    return _build(Recipe, value, "")
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with some settings replaced, each named by its dotted path (``budget.remove``)."""
+    value = recipe.to_dict()
+    for path, setting in changes.items():
+        *sections, key = path.split(".")
+        place = value
+        for section in sections:
+            place = place[section]
+        place[key] = setting
+    return recipe_from(value)
+
+
+def _build(kind: type[T], value: Any, path: str) -> T:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"recipe key `{path}` is {value!r}, expected a section [{path}]")
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise unknown_name("recipe key" if not path else f"key in recipe section [{path}]", key, hints)
+    given = {key: _setting(hints[key], each, f"{path}.{key}".strip(".")) for key, each in value.items()}
+    return kind(**given)
+
+
+def _setting(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, path)
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for each in allowed:
+        if typing.get_origin(each) is tuple and isinstance(value, list | tuple):
+            return tuple(_setting(typing.get_args(each)[0], item, path) for item in value)
+        if each is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if each in (int, float, str, bool) and type(value) is each:
+            return value
+        if each is type(None) and value is None:
+            return None
+    names = " or ".join(getattr(each, "__name__", str(each)) for each in allowed if each is not type(None))
+    raise UsageError(f"recipe key `{path}` is {value!r}, expected {names}")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        pairs = ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+        return {name: _plain(item) for name, item in pairs if item is not None}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _toml_lines(value: Mapping[str, Any], path: str) -> typing.Iterator[str]:
+    for key, each in value.items():
+        if not isinstance(each, dict):
+            yield f"{key} = {json.dumps(each, ensure_ascii=False)}"
+    for key, each in value.items():
+        if isinstance(each, dict):
+            yield ""
+            yield f"[{path}{key}]"
+            yield from _toml_lines(each, f"{path}{key}.")

@@ -1,0 +1,88 @@
+"""A report as Markdown: the same figures as ``report.json``, for people who read it in a browser or a review."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from compressor.report.report import Report
+from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, percent
+
+
+def to_markdown(report: Report) -> str:
+    """The content of ``report.md``."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    verdict = "all checks passed" if report.passed else "A CHECK FAILED"
+    yield f"# {report.model['name']} on {report.data['name']}: {verdict}"
+    yield ""
+    yield f"{asked_and_reached(report).capitalize()}. Removed is the share of the teacher's cost that is gone."
+    yield from _table(("accuracy", report.accuracy["metric"], "against the teacher"), accuracy_rows(report))
+    yield from _table(("cost", "teacher", "student", "removed"), cost_rows(report))
+    first = report.latency[0]
+    yield ""
+    yield (
+        f"Latency: median (10th–90th percentile) of {len(first['teacher']['samples_ms'])} interleaved rounds, "
+        f"batch {first['batch']}, {first['threads']} thread(s), {report.environment['cpu']}."
+    )
+    yield from _table(
+        ("check", "result", "largest error", "allowed"),
+        [
+            (
+                check["name"],
+                "passed" if check["passed"] else "FAILED",
+                f"{check['max_abs_error']:.3g}",
+                f"{check['tolerance']:.3g}",
+            )
+            for check in report.checks
+        ],
+    )
+    yield from _table(
+        ("training", "taught by", "MACs removed", "epochs", "top-1", "seconds"),
+        [
+            (
+                row["network"],
+                row["teacher"],
+                percent(row["macs_removed"]),
+                str(row["epochs"]),
+                percent(row["accuracy"], 2),
+                f"{row['seconds']:.1f}",
+            )
+            for row in report.trainings
+        ],
+    )
+    yield from _table(
+        ("group", "units", "kept"),
+        [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
+    )
+    if report.not_cut:
+        yield from _table(("left whole", "why"), [(row["name"], row["reason"]) for row in report.not_cut])
+    yield from _table(
+        ("file", "format", "precision", "opset", "bytes", "sha256"),
+        [
+            (
+                row["path"],
+                row["format"],
+                row["precision"],
+                str(row["opset"]),
+                f"{row['bytes']:,}",
+                row["sha256"][:16],
+            )
+            for row in report.artifacts
+        ],
+    )
+    yield from _table(("step", "seconds"), [(row["name"], f"{row['seconds']:.2f}") for row in report.steps])
+    if report.warnings:
+        yield ""
+        yield "## Warnings"
+        yield ""
+        yield from (f"- {warning}" for warning in report.warnings)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield ""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

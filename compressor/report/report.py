@@ -1,0 +1,83 @@
+"""The report: everything a run asked, did, reached and proved, as one value that is ``report.json``.
+
+Its fields are documented in ``docs/report.md``; the schema number changes when a field changes its
+meaning or goes. Reading a report needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import CompressError, UsageError
+
+SCHEMA = 1
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One finished run. Every field is plain JSON."""
+
+    request: Json
+    model: Json
+    data: Json
+    cost: Mapping[str, Json]
+    accuracy: Json
+    latency: Sequence[Json]
+    trainings: Sequence[Json]
+    widths: Mapping[str, Sequence[int]]
+    layers: Sequence[Json]
+    not_cut: Sequence[Json]
+    checks: Sequence[Json]
+    artifacts: Sequence[Json]
+    steps: Sequence[Json]
+    environment: Json
+    warnings: Sequence[str]
+    folder: str
+    schema: int = SCHEMA
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check["passed"] for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the schema first."""
+        names = [each.name for each in fields(self)]
+        return {name: getattr(self, name) for name in ["schema", *names[:-1]]}
+
+
+def read_report(path: Path) -> Report:
+    """The report in a file, or in a run folder."""
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        value = json.loads(file.read_text())
+        schema = value["schema"]
+    except OSError as error:
+        begun = path.is_dir() and (path / "recipe.toml").exists()
+        raise UsageError(
+            f"no report in `{path}`: {error.strerror}",
+            "the run is not finished: give its command again to continue" if begun else "give a run folder",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompressError(f"`{file}` is no report: {error}") from error
+    if schema != SCHEMA:
+        raise CompressError(f"`{file}` has schema {schema}, this version reads {SCHEMA}")
+    try:
+        return Report(**value)
+    except TypeError as error:
+        raise CompressError(f"`{file}` is no report: {error}") from error
+
+
+def compared(teacher: float, student: float) -> dict[str, float | None]:
+    """A cost of both networks, and the share that is removed."""
+    return {
+        "teacher": teacher,
+        "student": student,
+        "removed": 1 - student / teacher if teacher else None,
+    }

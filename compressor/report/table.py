@@ -1,0 +1,78 @@
+"""The one table of a report: each figure as teacher / student / removed, as text for any medium."""
+
+from __future__ import annotations
+
+from compressor.report.report import Report
+
+Row = tuple[str, str, str, str]
+
+UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+
+
+def cost_rows(report: Report) -> list[Row]:
+    """What each network costs: (what, teacher, student, removed)."""
+    rows: list[Row] = []
+    for name, title in (
+        ("macs", "MACs"),
+        ("params", "parameters"),
+        ("channels", "channels"),
+        ("bytes", "ONNX file, bytes"),
+    ):
+        cost = report.cost[name]
+        rows.append((title, short(cost["teacher"]), short(cost["student"]), percent(cost["removed"])))
+    for row in report.latency:
+        before, after = row["teacher"], row["student"]
+        rows.append(
+            (
+                f"{RUNTIMES[row['runtime']]}, ms",
+                _spread(before),
+                _spread(after),
+                f"{percent(1 - after['median_ms'] / before['median_ms'])} ({row['speedup']['median']:.2f}× faster)",
+            )
+        )
+    return rows
+
+
+def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
+    """How often each network is right: (which, top-1, difference to the teacher in points)."""
+    right = report.accuracy
+    rows = [("teacher", percent(right["teacher"], 2), "")]
+    for name, title in (
+        ("cut", "student, merely cut"),
+        ("student", "student, distilled"),
+        ("onnx", "student, from the ONNX file"),
+    ):
+        points = (right[name] - right["teacher"]) * 100
+        rows.append((title, percent(right[name], 2), f"{points:+.2f} points"))
+    return rows
+
+
+def asked_and_reached(report: Report) -> str:
+    """One sentence about the promise."""
+    of = report.request["of"]
+    reached = report.cost[of]["removed"]
+    return (
+        f"asked to remove {percent(report.request['remove'])} of the {TITLES[of]}, "
+        f"removed {percent(reached, 2)}"
+    )
+
+
+def short(number: float) -> str:
+    """A count with three digits and a unit: 12,288,000 is 12.3 M."""
+    for unit, size in UNITS:
+        if number >= size * 0.9995:
+            return f"{number / size:.3g} {unit}" if number < size * 999.5 else f"{number / size:,.0f} {unit}"
+    return f"{number:,.0f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage; nothing can be said of a cost that the teacher does not have."""
+    return "–" if share is None else f"{share * 100:.{digits}f} %"
+
+
+def _spread(timing: dict[str, float]) -> str:
+    return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"
+
+
+TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels"}
+RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}

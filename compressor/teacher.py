@@ -1,0 +1,175 @@
+"""The teacher of a run: a network with weights that know the data, and how its class is built.
+
+Four origins: the built-in network, trained on first use and cached; a student folder of an earlier
+run; a name with a weights file or published weights; a factory that returns a trained network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compressor import cache
+from compressor.budget.plan import Plan
+from compressor.data import glyphs
+from compressor.data.split import Data
+from compressor.distill import Progress, Schedule, train
+from compressor.errors import CompressError, UsageError
+from compressor.models import BUILTIN, ModelSource, build
+from compressor.recipe import DataRecipe, ModelRecipe, Recipe
+from compressor.student import is_student, load_student
+from compressor.weights import PRETRAINED, fetch_pretrained, load_weights
+
+RANDOM = "random"
+
+BUILTIN_SCHEDULE = Schedule(epochs=10)
+"""How the built-in teacher is trained."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in evaluation mode, how to build its class, and the cut it has had already."""
+
+    network: nn.Module
+    source: ModelSource
+    origin: str
+    done: Plan = Plan({})
+    warning: str | None = None
+
+
+def load_teacher(
+    recipe: Recipe,
+    data: Data,
+    *,
+    device: torch.device,
+    fresh: bool = False,
+    progress: Callable[[str, Progress], None],
+) -> Teacher:
+    """The teacher that the recipe names, ready for this data."""
+    teacher = _load(recipe, data, device, fresh, progress)
+    outputs = _outputs(teacher.network, data)
+    if outputs != len(data.classes):
+        raise UsageError(
+            f"`{recipe.model.name}` tells {outputs} classes apart, `{data.name}` has {len(data.classes)}",
+            "the teacher must be trained on this data: give its weights with --weights",
+        )
+    return teacher
+
+
+def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, ModelSource, Plan]:
+    """The network that a recipe names, with weights if it names any; for looking at it, without data."""
+    path = Path(model.name)
+    if is_student(path):
+        if model.weights:
+            raise UsageError(f"`{model.name}` is a student folder and has its own weights", "drop --weights")
+        student = load_student(path)
+        return student.network, student.source, student.plan
+    if path.is_dir():
+        raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
+    source = ModelSource(model.name, classes)
+    if source.name == BUILTIN and classes is None:
+        source = ModelSource(BUILTIN, glyphs.CLASSES)
+    network = build(source)
+    if model.weights == PRETRAINED:
+        fetch_pretrained(network, source)
+    elif model.weights not in ("", RANDOM):
+        load_weights(network, Path(model.weights))
+    return network, source, Plan({})
+
+
+def _load(
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    fresh: bool,
+    progress: Callable[[str, Progress], None],
+) -> Teacher:
+    model = recipe.model
+    if model.name == BUILTIN and not model.weights:
+        return _trained_builtin(recipe, data, device, fresh, progress)
+    has_own_weights = ":" in model.name and not model.name.startswith("timm:")
+    if not model.weights and not has_own_weights and not Path(model.name).exists():
+        raise UsageError(
+            f"`{model.name}` has no weights: a teacher must know the data",
+            f"--weights FILE, or `--weights {PRETRAINED}` to download the published ones",
+        )
+    classes = None if model.weights == PRETRAINED else len(data.classes)
+    network, source, done = build_model(model, classes)
+    origin = {"": "its own weights", RANDOM: "random weights"}.get(model.weights, model.weights)
+    warning = "the teacher has random weights: accuracies mean nothing" if model.weights == RANDOM else None
+    return Teacher(network.to(device), source, origin, done, warning)
+
+
+def _trained_builtin(
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    fresh: bool,
+    progress: Callable[[str, Progress], None],
+) -> Teacher:
+    source = ModelSource(BUILTIN, len(data.classes))
+    torch.manual_seed(recipe.seed)
+    network = build(source)
+    ingredients = _ingredients(recipe.data, recipe.seed, device, source)
+    key = cache.key_of(ingredients)
+    stored = None if fresh else cache.read_tensors("teachers", key)
+    if stored is not None:
+        network.load_state_dict(stored)
+        return Teacher(network.to(device), source, f"cache entry {key}")
+    trained = train(
+        network,
+        data,
+        BUILTIN_SCHEDULE,
+        seed=recipe.seed,
+        device=device,
+        progress=partial(progress, "teacher"),
+    )
+    state = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
+    failure = cache.write_tensors("teachers", key, state, ingredients)
+    warning = f"the teacher was not cached: {failure}" if failure else None
+    return Teacher(trained.network, source, "trained just now", warning=warning)
+
+
+def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: ModelSource) -> dict[str, object]:
+    """All that decides the built-in teacher's weights, the code that makes it included."""
+    folder = Path(__file__).parent
+    code = hashlib.sha256()
+    for part in ("glyphnet.py", "data/glyphs.py", "data/tensors.py", "distill/loop.py", "distill/losses.py"):
+        code.update((folder / part).read_bytes())
+    return {
+        "model": source.to_dict(),
+        "data": {**asdict(data), "workers": 0},
+        "schedule": asdict(BUILTIN_SCHEDULE),
+        "seed": seed,
+        "device": device.type,
+        "torch": version("torch"),
+        "code": code.hexdigest(),
+    }
+
+
+def _outputs(network: nn.Module, data: Data) -> int:
+    """How many classes the network tells apart, for an image of this data."""
+    device = next(network.parameters()).device
+    image = torch.zeros(1, *data.shape, device=device)
+    try:
+        with torch.no_grad():
+            logits = network(image)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CompressError(
+            f"the teacher does not run on images of shape {data.shape}: {reason}",
+            "set the size of the images with --size",
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise CompressError(
+            f"the teacher gives a {type(logits).__name__}, expected logits of shape (batch, classes)",
+            "wrap it in a factory that returns the logits alone",
+        )
+    return int(logits.shape[1])
