@@ -1,1 +1,68 @@
-"""From a trained PyTorch network to a smaller one that is proven, exported and measured."""
+"""From a trained PyTorch network to a smaller one that is proven, exported and measured.
+
+The verbs below are the whole public interface. They are loaded on first use, because a command line
+that only prints its help must not wait seconds for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compressor.api import (
+        check,
+        compress,
+        cut,
+        distil,
+        export,
+        load,
+        load_data,
+        plan,
+        profile,
+        save,
+        score,
+        trace,
+    )
+    from compressor.budget.request import Budget
+    from compressor.distill.schedule import Schedule
+    from compressor.errors import CompressError
+    from compressor.recipe import Recipe, read_recipe
+
+__all__ = [
+    "Budget",
+    "CompressError",
+    "Recipe",
+    "Schedule",
+    "check",
+    "compress",
+    "cut",
+    "distil",
+    "export",
+    "load",
+    "load_data",
+    "plan",
+    "profile",
+    "read_recipe",
+    "save",
+    "score",
+    "trace",
+]
+
+_HOMES = {
+    "Budget": "compressor.budget.request",
+    "CompressError": "compressor.errors",
+    "Recipe": "compressor.recipe",
+    "Schedule": "compressor.distill.schedule",
+    "read_recipe": "compressor.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module `compressor` has no attribute `{name}`")
+    return getattr(import_module(_HOMES.get(name, "compressor.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -82,4 +82,4 @@ def answering(file: Exported) -> Callable[[Tensor], Tensor]:
 
 def _asked(network: nn.Module, images: Array) -> Array:
     with torch.no_grad():
-        return network(torch.from_numpy(images)).numpy()  # type: ignore[no-any-return]
+        return network(torch.from_numpy(images)).numpy()

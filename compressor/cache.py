@@ -43,16 +43,17 @@ def read_tensors(kind: str, key: str) -> dict[str, Tensor] | None:
         if about["sha256"] != sha256_of(entry / "weights.safetensors"):
             return None
         return load((entry / "weights.safetensors").read_bytes())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_tensors(kind: str, key: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str | None:
-    """Store tensors under this key; a cache that cannot be written costs time only, and the reason is returned."""
+    """Store tensors under this key; if that fails it costs time only, and why is returned."""
     try:
         with folder_appearing_whole(cache_root() / kind / key) as scratch:
             file = scratch / "weights.safetensors"
-            write_atomic(file, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+            owned = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # tied ones too
+            write_atomic(file, save(owned))
             write_json(scratch / "about.json", {**about, "sha256": sha256_of(file)})
     except CompressError as error:
         return str(error)

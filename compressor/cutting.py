@@ -43,10 +43,14 @@ def silence(network: nn.Module, plan: Plan) -> nn.Module:
 
 def _sliced(name: str, tensor: Tensor, plan: Plan) -> Tensor:
     for axis, kept in plan.slices.get(name, {}).items():
-        if kept and kept[-1] >= tensor.shape[axis]:
-            raise CompressError(
-                f"cannot cut `{name}`: axis {axis} has {tensor.shape[axis]} indices, the plan keeps index {kept[-1]}"
+        size = tensor.shape[axis] if axis < tensor.dim() else 0
+        if not kept or min(kept) < 0 or max(kept) >= size:
+            found = (
+                f"the plan keeps index {min(kept) if min(kept) < 0 else max(kept)}"
+                if kept
+                else "the plan keeps 0"
             )
+            raise CompressError(f"cannot cut `{name}`: axis {axis} has {size} indices, {found}")
         tensor = tensor.index_select(axis, torch.tensor(kept, device=tensor.device))
     return tensor
 

@@ -45,7 +45,7 @@ class GlyphNet(nn.Module):
         classes: int,
         *,
         channels: int = 3,
-        widths: tuple[int, int, int] = (32, 64, 128),
+        widths: tuple[int, int, int] = (24, 48, 96),
         blocks: int = 1,
     ) -> None:
         super().__init__()

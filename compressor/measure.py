@@ -1,9 +1,14 @@
-"""Teacher and student on the clock, side by side in one process, on every runtime at hand."""
+"""What networks and files cost, side by side: counted exactly, and timed interleaved in one process.
+
+Two subjects at most are compared, and they are called teacher and student here as everywhere; a
+single one is simply measured. A network runs in PyTorch, a file in ONNX Runtime.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +17,75 @@ from torch import Tensor, nn
 
 from compressor.recipe import ProfileRecipe
 from export import open_session
-from profiles import Timing, measure, paired_speedup
+from profiles import Counts, Timing, count, fingerprint, measure, paired_speedup
+
+Row = dict[str, Any]
 
 
-def latencies(
+@dataclass(frozen=True)
+class Profile:
+    """Counts of each network, bytes of each file, a latency row for each runtime, and the device."""
+
+    counts: Mapping[str, Counts]
+    file_bytes: Mapping[str, int]
+    latency: tuple[Row, ...]
+    device: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "counts": {name: counts.to_dict() for name, counts in self.counts.items()},
+            "file_bytes": dict(self.file_bytes),
+            "latency": list(self.latency),
+            "device": dict(self.device),
+        }
+
+
+def profiled(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
-) -> list[dict[str, Any]]:
-    """One row per runtime: median and spread of ``teacher`` and ``student``, and their paired ratio."""
-    images = image.repeat(recipe.batch, *[1] * (image.dim() - 1)).contiguous()
-    array = images.numpy()
-    calls: dict[str, Callable[[], object]] = {}
-    for who, network in networks.items():
-        calls[f"pytorch {who}"] = lambda network=network: network(images)  # type: ignore[misc]
-    for who, path in files.items():
-        session = open_session(path, threads=recipe.threads)
-        feed = {session.inputs[0].name: array}
-        calls[f"onnxruntime {who}"] = lambda session=session, feed=feed: session.run(feed)  # type: ignore[misc]
+) -> Profile:
+    """Count all subjects for one image, and time them at the batch that the recipe says."""
+    return Profile(
+        counts={name: count(network, (image[:1],)) for name, network in networks.items()},
+        file_bytes={name: path.stat().st_size for name, path in files.items()},
+        latency=tuple(_latencies(networks, files, image, recipe)),
+        device=fingerprint(),
+    )
+
+
+def _latencies(
+    networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
+) -> Iterator[Row]:
+    images = image[:1].repeat(recipe.batch, *[1] * (image.dim() - 1)).contiguous()
+    calls = {
+        "pytorch": {name: _in_pytorch(network, images) for name, network in networks.items()},
+        "onnxruntime": {name: _in_onnxruntime(path, images, recipe.threads) for name, path in files.items()},
+    }
+    named = {(runtime, who): call for runtime, each in calls.items() for who, call in each.items()}
     with _threads(recipe.threads), torch.inference_mode():
-        timings = measure(calls, samples=recipe.samples, budget_s=recipe.budget_s)
-    return [
-        _row(runtime, recipe, {who: timings[f"{runtime} {who}"] for who in who_ran})
-        for runtime, who_ran in (("pytorch", networks), ("onnxruntime", files))
-        if who_ran
-    ]
+        timings = measure(
+            {f"{runtime} {who}": call for (runtime, who), call in named.items()},
+            samples=recipe.samples,
+            budget_s=recipe.budget_s,
+        )
+    for runtime, each in calls.items():
+        if each:
+            yield _row(runtime, recipe, {who: timings[f"{runtime} {who}"] for who in each})
 
 
-def _row(runtime: str, recipe: ProfileRecipe, timings: Mapping[str, Timing]) -> dict[str, Any]:
-    row: dict[str, Any] = {"runtime": runtime, "batch": recipe.batch, "threads": recipe.threads}
-    for who, timing in timings.items():
-        row[who] = timing.to_dict()
+def _in_pytorch(network: nn.Module, images: Tensor) -> Callable[[], object]:
+    return lambda: network(images)
+
+
+def _in_onnxruntime(path: Path, images: Tensor, threads: int) -> Callable[[], object]:
+    session = open_session(path, threads=threads)
+    feed = {session.inputs[0].name: images.numpy()}
+    return lambda: session.run(feed)
+
+
+def _row(runtime: str, recipe: ProfileRecipe, timings: Mapping[str, Timing]) -> Row:
+    row: Row = {"runtime": runtime, "batch": recipe.batch, "threads": recipe.threads}
+    row |= {who: timing.to_dict() for who, timing in timings.items()}
     if "teacher" in timings and "student" in timings:
         row["speedup"] = paired_speedup(timings["teacher"], timings["student"]).to_dict()
     return row

@@ -6,10 +6,7 @@ folder keeps. Weights are a separate matter (``weights.py``).
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.imports import load_attribute
 
 BUILTIN = "glyphnet"
 
@@ -42,30 +40,6 @@ def build(source: ModelSource) -> nn.Module:
     return network.eval()
 
 
-def load_attribute(reference: str, kind: str) -> Callable[..., Any]:
-    """The callable that ``package.module:name`` names; the current folder counts as importable."""
-    module_name, _, attribute = reference.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"cannot import {kind} `{reference}`: no module named `{error.name}`",
-            "run from the folder that contains it, or install the package",
-        ) from error
-    except Exception as error:
-        raise CompressError(f"cannot import {kind} `{reference}`: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        public = [name for name in vars(module) if not name.startswith("_")]
-        raise unknown_name(f"{kind} in module `{module_name}`", attribute, public)
-    if not callable(found):
-        raise UsageError(f"{kind} `{reference}` is a {type(found).__name__}, expected something to call")
-    return found
-
-
 def _builder(name: str) -> Callable[[ModelSource], Any]:
     if name == BUILTIN:
         return _builtin
@@ -77,9 +51,10 @@ def _builder(name: str) -> Callable[[ModelSource], Any]:
 
 
 def _builtin(source: ModelSource) -> nn.Module:
+    from compressor.data import glyphs
     from compressor.glyphnet import GlyphNet
 
-    return GlyphNet(**_classes(source))
+    return GlyphNet(source.classes or glyphs.CLASSES)
 
 
 def _torchvision(source: ModelSource) -> nn.Module:
@@ -111,8 +86,8 @@ def _timm(source: ModelSource) -> nn.Module:
 
 def _factory(source: ModelSource) -> Any:
     make = load_attribute(source.name, "model")
-    accepts = "num_classes" in inspect.signature(make).parameters
     try:
+        accepts = "num_classes" in inspect.signature(make).parameters
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return make(**(_classes(source) if accepts else {}))

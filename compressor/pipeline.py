@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from compressor.artifacts import Exported, answering, counted, exported, saved, verified
 from compressor.cascade import Training, descend, stages
@@ -24,7 +23,7 @@ from compressor.errors import unknown_name
 from compressor.files import write_atomic, write_json
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
-from compressor.measure import latencies
+from compressor.measure import Profile, profiled
 from compressor.proof import check_cut, require
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
@@ -35,7 +34,6 @@ from compressor.saliency.score import score
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
 from compressor.teacher import load_teacher
-from profiles import count, fingerprint
 
 
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
@@ -134,25 +132,27 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
     with steps.step("Profile") as step:
         paths = {name: file.artifact.path for name, file in files.items()}
-        rows = latencies(networks, paths, real[:1], recipe.profile)
-        step.outcome = ", ".join(f"{row['runtime']} {row['speedup']['median']:.2f}×" for row in rows)
+        profile = profiled(networks, paths, real[:1], recipe.profile)
+        step.outcome = ", ".join(
+            f"{row['runtime']} {row['speedup']['median']:.2f}× faster" for row in profile.latency
+        )
 
     report = Report(
         request={"remove": recipe.budget.remove, "of": recipe.budget.of},
         model={"name": recipe.model.name, "origin": teacher.origin, "classes": len(data.classes)},
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
-        cost=_costs(networks, image, files, rows, plan.costs["channels"]),
+        cost=_costs(profile, files, plan.costs["channels"]),
         accuracy={"metric": "top-1", **right},
-        latency=rows,
+        latency=profile.latency,
         trainings=[_training_row(training) for training in trainings],
         widths={name: list(pair) for name, pair in plan.widths.items()},
-        layers=_layer_rows(networks, image),
+        layers=_layer_rows(profile),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
         artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],
         steps=[{"name": each.name, "seconds": round(each.seconds, 3)} for each in steps.done],
         environment={
-            **fingerprint(),
+            **profile.device,
             "device": str(device),
             "precision": trainings[-1].trained.precision.name,
         },
@@ -164,16 +164,10 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     return report
 
 
-def _costs(
-    networks: dict[str, nn.Module],
-    image: Tensor,
-    files: dict[str, Exported],
-    rows: list[dict[str, Any]],
-    channels: tuple[int, int],
-) -> dict[str, Any]:
+def _costs(profile: Profile, files: dict[str, Exported], channels: tuple[int, int]) -> dict[str, Any]:
     """The five costs of teacher and student; latency is that of the files, which are what ships."""
-    counts = {name: count(network, (image,)) for name, network in networks.items()}
-    shipped = next(row for row in rows if row["runtime"] == "onnxruntime")
+    counts = profile.counts
+    shipped = next(row for row in profile.latency if row["runtime"] == "onnxruntime")
     return {
         "macs": compared(counts["teacher"].macs, counts["student"].macs),
         "params": compared(counts["teacher"].params, counts["student"].params),
@@ -183,9 +177,9 @@ def _costs(
     }
 
 
-def _layer_rows(networks: dict[str, nn.Module], image: Tensor) -> list[dict[str, Any]]:
+def _layer_rows(profile: Profile) -> list[dict[str, Any]]:
     """MACs and parameters of every layer, before and after."""
-    both = {name: count(network, (image,)).layers for name, network in networks.items()}
+    both = (profile.counts["teacher"].layers, profile.counts["student"].layers)
     return [
         {
             "name": before.name,
@@ -193,7 +187,7 @@ def _layer_rows(networks: dict[str, nn.Module], image: Tensor) -> list[dict[str,
             "macs": [before.macs, after.macs],
             "params": [before.params, after.params],
         }
-        for before, after in zip(both["teacher"], both["student"], strict=True)
+        for before, after in zip(*both, strict=True)
     ]
 
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The teacher: a name and where its weights come from (a file, ``pretrained``, ``random``, or nothing)."""
+    """The teacher: a name, and its weights (a file, ``pretrained``, ``random``, or nothing)."""
 
     name: str = "glyphnet"
     weights: str = ""
@@ -73,7 +73,7 @@ class ExportRecipe:
 
 @dataclass(frozen=True)
 class ProfileRecipe:
-    """How latency is measured: one image at a time on one thread is the least noisy, and the edge's usual case."""
+    """How latency is measured. One image on one thread is the least noisy, and usual at the edge."""
 
     batch: int = 1
     threads: int = 1
@@ -170,9 +170,18 @@ def _plain(value: Any) -> Any:
 def _toml_lines(value: Mapping[str, Any], path: str) -> typing.Iterator[str]:
     for key, each in value.items():
         if not isinstance(each, dict):
-            yield f"{key} = {json.dumps(each, ensure_ascii=False)}"
+            yield f"{key} = {_toml_value(each)}"
     for key, each in value.items():
         if isinstance(each, dict):
             yield ""
             yield f"[{path}{key}]"
             yield from _toml_lines(each, f"{path}{key}.")
+
+
+def _toml_value(value: Any) -> str:
+    """JSON is TOML but for infinity, NaN and the control character that JSON leaves as it is."""
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(each) for each in value)}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -66,11 +66,15 @@ def save_student(student: Student, folder: Path) -> None:
 def load_student(folder: Path) -> Student:
     """The student that ``save_student`` wrote, in evaluation mode."""
     value = read_plan(folder)
-    source = ModelSource(**value["model"])
-    plan = Plan.from_dict(value)
+    try:
+        source = ModelSource(**value["model"])
+        plan = Plan.from_dict(value)
+        input_shape, about = tuple(value["input_shape"]), dict(value["about"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CompressError(f"`{folder / PLAN}` is damaged: {type(error).__name__}: {error}") from error
     network = cut(build(source), plan)
     fit(network, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
-    return Student(network, source, plan, tuple(value["input_shape"]), value["about"])
+    return Student(network, source, plan, input_shape, about)
 
 
 def is_student(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch import nn
 
 from compressor import cache
 from compressor.budget.plan import Plan
-from compressor.data import glyphs
 from compressor.data.split import Data
 from compressor.distill import Progress, Schedule, train
 from compressor.errors import CompressError, UsageError
@@ -40,7 +39,7 @@ class Teacher:
     network: nn.Module
     source: ModelSource
     origin: str
-    done: Plan = Plan({})
+    done: Plan = field(default_factory=lambda: Plan({}))
     warning: str | None = None
 
 
@@ -74,8 +73,6 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
     if path.is_dir():
         raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
     source = ModelSource(model.name, classes)
-    if source.name == BUILTIN and classes is None:
-        source = ModelSource(BUILTIN, glyphs.CLASSES)
     network = build(source)
     if model.weights == PRETRAINED:
         fetch_pretrained(network, source)

@@ -30,13 +30,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"no weights file `{path}`", f"a file, or `{PRETRAINED}` for the published weights")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _state_dict(load_file(path), path)
         value = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise CompressError(f"cannot read weights `{path}`: {error}") from error
     except Exception as error:
         raise CompressError(
-            f"cannot read weights `{path}` safely: {str(error).splitlines()[0]}",
+            f"cannot read weights `{path}` safely: {str(error).partition(chr(10))[0] or type(error).__name__}",
             "save the state dict alone, best as safetensors; pickled modules are not loaded",
         ) from error
     return _state_dict(value, path)

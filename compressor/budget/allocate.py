@@ -47,7 +47,7 @@ def allocate(
     allowed = cost.of(full) * (1 - budget.remove)
     steps = np.array([granule_of(group, budget.granule) for group in graph.groups], dtype=np.int64)
     least = _least_widths(graph, steps, budget, containing)
-    _check_reachable(cost, full, least, budget)
+    _check_reachable(graph, cost, full, least, budget)
     ranked = [np.sort(scores.of(group.name))[::-1] for group in graph.groups]
     widths = _by_threshold(cost, allowed, ranked, least, steps)
     widths, misfit = _fill(cost, allowed, ranked, widths, steps)
@@ -71,7 +71,12 @@ def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing
     return least
 
 
-def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) -> None:
+def _check_reachable(graph: ChannelGraph, cost: Cost, full: Widths, least: Widths, budget: Budget) -> None:
+    if not graph.groups:
+        raise UsageError(
+            f"cannot remove {budget.remove:.1%} of the {budget.of}: the network has no channels that may go",
+            "`compress inspect` shows why each of them must stay",
+        )
     most = 1 - cost.of(least) / cost.of(full)
     if budget.remove > most:
         largest = math.floor(most * 1000) / 1000
@@ -94,17 +99,17 @@ def _why_missed(
         return None
     number, price = misfit
     return (
-        f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {budget.of}: the smallest step "
-        f"left, {steps[number]} units of `{graph.groups[number].name}`, "
+        f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {budget.of}: "
+        f"the smallest step left, {steps[number]} units of `{graph.groups[number].name}`, "
         f"is {price / plan.costs[budget.of][0]:.1%}"
     )
 
 
 def granule_of(group: Group, granule: int) -> int:
     """The step of a group in units: ``granule`` channels, or a smaller power of two for a narrow group."""
-    channels = max(1, min(granule, group.units * group.channels_per_unit // 8))
-    power = 2 ** int(math.log2(channels))
-    return max(1, power // group.channels_per_unit)
+    channels = group.units * group.channels_per_unit // 8
+    step = granule if channels >= granule else 2 ** int(math.log2(max(1, channels)))
+    return max(1, step // group.channels_per_unit)
 
 
 def _least(group: Group, step: int, budget: Budget) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ class Plan:
     """What stays of every tensor that is cut: ``slices[tensor][axis]`` are the indices kept.
 
     ``blocks`` gives the number of blocks left to each grouped convolution whose blocks were cut;
-    ``widths`` is for people: group -> (units before, units kept), and so is ``costs``: cost -> (before, after).
+    For people: ``widths``, group -> (units before, units kept), and ``costs``, cost -> (before, after).
     """
 
     slices: Slices
@@ -52,6 +53,11 @@ class Plan:
 
     def within(self, larger: Plan) -> Plan:
         """The plan from the network that ``larger`` leaves to the one this leaves."""
+        for name, outer_axes in larger.slices.items():
+            if not outer_axes.keys() <= self.slices.get(name, {}).keys():
+                raise CompressError(
+                    f"cannot cut `{name}`: the smaller plan keeps what the larger one removes"
+                )
         slices: dict[str, dict[int, Kept]] = {}
         for name, axes in self.slices.items():
             for axis, kept in axes.items():
@@ -83,7 +89,7 @@ class Plan:
         """The plan that ``to_dict`` wrote."""
         return Plan(
             slices={
-                name: {int(axis): tuple(kept) for axis, kept in axes.items()}
+                name: {int(axis): tuple(map(index, kept)) for axis, kept in axes.items()}
                 for name, axes in value["slices"].items()
             },
             blocks=dict(value["blocks"]),

@@ -70,7 +70,7 @@ class Flow:
                 self.ledger.freeze(ids, reason)
 
     def tie(self, one: Ids | None, other: Ids | None, reason: str) -> None:
-        """Two dimensions that must keep equal indices: join them, or freeze the one that meets a fixed size."""
+        """Two dimensions that must stay equal: join them, or freeze the one that meets a fixed size."""
         if one is not None and other is not None:
             self.ledger.join(one, other)
         elif one is not None:

@@ -72,7 +72,14 @@ class _Recorder(TorchDispatchMode):
 
 def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> Recording:
     """The operators of ``network(*inputs)`` in evaluation mode."""
-    copied, names = on_meta(network)
+    try:
+        copied, names = on_meta(network)
+    except (RuntimeError, ValueError) as error:
+        raise CompressError(
+            f"cannot copy the network: {str(error).splitlines()[0]}",
+            "make computed weights plain first (`torch.nn.utils.remove_weight_norm`, `prune.remove`), "
+            "and run a network with lazy layers once",
+        ) from error
     copied.eval()
     meta_inputs = tuple(tensor.to("meta") for tensor in inputs)
     recorder = _Recorder()
@@ -90,6 +97,11 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> Recording:
                 + ", ".join(str(tuple(tensor.shape)) for tensor in inputs),
             ) from error
     outputs = tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+    if not outputs:
+        raise CompressError(
+            f"cannot follow the network's output, a {type(result).__name__} without tensors to be seen in it",
+            "return a tensor, or tensors in a tuple, a list or a dictionary",
+        )
     alive = (*copied.parameters(), *copied.buffers(), *meta_inputs)
     return Recording(tuple(recorder.operations), names, alive, outputs)
 

@@ -68,6 +68,8 @@ def convolution(flow: Flow, operation: Operation) -> None:
         for some in (read, produced, consumed):
             if some is not None:
                 flow.ledger.freeze(some, "no rule for a grouped transposed convolution")
+        produced = None  # that axis of the weight holds one block of the output, not all of it
+        consumed_size = weight.shape[0] // groups
     elif groups >= weight.shape[1]:
         _whole_blocks(flow, weight, groups, read, produced, consumed)
     else:
@@ -82,7 +84,7 @@ def convolution(flow: Flow, operation: Operation) -> None:
             module=operation.module,
             kind="convolution",
             positions=math.prod(space) * math.prod(weight.shape[2:]),
-            produced=out.shape[1] // (groups if transposed else 1) if produced is None else produced,
+            produced=out.shape[1] if produced is None else produced,
             consumed=consumed_size,
         )
     )
@@ -360,7 +362,7 @@ def squeeze(flow: Flow, operation: Operation) -> None:
 
 
 def takes_part(flow: Flow, operation: Operation) -> None:
-    """Slices, splits, selections, padding: fine along plain dimensions.
+    """Slices, splits, selections: fine along plain dimensions.
 
     Along channels the sizes were fixed by the caller's Python, so those channels stay whole.
     """
@@ -376,6 +378,16 @@ def takes_part(flow: Flow, operation: Operation) -> None:
             cut = (gone,)
             flow.give(out, {d - (d > gone): ids for d, ids in labels.items() if d != gone})
         flow.freeze(x, f"`{operation.operator}` takes a fixed part of it", cut)
+
+
+def pads(flow: Flow, operation: Operation) -> None:
+    """Padding: fine along plain dimensions. Along channels it may also move or crop them, so they stay whole."""
+    x, amounts = operation.args[:2]
+    labels = flow.of(x)
+    # Two amounts a dimension, the last dimension first.
+    padded = tuple(dim for dim in labels if any(amounts[2 * (x.dim() - 1 - dim) :][:2]))
+    flow.freeze(x, f"`{operation.operator}` pads it", padded)
+    flow.give(first_output(operation), {dim: ids for dim, ids in labels.items() if dim not in padded})
 
 
 def creates(flow: Flow, operation: Operation) -> None:
@@ -422,9 +434,10 @@ RULES: dict[str, Rule] = {
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
     **dict.fromkeys(
-        """slice split split_with_sizes chunk unbind select narrow constant_pad_nd""".split(),
+        """slice split split_with_sizes chunk unbind select narrow""".split(),
         takes_part,
     ),
+    "constant_pad_nd": pads,
     **dict.fromkeys(
         """zeros ones full empty arange zeros_like ones_like full_like empty_like new_zeros new_ones
         new_full new_empty scalar_tensor rand""".split(),

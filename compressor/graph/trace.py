@@ -23,6 +23,9 @@ from compressor.graph.labels import Ids, Ledger
 from compressor.graph.record import record
 from compressor.graph.rules import RULES, no_rule
 
+FIXED_SIZES = (nn.MultiheadAttention, nn.RNNBase)
+"""Modules whose forward compares or passes on sizes given at construction: their own weights stay whole."""
+
 
 def trace(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
     """Which channels of ``network`` must go together, which may not go, and what their sizes decide.
@@ -36,6 +39,10 @@ def trace(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> ChannelGra
             flow.unsupported.append(Unsupported(operation.module, operation.operator))
             rule = no_rule
         rule(flow, operation)
+    for tensor in flow.recording.tensors:
+        owner = network.get_submodule((flow.name_of(tensor) or "").rpartition(".")[0])
+        if isinstance(owner, FIXED_SIZES):
+            flow.freeze(tensor, f"`{type(owner).__name__}` keeps its sizes to itself")
     for output in flow.recording.outputs:
         flow.freeze(output, "the network's output")
     return _solve(flow, network)

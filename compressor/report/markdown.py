@@ -1,11 +1,11 @@
-"""A report as Markdown: the same figures as ``report.json``, for people who read it in a browser or a review."""
+"""A report as Markdown: the figures of ``report.json`` for people, in a browser or a review."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from compressor.report.report import Report
-from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, percent
+from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, how_measured, percent
 
 
 def to_markdown(report: Report) -> str:
@@ -17,15 +17,11 @@ def _lines(report: Report) -> Iterator[str]:
     verdict = "all checks passed" if report.passed else "A CHECK FAILED"
     yield f"# {report.model['name']} on {report.data['name']}: {verdict}"
     yield ""
-    yield f"{asked_and_reached(report).capitalize()}. Removed is the share of the teacher's cost that is gone."
+    yield f"{asked_and_reached(report)}. Removed is the share of the teacher's cost that is gone."
     yield from _table(("accuracy", report.accuracy["metric"], "against the teacher"), accuracy_rows(report))
     yield from _table(("cost", "teacher", "student", "removed"), cost_rows(report))
-    first = report.latency[0]
     yield ""
-    yield (
-        f"Latency: median (10th–90th percentile) of {len(first['teacher']['samples_ms'])} interleaved rounds, "
-        f"batch {first['batch']}, {first['threads']} thread(s), {report.environment['cpu']}."
-    )
+    yield how_measured(report)
     yield from _table(
         ("check", "result", "largest error", "allowed"),
         [

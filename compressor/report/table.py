@@ -22,12 +22,13 @@ def cost_rows(report: Report) -> list[Row]:
         rows.append((title, short(cost["teacher"]), short(cost["student"]), percent(cost["removed"])))
     for row in report.latency:
         before, after = row["teacher"], row["student"]
+        gone = percent(1 - after["median_ms"] / before["median_ms"])
         rows.append(
             (
                 f"{RUNTIMES[row['runtime']]}, ms",
                 _spread(before),
                 _spread(after),
-                f"{percent(1 - after['median_ms'] / before['median_ms'])} ({row['speedup']['median']:.2f}× faster)",
+                f"{gone} ({row['speedup']['median']:.2f}× faster)",
             )
         )
     return rows
@@ -52,8 +53,19 @@ def asked_and_reached(report: Report) -> str:
     of = report.request["of"]
     reached = report.cost[of]["removed"]
     return (
-        f"asked to remove {percent(report.request['remove'])} of the {TITLES[of]}, "
+        f"Asked to remove {percent(report.request['remove'])} of the {TITLES[of]}, "
         f"removed {percent(reached, 2)}"
+    )
+
+
+def how_measured(report: Report) -> str:
+    """One sentence about the latencies."""
+    first = report.latency[0]
+    contended = any(row[who]["contended"] for row in report.latency for who in ("teacher", "student"))
+    disturbed = "; other programs took the processor meanwhile" if contended else ""
+    return (
+        f"Latency: median (10th to 90th percentile) of {len(first['teacher']['samples_ms'])} interleaved rounds, "
+        f"batch {first['batch']}, threads {first['threads']}, {report.environment['cpu']}{disturbed}."
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Formula = Callable[[str, Tensor, Tensor | None, int], Tensor | None]
-"""(parameter's kind of module, value, accumulated gradient, axis) -> one number per index, or None: not scored."""
+"""(kind of parameter, value, gradient, axis) -> one number per index, or None where it has no say."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def score(
     *,
     device: torch.device | str = "cpu",
 ) -> Scores:
-    """The scores of every cuttable unit of ``graph``; ``batches`` are read only if the criterion needs them."""
+    """The scores of every cuttable unit of ``graph``; ``batches`` are read if the criterion needs them."""
     if criterion not in CRITERIA:
         raise unknown_name("criterion", criterion, CRITERIA)
     chosen = CRITERIA[criterion]

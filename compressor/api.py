@@ -1,0 +1,159 @@
+"""The verbs, for Python: each is a step of ``compress run`` that can be called alone.
+
+    graph = compressor.trace(network, image)
+    scores = compressor.score(network, graph, "l2")
+    plan = compressor.plan(graph, scores, remove=0.5)
+    student = compressor.cut(network, plan)
+
+No verb changes what it is given.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from compressor import pipeline
+from compressor.artifacts import exported, verified
+from compressor.budget.allocate import allocate
+from compressor.budget.plan import Plan
+from compressor.budget.request import Budget
+from compressor.cutting import cut
+from compressor.data import load_data
+from compressor.data.split import Data
+from compressor.distill import Schedule, train
+from compressor.errors import CompressError
+from compressor.graph.channels import ChannelGraph
+from compressor.graph.trace import trace
+from compressor.measure import Profile, profiled
+from compressor.models import ModelSource
+from compressor.proof import check_cut, require
+from compressor.recipe import ExportRecipe, ProfileRecipe, Recipe
+from compressor.report.report import Report
+from compressor.rundir import free_name
+from compressor.saliency.score import score
+from compressor.saliency.scores import Scores
+from compressor.steps import Listener
+from compressor.student import Student, load_student, save_student
+from export import Artifact
+
+__all__ = [
+    "check",
+    "compress",
+    "cut",
+    "distil",
+    "export",
+    "load",
+    "load_data",
+    "plan",
+    "profile",
+    "save",
+    "score",
+    "trace",
+]
+
+CPU = torch.device("cpu")
+
+
+def plan(graph: ChannelGraph, scores: Scores, remove: float, of: str = "macs", **allowed: object) -> Plan:
+    """The channels to keep so that the share ``remove`` of the cost ``of`` goes.
+
+    ``allowed`` are the other fields of ``Budget``: ``granule``, ``keep_at_least``, ``ignore``. Warns if the
+    value asked for cannot be reached within one per cent.
+    """
+    allocation = allocate(graph, scores, Budget(remove, of, **allowed))  # type: ignore[arg-type]
+    if allocation.missed:
+        warnings.warn(allocation.missed, stacklevel=2)
+    return allocation.plan
+
+
+def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Tensor) -> None:
+    """Prove that ``student`` is ``teacher`` with the removed channels silenced, or raise."""
+    require(check_cut(teacher, student, plan, (images,)))
+
+
+def distil(
+    student: nn.Module,
+    data: Data,
+    *,
+    teacher: nn.Module | None = None,
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    device: torch.device = CPU,
+    checkpoints: Path | None = None,
+) -> nn.Module:
+    """The student, trained by the teacher's answers and the labels; without a teacher, by the labels alone."""
+    trained = train(
+        student,
+        data,
+        schedule or Schedule(),
+        teacher=teacher,
+        seed=seed,
+        device=device,
+        checkpoints=checkpoints,
+    )
+    return trained.network
+
+
+def export(network: nn.Module, images: Tensor, path: Path | str, *, opset: int | None = None) -> Artifact:
+    """The network as an ONNX file with a dynamic batch axis, proven on ``images`` to be the network."""
+    recipe = ExportRecipe(opset=opset)
+    file = exported(network, images[:1], Path(path), recipe, {})
+    for verdict in verified(file, images, recipe):
+        if not verdict.passed:
+            raise CompressError(f"{verdict.name}: {verdict.detail}")
+    return file.artifact
+
+
+def profile(
+    teacher: nn.Module, student: nn.Module, image: Tensor, recipe: ProfileRecipe | None = None
+) -> Profile:
+    """MACs, parameters and latency in PyTorch of both, interleaved."""
+    return profiled({"teacher": teacher, "student": student}, {}, image, recipe or ProfileRecipe())
+
+
+def compress(
+    recipe: Recipe | None = None,
+    out: Path | str | None = None,
+    *,
+    listener: Listener | None = None,
+    fresh: bool = False,
+) -> Report:
+    """A whole run, as ``compress run`` does it; without ``out`` in a new folder under ``runs/``."""
+    recipe = recipe or Recipe()
+    folder = Path(out) if out else free_name(Path("runs"), run_name(recipe))
+    return pipeline.compress(recipe, folder, listener=listener, fresh=fresh)
+
+
+def run_name(recipe: Recipe) -> str:
+    """What a run folder is called if nobody says: model, data and what is removed."""
+    parts = (Path(recipe.model.name).name, Path(recipe.data.name).name)
+    names = [part.replace(":", "-") for part in parts]
+    return f"{'-'.join(names)}-{recipe.budget.of}-{recipe.budget.remove:g}"
+
+
+def save(
+    network: nn.Module,
+    folder: Path | str,
+    *,
+    plan: Plan,
+    model: str,
+    image: Tensor,
+    classes: int | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write a student folder: the plan, the weights, and how to build its class (``model``, ``classes``).
+
+    ``model`` is what the command line takes: a torchvision name, ``timm:NAME``, ``package.module:factory``.
+    """
+    shape = (1, *image.shape[1:])
+    save_student(Student(network, ModelSource(model, classes), plan, shape, about or {}), Path(folder))
+
+
+def load(folder: Path | str) -> nn.Module:
+    """The network in a student folder, bit for bit as it was saved, in evaluation mode."""
+    return load_student(Path(folder)).network

@@ -1,0 +1,291 @@
+"""The command line: parse, call, print. No decision about compression lives here.
+
+torch is imported inside the commands, so that help and usage errors answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from compressor.budget.request import COST_NAMES
+from compressor.errors import CompressError, UsageError
+
+RATIO_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try it: `compress run --ratio 0.7` needs no model, no data and no download.",
+)
+@click.version_option(package_name="compress-to-edge")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Make a trained PyTorch network small enough for the edge, and prove it.
+
+    Prunes while distilling, removes channels for real, exports to ONNX, checks that the file is the
+    network, and measures both.
+    """
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--ratio", type=float, help=RATIO_HELP)
+@click.option(
+    "--of", "cost", type=click.Choice(COST_NAMES), help="The cost that --ratio counts  [default: macs]"
+)
+@click.option("--data", help="Built-in name, folder of class folders, or package.module:factory.")
+@click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
+@click.option("--download", is_flag=True, help="Allow a torchvision data set to be downloaded.")
+@click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
+@click.option("--weights", help="safetensors or torch file, or `pretrained` for the published weights.")
+@click.option("--teacher-classes", "classes", type=int, help="Classes of the built-in glyphs.")
+@click.option("--criterion", help="How channels are scored  [default: taylor]")
+@click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
+@click.option("--epochs", type=int, help="Epochs for each network that is taught.")
+@click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")
+@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML; options win over it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder; the same one continues a broken run."
+)
+@click.option("--fresh", is_flag=True, help="Ignore the cache of built-in teachers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
+def run(
+    model: str | None,
+    recipe_file: Path | None,
+    out: Path | None,
+    fresh: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compress MODEL: score, cut, distil, export, verify, profile.
+
+    MODEL is a torchvision name, timm:NAME, package.module:factory or a student folder. Without MODEL and
+    --data the built-in pair is used: rendered glyphs, and a residual network trained on first use.
+    """
+    from compressor.recipe import Recipe, changed, read_recipe
+
+    if options["ratio"] is None and recipe_file is None:
+        raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
+    options["model"] = model
+    recipe = read_recipe(recipe_file) if recipe_file else Recipe()
+    given = {SETTINGS[name]: value for name, value in options.items() if value not in (None, False)}
+    recipe = changed(recipe, given)
+
+    from compressor.api import compress, run_name
+    from compressor.console import Live, talk
+    from compressor.report.text import print_report
+    from compressor.rundir import free_name
+
+    out = out or free_name(Path("runs"), run_name(recipe))
+    talk.print(f"run folder: {out}", style="dim")
+    try:
+        with Live() as live:
+            report = compress(recipe, out, listener=live, fresh=fresh)
+    except KeyboardInterrupt:
+        talk.print(f"stopped; the same command with `--out {out}` goes on from the last checkpoint")
+        raise
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print_report(report, _stdout())
+    if not report.passed:
+        sys.exit(4)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--weights", help="Weights file; the groups are the same without.")
+@click.option("--classes", type=int, help="Number of classes.")
+@click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def inspect(model: str, weights: str | None, classes: int | None, shape: str | None, as_json: bool) -> None:
+    """Show the channel groups of MODEL: what each costs, what cannot be cut and why."""
+    from compressor.inspect import inspected, print_inspection
+    from compressor.recipe import ModelRecipe
+
+    found = inspected(ModelRecipe(model, weights or ""), classes, _shape(shape))
+    _print_json(found.to_dict()) if as_json else print_inspection(found, _stdout())
+
+
+@cli.command()
+@click.argument("subject")
+@click.argument("other", required=False)
+@click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Images at a time.")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of every runtime.")
+@click.option("--samples", type=int, default=100, show_default=True, help="Interleaved rounds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def profile(
+    subject: str,
+    other: str | None,
+    shape: str | None,
+    batch: int,
+    threads: int,
+    samples: int,
+    as_json: bool,
+) -> None:
+    """Measure SUBJECT, or compare it with OTHER: each a model name, a student folder or an ONNX file."""
+    from compressor.recipe import ProfileRecipe
+    from compressor.subjects import print_profile, profile_subjects
+
+    recipe = ProfileRecipe(batch=batch, threads=threads, samples=samples, budget_s=30.0)
+    result = profile_subjects([subject, other] if other else [subject], _shape(shape), recipe)
+    _print_json(result.to_dict()) if as_json else print_profile(result, _stdout())
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--to", "format_name", default="onnx", show_default=True, help="Format of the file.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write  [default: beside the model]")
+@click.option("--weights", help="Weights file, or `pretrained`.")
+@click.option("--classes", type=int, help="Number of classes.")
+@click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--opset", type=int, help="Operator set  [default: the exporter's own]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def export(
+    model: str,
+    format_name: str,
+    out: Path | None,
+    weights: str | None,
+    classes: int | None,
+    shape: str | None,
+    opset: int | None,
+    as_json: bool,
+) -> None:
+    """Export MODEL (a run folder, a student folder or a model name), and compare the file with PyTorch."""
+    from compressor.recipe import ModelRecipe
+    from compressor.subjects import export_subject
+
+    artifact, checks = export_subject(
+        ModelRecipe(model, weights or ""), classes, _shape(shape), format_name, out, opset
+    )
+    if as_json:
+        _print_json({"artifact": artifact.to_dict(), "checks": [check.to_dict() for check in checks]})
+    else:
+        for check in checks:
+            print(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+        print(artifact.path)
+    if not all(check.passed for check in checks):
+        sys.exit(4)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@click.option("--markdown", is_flag=True, help="Print Markdown on stdout.")
+def report(folder: Path, as_json: bool, markdown: bool) -> None:
+    """Show the report of a finished run."""
+    from compressor.report.markdown import to_markdown
+    from compressor.report.report import read_report
+    from compressor.report.text import print_report
+
+    found = read_report(folder)
+    if as_json:
+        _print_json(found.to_dict())
+    elif markdown:
+        print(to_markdown(found), end="")
+    else:
+        print_report(found, _stdout())
+    if not found.passed:
+        sys.exit(4)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, and what to install for the rest."""
+    from compressor.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([finding.to_dict() for finding in findings])
+        return
+    for finding in findings:
+        mark = "ok" if finding.works else "--"
+        advice = f"\n{'':21}{finding.advice}" if finding.advice else ""
+        print(f"{mark}  {finding.part:<16} {finding.found}{advice}")
+
+
+SETTINGS = {
+    "model": "model.name",
+    "weights": "model.weights",
+    "ratio": "budget.remove",
+    "cost": "budget.of",
+    "data": "data.name",
+    "data_root": "data.root",
+    "download": "data.download",
+    "size": "data.size",
+    "classes": "data.classes",
+    "criterion": "saliency.criterion",
+    "assistants": "distil.assistants",
+    "epochs": "distil.schedule.epochs",
+    "seed": "seed",
+    "device": "device",
+}
+"""Which setting of the recipe each option of ``run`` is."""
+
+
+def main() -> NoReturn:
+    """The console script: runs the command line and turns every error into a line and an exit code."""
+    sys.exit(_guarded(lambda: cli.main(standalone_mode=False)))
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    from compressor.console import complain
+
+    try:
+        call()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except click.exceptions.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        hint = getattr(error, "hint", None)
+        if isinstance(error, CompressError) or hasattr(error, "exit_code"):
+            complain(str(error), hint)
+            return int(getattr(error, "exit_code", 1))
+        complain(
+            f"{type(error).__name__}: {error}",
+            "this is our mistake: please report it with the output of --debug",
+        )
+        return 1
+    return 0
+
+
+def _shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"shape `{text}` is not three numbers", "channels, height, width, as in 3,224,224")
+    channels, height, width = (int(part) for part in parts)
+    return channels, height, width
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)

@@ -1,0 +1,102 @@
+"""The well-known small data sets, read by torchvision, then held in memory as bytes.
+
+Nothing is downloaded unless the user asks for it. CIFAR's files are pickles, as their authors made
+them; torchvision compares their checksums with the authors' before it opens any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from compressor.data.scaling import Scaling, chosen_scaling
+from compressor.data.split import Data
+from compressor.data.tensors import Augment, TensorSplit, crop_and_flip
+from compressor.errors import CompressError, UsageError
+
+if TYPE_CHECKING:
+    from compressor.recipe import DataRecipe
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set of torchvision: its reader, its folder under the root, and what is usual for it."""
+
+    reader: Callable[..., Any]
+    folder: str
+    scaling: Scaling
+    augment: Augment | None = None
+
+
+CIFAR10 = Published(
+    datasets.CIFAR10,
+    "cifar-10-batches-py",
+    Scaling((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    crop_and_flip,
+)
+CIFAR100 = Published(
+    datasets.CIFAR100,
+    "cifar-100-python",
+    Scaling((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    crop_and_flip,
+)
+MNIST = Published(datasets.MNIST, "MNIST/raw", Scaling((0.1307,), (0.3081,)))
+FASHION_MNIST = Published(datasets.FashionMNIST, "FashionMNIST/raw", Scaling((0.2860,), (0.3530,)))
+
+
+def load_published(published: Published, wanted: DataRecipe) -> Data:
+    """Both halves of a published data set.
+
+    Grey images have one channel. Where the recipe gives a mean or deviation of three values, for a
+    network that was made for colour, the grey is repeated to three.
+    """
+    if not wanted.root:
+        raise UsageError(
+            f"data set `{wanted.name}` needs a folder for its files",
+            "--data-root FOLDER, and --download if they are not there yet",
+        )
+    root = Path(wanted.root).expanduser()
+    train, test = (_read(published, root, train, wanted) for train in (True, False))
+    images = _images(train.data)
+    usual, channels = published.scaling, images.shape[1]
+    if channels == 1 and len(wanted.mean or wanted.std) == 3:
+        usual, channels = Scaling(usual.mean * 3, usual.std * 3), 3
+    scaling = chosen_scaling(usual, wanted.mean, wanted.std)
+    side = wanted.size or images.shape[-1]
+
+    def half(part: Any, augment: Augment | None) -> TensorSplit:
+        images = _images(part.data).expand(-1, channels, -1, -1)
+        return TensorSplit(images, torch.as_tensor(part.targets), scaling, augment, wanted.size)
+
+    return Data(
+        wanted.name,
+        tuple(train.classes),
+        (channels, side, side),
+        half(train, published.augment),
+        half(test, None),
+    )
+
+
+def _read(published: Published, root: Path, train: bool, wanted: DataRecipe) -> Any:
+    try:
+        return published.reader(root, train=train, download=wanted.download)
+    except Exception as error:  # a missing file, a damaged one and a dead line each raise another kind
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        where = root / published.folder
+        if wanted.download:
+            hint = f"or put the files in `{where}` yourself"
+        else:
+            hint = f"--download, or put the published files in `{where}`"
+        raise CompressError(f"cannot read data set `{wanted.name}` in `{where}`: {reason}", hint) from error
+
+
+def _images(stored: Any) -> Tensor:
+    """(N, C, H, W), from grey (N, H, W) or coloured (N, H, W, C)."""
+    images = torch.as_tensor(stored)
+    return images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,75 @@
+"""What a data set may be called, and who loads it.
+
+A name from the table, a folder of class folders, or ``package.module:factory``. Whatever it is,
+the result is a ``Data``. Left out: data that is not for classification, and sets that do not fit
+on this machine's disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.data.factory import load_factory
+from compressor.data.folders import load_folder
+from compressor.data.glyphs import load_glyphs
+from compressor.data.published import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, Published, load_published
+from compressor.data.split import Data
+from compressor.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    # Only to be named: at run time a recipe is read without torch, which this package needs.
+    from compressor.recipe import DataRecipe
+
+Source = Callable[["DataRecipe", int], Data]
+
+
+def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
+    """The data set that a recipe names. ``seed`` decides what is rendered, and how a folder is split."""
+    for name, value, least in (("size", wanted.size, 1), ("classes", wanted.classes, 2)):
+        if value is not None and value < least:
+            raise UsageError(f"data `{name}` is {value}, expected at least {least}")
+    data = _source(wanted.name)(wanted, seed)
+    if wanted.classes is not None and len(data.classes) != wanted.classes:
+        raise UsageError(
+            f"data set `{wanted.name}` has {len(data.classes)} classes, asked for were {wanted.classes}",
+            "leave --classes out: this data set brings its own",
+        )
+    return data
+
+
+def _source(name: str) -> Source:
+    if name in SOURCES:
+        return SOURCES[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return load_folder
+    if path.exists():
+        raise UsageError(f"data `{name}` is a file, expected a folder of class folders")
+    if any(mark in name for mark in ("/", os.sep)) or name.startswith((".", "~")):
+        raise UsageError(
+            f"no folder `{name}`", "known names: " + ", ".join(SOURCES) + "; or package.module:factory"
+        )
+    if ":" in name:
+        return load_factory
+    raise unknown_name("data set", name, SOURCES)
+
+
+def _glyphs(wanted: DataRecipe, seed: int) -> Data:
+    return load_glyphs(classes=wanted.classes, size=wanted.size, mean=wanted.mean, std=wanted.std, seed=seed)
+
+
+def _published(published: Published, wanted: DataRecipe, seed: int) -> Data:
+    return load_published(published, wanted)
+
+
+SOURCES: dict[str, Source] = {
+    "glyphs": _glyphs,
+    "cifar10": partial(_published, CIFAR10),
+    "cifar100": partial(_published, CIFAR100),
+    "mnist": partial(_published, MNIST),
+    "fashion-mnist": partial(_published, FASHION_MNIST),
+}

@@ -1,0 +1,57 @@
+"""How often a network, or anything else that answers like one, is right.
+
+A session of an exported file is judged by the very function that judged the student. Left
+out: top-5 and per-class numbers, which nobody decides on yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from compressor.data.split import Split
+from compressor.errors import CompressError
+
+CPU = torch.device("cpu")
+
+
+@torch.no_grad()
+def accuracy(
+    predict: Callable[[Tensor], Tensor],
+    split: Split,
+    *,
+    device: torch.device = CPU,
+    batch: int = 256,
+) -> float:
+    """The share, in [0, 1], of samples whose largest logit is at the label (top-1).
+
+    ``predict`` is a network or any function from images on ``device`` to logits (N, classes).
+    A network is asked in eval mode and left in the mode it had.
+    """
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    seen = 0
+    with _asked_in_eval_mode(predict):
+        for each in split.batches(batch):
+            answers = predict(each.images.to(device)).argmax(dim=1)
+            right += (answers == each.labels.to(answers.device)).sum()
+            seen += len(each.labels)
+    if seen == 0:
+        raise CompressError("no accuracy can be given: the split is empty")
+    return int(right) / seen
+
+
+@contextmanager
+def _asked_in_eval_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    # Flags one by one, because `.train()` afterwards would also wake the parts a caller had frozen.
+    modules = predict.modules() if isinstance(predict, nn.Module) else ()
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

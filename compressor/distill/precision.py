@@ -1,0 +1,90 @@
+"""In which numbers a network is trained on this device, and why.
+
+The choice depends on the machine alone and never on a timing: a run repeated here is the same
+run. Parameters stay float32 in every case; only the arithmetic of the layers is narrowed.
+Left out: float8, and bf16 on Arm CPUs, where nothing was measured yet.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.errors import UsageError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NATIVE_BF16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`fp32`, `bf16` or `fp16`, and the reason to tell the user."""
+
+    name: str
+    reason: str
+
+
+def choose_precision(asked: str, device: torch.device) -> Precision:
+    """What ``asked`` (`auto`, `fp32`, `bf16`, `fp16`) means on this device.
+
+    Asked for by name and impossible is an error. bf16 asked for on a CPU without the
+    instructions is possible, only slow, so it is granted.
+    """
+    if asked == "auto":
+        return _automatic(device)
+    if asked == "fp16" and device.type != "cuda":
+        raise UsageError(
+            f"precision `fp16` needs a CUDA device, this is `{device.type}`",
+            "use `auto`, which takes the fastest precision that is safe here",
+        )
+    if asked == "bf16" and not (device.type == "cpu" or _cuda_with_bf16(device)):
+        raise UsageError(f"device `{device}` does not compute bf16", "use `auto` or `fp32`")
+    return Precision(asked, "asked for")
+
+
+def autocasting(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which a network's forward pass runs."""
+    if precision.name == "fp32":  # also shields against an autocast of the caller
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, _DTYPES[precision.name])
+
+
+def memory_layout(device: torch.device) -> torch.memory_format:
+    """Channels last where convolutions like it: the CPU's and CUDA's bf16 kernels want it."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def _automatic(device: torch.device) -> Precision:
+    if device.type == "cuda":
+        if _cuda_with_bf16(device):
+            return Precision("bf16", "the GPU computes bf16")
+        return Precision("fp32", "the GPU does not compute bf16")
+    if device.type == "cpu":
+        native = [name for name in _NATIVE_BF16 if name in _cpu_features()]
+        if native and torch.backends.mkldnn.is_available():
+            return Precision("bf16", f"the CPU computes bf16 ({native[0]})")
+        return Precision("fp32", "the CPU would only emulate bf16")
+    return Precision("fp32", f"nothing narrower is known to be safe on `{device.type}`")
+
+
+def _cuda_with_bf16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _cpu_features() -> frozenset[str]:
+    """Instruction sets by their cpuid names, from torch or, where it does not tell, from Linux."""
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    if tell is not None:
+        return frozenset(name for name, present in tell().items() if present is True)
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return frozenset()
+    return frozenset(words)

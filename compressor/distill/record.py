@@ -1,0 +1,68 @@
+"""What a training tells: on its way (`Progress`), of an epoch (`Epoch`), at its end (`Trained`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from compressor.distill.precision import Precision
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is. ``accuracy`` is given once an epoch, after its checkpoint is on disk."""
+
+    epoch: int  # from 1, like `step`
+    epochs: int
+    step: int
+    steps: int  # of one epoch
+    loss: float
+    images_per_second: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch: mean loss over its steps, share of the test set that is right after it."""
+
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds: float  # of training, without the test
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and how it went.
+
+    ``network`` has the LAST weights. To hand out those of the best epoch would be to choose by
+    test accuracy, and the accuracy reported for the choice would then be too good.
+    """
+
+    network: nn.Module
+    history: tuple[Epoch, ...]
+    resumed_from: int | None  # epochs found done in the checkpoint
+    precision: Precision
+
+    @property
+    def epochs(self) -> int:
+        return len(self.history)
+
+    @property
+    def accuracy(self) -> float:
+        return self.history[-1].accuracy
+
+    @property
+    def best_accuracy(self) -> float:
+        return max(epoch.accuracy for epoch in self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch, from 1, with the best accuracy."""
+        return 1 + [epoch.accuracy for epoch in self.history].index(self.best_accuracy)
+
+    @property
+    def images_per_second(self) -> float:
+        images = sum(epoch.images_per_second * epoch.seconds for epoch in self.history)
+        return images / sum(epoch.seconds for epoch in self.history)

@@ -1,0 +1,71 @@
+"""How long, how fast and on what mixture a network learns; and the learning rate of every step.
+
+Values only, without torch, so that a recipe can hold a schedule and be read quickly. What is
+deliberately not here: the device, the seed and the folder, which belong to a run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from compressor.errors import UsageError, unknown_name
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One training: SGD with Nesterov momentum, linear warm-up, then a cosine down to zero.
+
+    ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the labels;
+    without a teacher the labels have it all. ``clip_norm`` bounds the norm of the whole gradient.
+    """
+
+    epochs: int = 6
+    batch: int = 128
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 0.5
+    label_smoothing: float = 0.0
+    temperature: float = 4.0
+    teacher_weight: float = 0.9
+    clip_norm: float | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _need("batch", self.batch, self.batch >= 1, "at least 1")
+        _need("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0")
+        _need("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _need("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
+        _need(
+            "warmup_epochs",
+            self.warmup_epochs,
+            0 <= self.warmup_epochs < self.epochs,
+            f"at least 0 and below epochs ({self.epochs})",
+        )
+        _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        _need("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
+        _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
+        if self.clip_norm is not None:
+            _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """The rate of ``step`` (from 0) in a training of ``steps``, all epochs together.
+
+        Warm-up of w steps: peak · (step + 1) / w, so the first step already learns something.
+        After it: peak · (1 + cos(π · (step − w) / (steps − w))) / 2.
+        """
+        warmup = round(steps * self.warmup_epochs / self.epochs)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+
+def _need(name: str, value: float, good: bool, expected: str) -> None:
+    if not good:
+        raise UsageError(f"`{name}` is {value}, expected {expected}")

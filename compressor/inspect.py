@@ -1,0 +1,102 @@
+"""Look at a network before cutting it: its channel groups, what each costs, what stays whole and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from compressor.budget.allocate import granule_of
+from compressor.budget.cost import costs_of, full_widths
+from compressor.budget.request import Budget
+from compressor.errors import UsageError
+from compressor.graph.channels import ChannelGraph, Group
+from compressor.graph.trace import trace
+from compressor.recipe import ModelRecipe
+from compressor.report.table import percent, short
+from compressor.subjects import Shape, resolve
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A channel graph with the price of one unit of every group at full width."""
+
+    name: str
+    shape: Shape
+    graph: ChannelGraph
+    totals: dict[str, int]
+    prices: dict[str, dict[str, int]]
+
+    def share(self, group: Group, cost: str) -> float:
+        """The share of the whole cost that would go with all units of a group but one."""
+        return self.prices[group.name][cost] * (group.units - 1) / self.totals[cost]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        value = self.graph.to_dict()
+        for entry in value["groups"]:
+            entry["per_unit"] = self.prices[entry["name"]]
+        return {"model": self.name, "shape": list(self.shape), "totals": self.totals, **value}
+
+
+def inspected(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Inspection:
+    """Trace the network that a name means, and price its groups."""
+    subject = resolve(model, classes, shape)
+    if subject.network is None:
+        raise UsageError(f"`{model.name}` is an ONNX file", "channel groups are those of a PyTorch network")
+    graph = trace(subject.network, torch.zeros(1, *subject.shape))
+    full = full_widths(graph)
+    prices: dict[str, dict[str, int]] = {group.name: {} for group in graph.groups}
+    costs = costs_of(graph)
+    for number, group in enumerate(graph.groups):
+        narrower = full - np.eye(len(full), dtype=np.int64)[number]
+        for name, cost in costs.items():
+            prices[group.name][name] = cost.of(full) - cost.of(narrower)
+    totals = {name: cost.of(full) for name, cost in costs.items()}
+    return Inspection(model.name, subject.shape, graph, totals, prices)
+
+
+def print_inspection(found: Inspection, console: Console) -> None:
+    """Groups as a table, then what is left whole."""
+    graph = found.graph
+    console.print(
+        f"{found.name} on {'×'.join(str(size) for size in found.shape)}: {short(found.totals['macs'])} MACs, "
+        f"{short(found.totals['params'])} parameters, {len(graph.groups)} groups can be cut"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("group", no_wrap=True)
+    for head in (
+        "units",
+        "step",
+        "layers",
+        "MACs per unit",
+        "of all MACs",
+        "params per unit",
+        "of all params",
+    ):
+        table.add_column(head, justify="right")
+    for group in graph.groups:
+        price = found.prices[group.name]
+        table.add_row(
+            group.name,
+            str(group.units),
+            str(granule_of(group, Budget().granule)),
+            str(len({slot.tensor.rpartition(".")[0] for slot in group.slots})),
+            short(price["macs"]),
+            percent(found.share(group, "macs")),
+            short(price["params"]),
+            percent(found.share(group, "params")),
+        )
+    console.print(table)
+    if graph.frozen:
+        console.print("\nleft whole:", style="bold")
+        for group in graph.frozen:
+            console.print(f"  {group.name}: {group.units} units, {group.frozen}")
+    if graph.unsupported:
+        console.print("\noperators without a rule:", style="bold")
+        for item in graph.unsupported:
+            console.print(f"  {item.operator} in {item.module or 'the network itself'}")

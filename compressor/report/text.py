@@ -1,0 +1,55 @@
+"""A report on one screen: accuracy, cost, promise, verdicts, warnings, and where everything lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compressor.report.report import Report
+from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, how_measured
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Show the report; understandable without colour."""
+    console.print(_screen(report))
+
+
+def _screen(report: Report) -> RenderableType:
+    metric = report.accuracy["metric"]
+    parts: list[RenderableType] = [
+        Text(""),
+        _table(("accuracy", metric, "against the teacher"), accuracy_rows(report)),
+        Text(""),
+        _table(("cost", "teacher", "student", "removed"), cost_rows(report)),
+        Text(""),
+        Text(asked_and_reached(report), style="bold"),
+        Text(how_measured(report), style="dim"),
+        Text(""),
+    ]
+    parts += [_verdict(check) for check in report.checks]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
+    parts += [Text(""), Text(f"run folder: {report.folder}")]
+    return Group(*parts)
+
+
+def _verdict(check: Mapping[str, Any]) -> Text:
+    word, style = ("passed", "green") if check["passed"] else ("FAILED", "bold red")
+    text = Text(f"{word}  ", style=style)
+    text.append(
+        f"{check['name']}: largest error {check['max_abs_error']:.2g}, allowed {check['tolerance']:.2g}",
+        style="default",
+    )
+    return text
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

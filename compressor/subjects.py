@@ -1,0 +1,159 @@
+"""What the smaller commands work on: a name, a student folder, a run folder or an ONNX file, resolved.
+
+``compress run`` builds its own teacher with data in hand; here there is a network or a file alone, so an
+input has to be made up: noise of the shape that the student folder, the file or the user gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from compressor.artifacts import exported, verified
+from compressor.data import glyphs
+from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.measure import Profile, profiled
+from compressor.models import BUILTIN
+from compressor.proof import Check
+from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
+from compressor.report.table import RUNTIMES, percent, short
+from compressor.rundir import RunFolder
+from compressor.student import is_student, load_student
+from compressor.teacher import build_model
+from export import FORMATS, Artifact, open_session
+
+Shape = tuple[int, int, int]
+
+IMAGENET: Shape = (3, 224, 224)
+WHO = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network or a file, with the shape of one image for it."""
+
+    network: nn.Module | None
+    file: Path | None
+    shape: Shape
+
+
+def resolve(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Subject:
+    """The network or file that a name means."""
+    path = Path(model.name)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise UsageError(f"no file `{path}`")
+        return Subject(None, path, shape or _shape_of_file(path))
+    folder = student_folder(path)
+    if folder is not None:
+        student = load_student(folder)
+        return Subject(student.network, None, shape or _image(student.input_shape))
+    network, _, _ = build_model(model, classes)
+    usual = (3, glyphs.SIZE, glyphs.SIZE) if model.name == BUILTIN else IMAGENET
+    return Subject(network, None, shape or usual)
+
+
+def student_folder(path: Path) -> Path | None:
+    """The student folder that a path is, or that a run folder contains."""
+    inside = RunFolder(path).student
+    return next((folder for folder in (path, inside) if is_student(folder)), None)
+
+
+def profile_subjects(names: list[str], shape: Shape | None, recipe: ProfileRecipe) -> Profile:
+    """Count and time one subject, or two of them interleaved."""
+    subjects = dict(zip(WHO, (resolve(ModelRecipe(name), None, shape) for name in names), strict=False))
+    shapes = {subject.shape for subject in subjects.values()}
+    if len(shapes) > 1:
+        raise UsageError(
+            f"the two take different inputs: {' and '.join(str(each) for each in sorted(shapes))}",
+            "give one --shape for both",
+        )
+    networks = {who: subject.network for who, subject in subjects.items() if subject.network is not None}
+    files = {who: subject.file for who, subject in subjects.items() if subject.file is not None}
+    return profiled(networks, files, _noise(1, shapes.pop()), recipe)
+
+
+def export_subject(
+    model: ModelRecipe,
+    classes: int | None,
+    shape: Shape | None,
+    format_name: str,
+    out: Path | None,
+    opset: int | None,
+) -> tuple[Artifact, list[Check]]:
+    """Write the file and compare it with PyTorch on noise."""
+    if format_name not in FORMATS:
+        raise unknown_name("format", format_name, FORMATS)
+    subject = resolve(model, classes, shape)
+    if subject.network is None:
+        raise UsageError(f"`{model.name}` is an ONNX file already", "give a model or a run folder")
+    path = Path(model.name)
+    stem = path.name.replace(":", "-")
+    beside = path / "student" if path.is_dir() else Path(stem)
+    target = out or beside.with_suffix(FORMATS[format_name].suffix)
+    recipe = ExportRecipe(opset=opset)
+    images = _noise(16, subject.shape)
+    file = exported(subject.network, images[:1], target, recipe, {})
+    return file.artifact, verified(file, images, recipe)
+
+
+def print_profile(profile: Profile, console: Console) -> None:
+    """The profile as a table; two subjects are shown with what the second saves."""
+    who = [name for name in WHO if name in profile.counts or name in profile.file_bytes]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in who:
+        table.add_column({"teacher": "first", "student": "second"}[name], justify="right")
+    if len(who) == 2:
+        table.add_column("removed", justify="right")
+    for title, values in _figures(profile):
+        cells = [short(values[name]) if name in values else "–" for name in who]
+        if len(who) == 2:
+            both = len(values) == 2
+            cells.append(percent(1 - values["student"] / values["teacher"]) if both else "–")
+        table.add_row(title, *cells)
+    for row in profile.latency:
+        cells = [_spread(row[name]) if name in row else "–" for name in who]
+        if len(who) == 2:
+            cells.append(f"{row['speedup']['median']:.2f}× faster" if "speedup" in row else "–")
+        table.add_row(f"{RUNTIMES[row['runtime']]}, ms", *cells)
+    console.print(table)
+    console.print(f"batch {row['batch']}, threads {row['threads']}, {profile.device['cpu']}", style="dim")
+
+
+def _figures(profile: Profile) -> list[tuple[str, dict[str, float]]]:
+    rows: list[tuple[str, dict[str, float]]] = []
+    if profile.counts:
+        rows.append(("MACs", {name: counts.macs for name, counts in profile.counts.items()}))
+        rows.append(("FLOPs", {name: counts.flops for name, counts in profile.counts.items()}))
+        rows.append(("parameters", {name: counts.params for name, counts in profile.counts.items()}))
+    if profile.file_bytes:
+        rows.append(("file bytes", dict(profile.file_bytes)))
+    return rows
+
+
+def _spread(timing: dict[str, Any]) -> str:
+    return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"
+
+
+def _noise(images: int, shape: Shape) -> Tensor:
+    return torch.randn(images, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _shape_of_file(path: Path) -> Shape:
+    declared = open_session(path).inputs[0].shape
+    return _image(declared)
+
+
+def _image(shape: tuple[Any, ...]) -> Shape:
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise CompressError(
+            f"the input has shape {shape}, expected (batch, channels, height, width)", "give --shape"
+        )
+    return (int(shape[1]), int(shape[2]), int(shape[3]))

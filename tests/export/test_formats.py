@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import export
+from export import FORMATS
+
+
+def test_every_format_stands_under_its_own_name() -> None:
+    assert {name: row.name for name, row in FORMATS.items()} == {name: name for name in FORMATS}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_writes_what_its_row_says(name: str) -> None:
+    row = FORMATS[name]
+
+    assert row.suffix.startswith(".")
+    assert row.function.__name__ == f"to_{name}"
+    assert all(version(package) for package in row.needs)
+
+
+def test_reading_every_public_name_that_needs_no_model_loads_no_heavy_package() -> None:
+    program = (
+        "import sys, export\n"
+        "export.FORMATS, export.ExportError, export.Artifact, export.to_onnx, export.open_session\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_every_public_name_is_there_and_is_not_a_module_of_the_same_name() -> None:
+    for name in export.__all__:
+        value = getattr(export, name)
+        assert type(value).__name__ != "module", name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'to_clay'"):
+        _ = export.to_clay

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from export import ExportError, Session, TensorSpec, open_session, to_onnx
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    path = tmp_path_factory.mktemp("session") / "model.onnx"
+    linear = nn.Linear(3, 2)
+    nn.init.constant_(linear.weight, 2.0)
+    nn.init.constant_(linear.bias, 1.0)
+    return open_session(to_onnx(linear, torch.zeros(1, 3), path).path, threads=1)
+
+
+def test_a_session_knows_its_inputs_and_outputs(session: Session) -> None:
+    assert session.inputs == (TensorSpec("input", ("batch", 3), "float32"),)
+    assert session.outputs == (TensorSpec("logits", ("batch", 2), "float32"),)
+
+
+def test_named_arrays_go_in_and_come_out(session: Session) -> None:
+    ones = np.ones((4, 3), np.float32)
+
+    assert session(input=ones)["logits"].tolist() == [[7.0, 7.0]] * 4
+    assert session.run({"input": ones})["logits"].tolist() == [[7.0, 7.0]] * 4
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"picture": np.ones((1, 3), np.float32)},
+        {"input": np.ones((1, 4), np.float32)},
+        {"input": np.ones((1, 3), np.float64)},
+        {},
+    ],
+    ids=["name", "shape", "type", "missing"],
+)
+def test_a_wrong_array_is_an_error_that_says_what_fits(
+    session: Session, arrays: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(ExportError, match="cannot run") as caught:
+        session.run(arrays)
+
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint == "it takes input: float32 ['batch', 3]"
+
+
+def test_a_missing_file_is_one_line() -> None:
+    with pytest.raises(ExportError, match=r"cannot open `nowhere\.onnx`: no such file"):
+        open_session(Path("nowhere.onnx"))
+
+
+def test_a_corrupt_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"this was a model once")
+
+    with pytest.raises(ExportError, match="cannot open") as caught:
+        open_session(tmp_path / "model.onnx")
+
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_provider_that_is_not_here_is_refused_and_never_replaced(session: Session) -> None:
+    with pytest.raises(ExportError, match="no provider `MagicExecutionProvider`") as caught:
+        open_session(session.path, providers=["MagicExecutionProvider"])
+
+    assert "CPUExecutionProvider" in str(caught.value.hint)
