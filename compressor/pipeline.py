@@ -28,6 +28,7 @@ from compressor.proof import check_cut, require
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, compared, read_report
+from compressor.report.table import TITLES
 from compressor.rundir import RunFolder, open_run
 from compressor.saliency.criteria import CRITERIA
 from compressor.saliency.score import score
@@ -52,7 +53,12 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     with steps.step("Build teacher and data") as step:
         data = load_data(recipe.data, recipe.seed)
         teacher = load_teacher(
-            recipe, data, device=device, fresh=fresh, progress=_showing(steps, step, ["teacher"])
+            recipe,
+            data,
+            device=device,
+            progress=_showing(steps, step, ["teacher"]),
+            checkpoints=run.checkpoints("teacher"),
+            fresh=fresh,
         )
         if teacher.warning:
             steps.warn(teacher.warning)
@@ -80,7 +86,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         for stage in path:
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
-        step.outcome = f"{plan.removed(recipe.budget.of):.1%} of the {recipe.budget.of} will go"
+        step.outcome = f"{plan.removed(recipe.budget.of):.1%} of the {TITLES[recipe.budget.of]} will go"
 
     with steps.step("Cut") as step:
         merely_cut = cut(teacher.network, plan)

@@ -48,11 +48,19 @@ def load_teacher(
     data: Data,
     *,
     device: torch.device,
-    fresh: bool = False,
     progress: Callable[[str, Progress], None],
+    checkpoints: Path | None = None,
+    fresh: bool = False,
 ) -> Teacher:
-    """The teacher that the recipe names, ready for this data."""
-    teacher = _load(recipe, data, device, fresh, progress)
+    """The teacher that the recipe names, ready for this data.
+
+    ``checkpoints`` and ``fresh`` are for the built-in one: where its training can be taken up again, and
+    whether to train it although it is in the cache.
+    """
+    if recipe.model.name == BUILTIN and not recipe.model.weights:
+        teacher = _trained_builtin(recipe, data, device, progress, checkpoints, fresh)
+    else:
+        teacher = _named(recipe.model, data, device)
     outputs = _outputs(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
@@ -81,16 +89,8 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
     return network, source, Plan({})
 
 
-def _load(
-    recipe: Recipe,
-    data: Data,
-    device: torch.device,
-    fresh: bool,
-    progress: Callable[[str, Progress], None],
-) -> Teacher:
-    model = recipe.model
-    if model.name == BUILTIN and not model.weights:
-        return _trained_builtin(recipe, data, device, fresh, progress)
+def _named(model: ModelRecipe, data: Data, device: torch.device) -> Teacher:
+    """A teacher that somebody else trained."""
     has_own_weights = ":" in model.name and not model.name.startswith("timm:")
     if not model.weights and not has_own_weights and not Path(model.name).exists():
         raise UsageError(
@@ -108,15 +108,18 @@ def _trained_builtin(
     recipe: Recipe,
     data: Data,
     device: torch.device,
-    fresh: bool,
     progress: Callable[[str, Progress], None],
+    checkpoints: Path | None,
+    fresh: bool,
 ) -> Teacher:
+    """The built-in network: from the cache, or trained now and put there."""
     source = ModelSource(BUILTIN, len(data.classes))
-    torch.manual_seed(recipe.seed)
-    network = build(source)
     ingredients = _ingredients(recipe.data, recipe.seed, device, source)
     key = cache.key_of(ingredients)
     stored = None if fresh else cache.read_tensors("teachers", key)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build(source)
     if stored is not None:
         network.load_state_dict(stored)
         return Teacher(network.to(device), source, f"cache entry {key}")
@@ -126,6 +129,7 @@ def _trained_builtin(
         BUILTIN_SCHEDULE,
         seed=recipe.seed,
         device=device,
+        checkpoints=checkpoints,
         progress=partial(progress, "teacher"),
     )
     state = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}

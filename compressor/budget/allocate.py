@@ -1,8 +1,7 @@
-"""How wide each group may be: one threshold over all scores, found by bisection on the chosen cost.
+"""How wide each group may be: the widths within the budget that keep the highest scores, as a plan.
 
-What is asked is a promise: the cost left is never above the budget. After the threshold, single
-steps are given back, best score per cost first, for as long as they fit, so that the reached value
-is close to the asked one. Widths stay on the granule, because hardware pays for the next multiple anyway.
+What is asked is a promise: the cost left is never above the budget. Widths stay on the granule, because
+hardware pays for the next multiple anyway. The search itself is in ``search.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from compressor.budget.cost import Cost, Widths, costs_of, full_widths
 from compressor.budget.plan import Plan, plan_keeping
 from compressor.budget.request import Budget
+from compressor.budget.search import Space, closest, round_up, smallest_misfit
 from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph, Group
 from compressor.saliency.scores import Scores
@@ -49,15 +49,15 @@ def allocate(
     least = _least_widths(graph, steps, budget, containing)
     _check_reachable(graph, cost, full, least, budget)
     ranked = [np.sort(scores.of(group.name))[::-1] for group in graph.groups]
-    widths = _by_threshold(cost, allowed, ranked, least, steps)
-    widths, misfit = _fill(cost, allowed, ranked, widths, steps)
+    space = Space(cost, allowed, ranked, least, steps)
+    widths = closest(space, close=CLOSE * cost.of(full))
     kept = {
         group.name: _highest(scores.of(group.name), width)
         for group, width in zip(graph.groups, widths.tolist(), strict=True)
     }
     plan = plan_keeping(graph, kept)
     plan = replace(plan, costs={name: (each.of(full), each.of(widths)) for name, each in costs.items()})
-    return Allocation(plan, _why_missed(graph, plan, budget, steps, misfit))
+    return Allocation(plan, _why_missed(graph, plan, budget, smallest_misfit(space, widths)))
 
 
 def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing: Plan | None) -> Widths:
@@ -92,22 +92,22 @@ def _highest(scores: NDArray[np.float64], width: int) -> tuple[int, ...]:
 
 
 def _why_missed(
-    graph: ChannelGraph, plan: Plan, budget: Budget, steps: Widths, misfit: tuple[int, float] | None
+    graph: ChannelGraph, plan: Plan, budget: Budget, misfit: tuple[int, int, int] | None
 ) -> str | None:
     over = plan.removed(budget.of) - budget.remove
     if over <= CLOSE or misfit is None:
         return None
-    number, price = misfit
+    number, units, price = misfit
     return (
         f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {budget.of}: "
-        f"the smallest step left, {steps[number]} units of `{graph.groups[number].name}`, "
-        f"is {price / plan.costs[budget.of][0]:.1%}"
+        f"the smallest step left, {units} units of `{graph.groups[number].name}`, "
+        f"is {price / plan.costs[budget.of][0]:.1%}, and no exchange of two steps comes closer"
     )
 
 
 def granule_of(group: Group, granule: int) -> int:
     """The step of a group in units: ``granule`` channels, or a smaller power of two for a narrow group."""
-    channels = group.units * group.channels_per_unit // 8
+    channels = group.units * group.channels_per_unit // 4
     step = granule if channels >= granule else 2 ** int(math.log2(max(1, channels)))
     return max(1, step // group.channels_per_unit)
 
@@ -116,60 +116,4 @@ def _least(group: Group, step: int, budget: Budget) -> int:
     """The units that always stay."""
     if any(fnmatchcase(group.name, pattern) for pattern in budget.ignore):
         return group.units
-    return min(group.units, _up(max(1, math.ceil(group.units * budget.keep_at_least)), step))
-
-
-def _by_threshold(
-    cost: Cost, allowed: float, ranked: list[np.ndarray], least: Widths, steps: Widths
-) -> Widths:
-    """The widest choice within ``allowed`` that one threshold over all scores gives."""
-
-    def widths_at(threshold: float) -> Widths:
-        return np.array(
-            [
-                min(len(own), max(low, _up(int((own >= threshold).sum()), step)))
-                for own, low, step in zip(ranked, least, steps, strict=True)
-            ],
-            dtype=np.int64,
-        )
-
-    levels = np.unique(np.concatenate([*ranked, [np.inf]]))
-    low, high = 0, len(levels) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if cost.of(widths_at(float(levels[middle]))) <= allowed:
-            high = middle
-        else:
-            low = middle + 1
-    return widths_at(float(levels[low]))
-
-
-def _fill(
-    cost: Cost, allowed: float, ranked: list[np.ndarray], widths: Widths, steps: Widths
-) -> tuple[Widths, tuple[int, float] | None]:
-    """Give back single steps that still fit, most score per cost first; name the smallest that does not."""
-    widths = widths.copy()
-    while True:
-        now = cost.of(widths)
-        best: tuple[float, int, int] | None = None
-        misfit: tuple[int, float] | None = None
-        for number, own in enumerate(ranked):
-            wider = widths.copy()
-            wider[number] = min(len(own), widths[number] + steps[number])
-            if wider[number] == widths[number]:
-                continue
-            price = cost.of(wider) - now
-            if now + price > allowed:
-                if misfit is None or price < misfit[1]:
-                    misfit = (number, price)
-                continue
-            value = float(own[widths[number] : wider[number]].sum()) / max(price, 1)
-            if best is None or value > best[0]:
-                best = (value, number, int(wider[number]))
-        if best is None:
-            return widths, misfit
-        widths[best[1]] = best[2]
-
-
-def _up(width: int, step: int) -> int:
-    return -(-width // int(step)) * int(step)
+    return min(group.units, round_up(max(1, math.ceil(group.units * budget.keep_at_least)), step))

@@ -13,7 +13,7 @@ COST_NAMES = ("macs", "params", "channels")
 class Budget:
     """``remove`` is the share of the teacher's cost that goes; what stays is 1 - remove.
 
-    ``granule``: widths are multiples of it where a layer is wide enough (eight granules or more); a
+    ``granule``: widths are multiples of it where a layer is wide enough (four granules or more); a
     narrower layer uses the largest smaller power of two. ``keep_at_least``: the share of each group that
     always stays, so that one threshold over all layers cannot empty any of them. ``ignore``: patterns
     (as for file names) of groups that stay whole.

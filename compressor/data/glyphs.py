@@ -28,7 +28,7 @@ from compressor.errors import CompressError, UsageError
 # size, or less, tells them (O and 0, l and I, x and X).
 GLYPHS = "ABDEFGHJKLMNPQRTUYabdefghqrt23456789" + "CSVWXZIimnjyO1kl0opsuvwxzc"
 CLASSES = 36
-TRAIN = 16_000
+TRAIN = 8_000
 TEST = 4_000
 SIZE = 24
 

@@ -402,12 +402,12 @@ def no_rule(flow: Flow, operation: Operation) -> None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        """add add_ sub sub_ rsub mul mul_ div div_ pow pow_ maximum minimum where clamp clamp_ clamp_min
-        clamp_min_ clamp_max clamp_max_ relu relu_ relu6 relu6_ hardtanh hardtanh_ sigmoid sigmoid_
-        hardsigmoid hardsigmoid_ silu silu_ hardswish hardswish_ gelu elu elu_ selu selu_ celu celu_
-        leaky_relu leaky_relu_ tanh tanh_ softplus mish mish_ threshold threshold_ exp exp_ log neg neg_
-        abs abs_ sqrt rsqrt reciprocal square sin cos erf clone detach alias _to_copy copy_ lift_fresh
-        native_dropout bernoulli_ _prelu_kernel prelu""".split(),
+        """add add_ sub sub_ rsub mul mul_ div div_ pow pow_ maximum minimum where gt ge lt le eq ne
+        clamp clamp_ clamp_min clamp_min_ clamp_max clamp_max_ relu relu_ relu6 relu6_ hardtanh
+        hardtanh_ sigmoid sigmoid_ hardsigmoid hardsigmoid_ silu silu_ hardswish hardswish_ gelu elu
+        elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ tanh tanh_ softplus mish mish_ threshold
+        threshold_ exp exp_ log neg neg_ abs abs_ sqrt rsqrt reciprocal square sin cos erf clone
+        detach alias _to_copy copy_ lift_fresh native_dropout bernoulli_ _prelu_kernel prelu""".split(),
         pointwise,
     ),
     "convolution": convolution,

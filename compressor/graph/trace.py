@@ -109,6 +109,8 @@ def _reasons_by_class(ledger: Ledger, classes: Ids) -> dict[int, str]:
 
 def _units_by_slots(ledger: Ledger, classes: Ids) -> Iterator[tuple[list[int], tuple[Slot, ...]]]:
     """Classes with the same slots, in the order of their first atom: these are the groups."""
+    if not classes.size:
+        return
     axis_of, index_of = ledger.owners()
     order = np.argsort(classes, kind="stable")
     roots, starts = np.unique(classes[order], return_index=True)

@@ -28,7 +28,7 @@ def cost_rows(report: Report) -> list[Row]:
                 f"{RUNTIMES[row['runtime']]}, ms",
                 _spread(before),
                 _spread(after),
-                f"{gone} ({row['speedup']['median']:.2f}× faster)",
+                f"{gone} ({row['speedup']['median']:.2f}×)",
             )
         )
     return rows

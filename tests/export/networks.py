@@ -42,12 +42,12 @@ class DepthwiseWithGate(nn.Module):
 
 
 class FlattenAndLinear(nn.Module):
-    """Channels meet a linear layer through a flatten, with batch norms of one dimension."""
+    """Channels meet a linear layer through a flatten, with dropout and a batch norm of one dimension."""
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU())
-        self.classifier = nn.Sequential(nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
+        self.classifier = nn.Sequential(nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 5))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))

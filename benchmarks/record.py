@@ -1,0 +1,26 @@
+"""What every benchmark writes: figures, where they were measured, how, and every sample behind them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from profiles import fingerprint
+
+
+def write_figures(path: Path | None, figures: Mapping[str, float], samples: Any) -> None:
+    """Print the figures; write them to ``path`` if one is given."""
+    for name, value in figures.items():
+        print(f"{name:<24} {value:.6g}")
+    if path is not None:
+        record = {
+            "figures": dict(figures),
+            "environment": fingerprint(),
+            "command": " ".join(["python", *sys.argv]),
+            "samples": samples,
+        }
+        path.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"written to {path}")

@@ -1,0 +1,79 @@
+"""Costs of a choice of widths, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compressor.budget.cost import costs_of, full_widths
+from compressor.graph.trace import trace
+from profiles import count
+from tests.compressor.networks import Function, images
+
+
+def small() -> nn.Sequential:
+    """On 8 × 8: a 3 × 3 convolution to 6 × 6, a norm, a depthwise one to 4 × 4, a linear layer."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(128, 5)
+    )
+
+
+@pytest.mark.parametrize("kept", [1, 3, 8])
+def test_costs_of_a_small_network_are_those_worked_out_by_hand(kept: int) -> None:
+    costs = costs_of(trace(small(), images(1)))
+    widths = np.array([kept])
+    assert costs["macs"].of(widths) == 36 * 9 * 3 * kept + 16 * 9 * kept + 16 * kept * 5
+    assert costs["params"].of(widths) == (27 * kept + kept) + 2 * kept + (9 * kept + kept) + (16 * kept * 5 + 5)
+    assert costs["channels"].of(widths) == kept + kept + 5
+
+
+def test_the_full_widths_cost_what_the_network_costs() -> None:
+    network = small()
+    graph = trace(network, images(1))
+    counted = count(network, (images(),))
+    assert costs_of(graph)["macs"].of(full_widths(graph)) == counted.macs
+    assert costs_of(graph)["params"].of(full_widths(graph)) == counted.params
+
+
+def test_products_of_two_activations_are_counted() -> None:
+    network = Function(
+        lambda self, x: self.out(self.read(x.flatten(2)) @ x.flatten(2).mT),
+        read=nn.Linear(64, 64),
+        out=nn.Linear(3, 5),
+    )
+    graph = trace(network, images(1))
+    assert costs_of(graph)["macs"].of(full_widths(graph)) == count(network, (images(1),)).macs
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_transposed_convolutions_cost_what_they_cost(groups: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 16, 2, stride=2, groups=groups))
+    graph = trace(network, images(1))
+    costs, full = costs_of(graph), full_widths(graph)
+    assert costs["macs"].of(full) == count(network, (images(1),)).macs
+    assert costs["channels"].of(full) == 8 + 16
+
+
+def test_parameters_that_are_never_used_are_counted() -> None:
+    network = Function(lambda self, x: self.head(x), head=nn.Conv2d(3, 5, 1), unused=nn.Linear(7, 7))
+    graph = trace(network, images(1))
+    assert costs_of(graph)["params"].of(full_widths(graph)) == 20 + 56
+
+
+def test_a_layer_used_twice_works_twice_and_is_stored_once() -> None:
+    layer = nn.Conv2d(3, 3, 1, bias=False)
+    graph = trace(nn.Sequential(layer, layer), images(1))
+    costs, full = costs_of(graph), full_widths(graph)
+    assert costs["macs"].of(full) == 2 * 64 * 9
+    assert costs["params"].of(full) == 9
+
+
+def test_a_network_without_layers_costs_nothing() -> None:
+    graph = trace(Function(lambda self, x: torch.relu(x)), images(1))
+    assert {name: cost.of(full_widths(graph)) for name, cost in costs_of(graph).items()} == {
+        "macs": 0,
+        "params": 0,
+        "channels": 0,
+    }
