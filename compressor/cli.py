@@ -46,7 +46,7 @@ def cli(debug: bool) -> None:
 @click.option("--download", is_flag=True, help="Allow a torchvision data set to be downloaded.")
 @click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
 @click.option("--weights", help="safetensors or torch file, or `pretrained` for the published weights.")
-@click.option("--teacher-classes", "classes", type=int, help="Classes of the built-in glyphs.")
+@click.option("--classes", type=int, help="Number of classes, where the data does not say; of the glyphs.")
 @click.option("--criterion", help="How channels are scored  [default: taylor]")
 @click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
@@ -77,7 +77,9 @@ def run(
         raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
     options["model"] = model
     recipe = read_recipe(recipe_file) if recipe_file else Recipe()
-    given = {SETTINGS[name]: value for name, value in options.items() if value not in (None, False)}
+    given = {
+        SETTINGS[name]: value for name, value in options.items() if value is not None and value is not False
+    }
     recipe = changed(recipe, given)
 
     from compressor.api import compress, run_name

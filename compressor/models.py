@@ -19,6 +19,8 @@ from compressor.imports import load_attribute
 
 BUILTIN = "glyphnet"
 
+Builder = Callable[[int | None], Any]
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -34,68 +36,71 @@ class ModelSource:
 
 def build(source: ModelSource) -> nn.Module:
     """A new network with random weights, in evaluation mode."""
-    network = _builder(source.name)(source)
+    network = builder_of(source.name)(source.classes)
     if not isinstance(network, nn.Module):
         raise CompressError(f"`{source.name}` gave a {type(network).__name__}, expected a torch.nn.Module")
     return network.eval()
 
 
-def _builder(name: str) -> Callable[[ModelSource], Any]:
+def builder_of(name: str) -> Builder:
+    """What builds the network of this name for a number of classes; an unknown name is an error at once."""
     if name == BUILTIN:
         return _builtin
     if name.startswith("timm:"):
-        return _timm
+        return _timm(name.removeprefix("timm:"))
     if ":" in name:
-        return _factory
-    return _torchvision
+        return _factory(name)
+    return _torchvision(name)
 
 
-def _builtin(source: ModelSource) -> nn.Module:
+def _builtin(classes: int | None) -> nn.Module:
     from compressor.data import glyphs
     from compressor.glyphnet import GlyphNet
 
-    return GlyphNet(source.classes or glyphs.CLASSES)
+    return GlyphNet(classes or glyphs.CLASSES)
 
 
-def _torchvision(source: ModelSource) -> nn.Module:
+def _torchvision(name: str) -> Builder:
     from torchvision import models
 
     known = models.list_models(module=models)
-    if source.name not in known:
-        raise unknown_name("model", source.name, [*known, BUILTIN])
-    options: dict[str, Any] = _classes(source)
-    if source.name in ("googlenet", "inception_v3"):
+    if name not in known:
+        raise unknown_name("model", name, [*known, BUILTIN])
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
         # Auxiliary heads exist for the first training only, and turn the output into a tuple.
-        options |= {"aux_logits": False, "init_weights": False}
-    return models.get_model(source.name, weights=None, **options)
+        options = {"aux_logits": False, "init_weights": False}
+    return lambda classes: models.get_model(name, weights=None, **options, **_number(classes))
 
 
-def _timm(source: ModelSource) -> nn.Module:
+def _timm(name: str) -> Builder:
     try:
         import timm
     except ImportError as error:
         raise UsageError(
-            f"`{source.name}` needs the package timm",
-            "python -m pip install 'compress-to-edge[timm]'",
+            f"`timm:{name}` needs the package timm", "python -m pip install 'compress-to-edge[timm]'"
         ) from error
-    name = source.name.removeprefix("timm:")
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
-    return timm.create_model(name, pretrained=False, **_classes(source))
+    return lambda classes: timm.create_model(name, pretrained=False, **_number(classes))
 
 
-def _factory(source: ModelSource) -> Any:
-    make = load_attribute(source.name, "model")
-    try:
-        accepts = "num_classes" in inspect.signature(make).parameters
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return make(**(_classes(source) if accepts else {}))
-    except Exception as error:
-        raise CompressError(
-            f"model factory `{source.name}` failed: {type(error).__name__}: {error}"
-        ) from error
+def _factory(reference: str) -> Builder:
+    make = load_attribute(reference, "model")
+
+    def call(classes: int | None) -> Any:
+        try:
+            accepts = "num_classes" in inspect.signature(make).parameters
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return make(**(_number(classes) if accepts else {}))
+        except Exception as error:
+            raise CompressError(
+                f"model factory `{reference}` failed: {type(error).__name__}: {error}"
+            ) from error
+
+    return call
 
 
-def _classes(source: ModelSource) -> dict[str, Any]:
-    return {} if source.classes is None else {"num_classes": source.classes}
+def _number(classes: int | None) -> dict[str, int]:
+    return {} if classes is None else {"num_classes": classes}

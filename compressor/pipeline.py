@@ -34,7 +34,7 @@ from compressor.saliency.criteria import CRITERIA
 from compressor.saliency.score import score
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
-from compressor.teacher import load_teacher
+from compressor.teacher import check_teacher, load_teacher
 
 
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
@@ -44,6 +44,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     """
     if recipe.saliency.criterion not in CRITERIA:
         raise unknown_name("criterion", recipe.saliency.criterion, CRITERIA)
+    check_teacher(recipe.model)
     device = choose_device(recipe.device)
     run = open_run(out, recipe)
     if run.report.exists():

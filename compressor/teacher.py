@@ -21,7 +21,7 @@ from compressor.budget.plan import Plan
 from compressor.data.split import Data
 from compressor.distill import Progress, Schedule, train
 from compressor.errors import CompressError, UsageError
-from compressor.models import BUILTIN, ModelSource, build
+from compressor.models import BUILTIN, ModelSource, build, builder_of
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
 from compressor.student import is_student, load_student
 from compressor.weights import PRETRAINED, fetch_pretrained, load_weights
@@ -41,6 +41,19 @@ class Teacher:
     origin: str
     done: Plan = field(default_factory=lambda: Plan({}))
     warning: str | None = None
+
+
+def check_teacher(model: ModelRecipe) -> None:
+    """Fail at once, before data is read, if this cannot become a teacher."""
+    if is_student(Path(model.name)):
+        return
+    builder_of(model.name)
+    named_only = model.name != BUILTIN and (":" not in model.name or model.name.startswith("timm:"))
+    if named_only and not model.weights:
+        raise UsageError(
+            f"`{model.name}` has no weights: a teacher must know the data",
+            f"--weights FILE, or `--weights {PRETRAINED}` to download the published ones",
+        )
 
 
 def load_teacher(
@@ -91,12 +104,6 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
 
 def _named(model: ModelRecipe, data: Data, device: torch.device) -> Teacher:
     """A teacher that somebody else trained."""
-    has_own_weights = ":" in model.name and not model.name.startswith("timm:")
-    if not model.weights and not has_own_weights and not Path(model.name).exists():
-        raise UsageError(
-            f"`{model.name}` has no weights: a teacher must know the data",
-            f"--weights FILE, or `--weights {PRETRAINED}` to download the published ones",
-        )
     classes = None if model.weights == PRETRAINED else len(data.classes)
     network, source, done = build_model(model, classes)
     origin = {"": "its own weights", RANDOM: "random weights"}.get(model.weights, model.weights)

@@ -8,8 +8,8 @@ what the module does - that is `compare`, which has to run both.
 Time, for a ten-convolution residual network in a fresh process (torch 2.15, two x86 cores):
 1.65 s, where the exporter alone takes 1.90 s and most of the difference is garbage collection.
 Capture is 0.4 s, decomposition 0.3 s, reading the exporter's table of 500 operators 0.6 s,
-optimising, saving and checking 0.1 s. Folding the batch norms on the
-captured graph was tried: 0.1 s gained here, 0.3 s lost on resnet50, a hundred lines more.
+optimising, saving and checking 0.1 s. Folding the batch norms on the captured graph was tried:
+0.1 s gained here, 0.3 s lost on resnet50, a hundred lines more.
 """
 
 from __future__ import annotations

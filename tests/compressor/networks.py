@@ -212,5 +212,19 @@ def _block(draw: st.DrawFn, width: int) -> tuple[nn.Module, int]:
     return nn.Sequential(convolution(width, wider, norm, bias=bias), act()), wider
 
 
-KINDS = ("chain", "identity", "projection", "dense", "gate", "pool", "depthwise", "narrow blocks", "wide blocks")
-POOLS = (nn.MaxPool2d(3, stride=1, padding=1), nn.AvgPool2d(3, stride=1, padding=1), nn.Upsample(scale_factor=2))
+KINDS = (
+    "chain",
+    "identity",
+    "projection",
+    "dense",
+    "gate",
+    "pool",
+    "depthwise",
+    "narrow blocks",
+    "wide blocks",
+)
+POOLS = (
+    nn.MaxPool2d(3, stride=1, padding=1),
+    nn.AvgPool2d(3, stride=1, padding=1),
+    nn.Upsample(scale_factor=2),
+)

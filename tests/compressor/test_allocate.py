@@ -49,7 +49,9 @@ def test_what_is_asked_is_reached_and_hardly_more(glyphnet: ChannelGraph, remove
 
 @settings(max_examples=40, deadline=None)
 @given(networks(), st.floats(0.05, 0.95), st.sampled_from(COST_NAMES), st.sampled_from((1, 2, 4, 8)))
-def test_the_cost_left_is_never_above_the_budget(network: nn.Module, remove: float, of: str, granule: int) -> None:
+def test_the_cost_left_is_never_above_the_budget(
+    network: nn.Module, remove: float, of: str, granule: int
+) -> None:
     graph = trace(network, images(1))
     try:
         allocation = allocated(graph, Budget(remove, of, granule=granule, keep_at_least=0.0))
@@ -119,7 +121,9 @@ def test_every_group_keeps_its_least_share(glyphnet: ChannelGraph) -> None:
 
 
 def test_an_unreachable_request_names_the_largest_that_works(glyphnet: ChannelGraph) -> None:
-    with pytest.raises(UsageError, match=r"cannot remove 99.0% of the macs: the most that can go is [\d.]+%") as caught:
+    with pytest.raises(
+        UsageError, match=r"cannot remove 99.0% of the macs: the most that can go is [\d.]+%"
+    ) as caught:
         allocated(glyphnet, Budget(0.99, keep_at_least=0.2))
     largest = float(re.search(r"use --ratio ([\d.]+) or less", str(caught.value.hint)).group(1))
     assert allocated(glyphnet, Budget(largest, keep_at_least=0.2)).plan.removed("macs") >= largest

@@ -25,7 +25,9 @@ def test_costs_of_a_small_network_are_those_worked_out_by_hand(kept: int) -> Non
     costs = costs_of(trace(small(), images(1)))
     widths = np.array([kept])
     assert costs["macs"].of(widths) == 36 * 9 * 3 * kept + 16 * 9 * kept + 16 * kept * 5
-    assert costs["params"].of(widths) == (27 * kept + kept) + 2 * kept + (9 * kept + kept) + (16 * kept * 5 + 5)
+    assert costs["params"].of(widths) == (27 * kept + kept) + 2 * kept + (9 * kept + kept) + (
+        16 * kept * 5 + 5
+    )
     assert costs["channels"].of(widths) == kept + kept + 5
 
 

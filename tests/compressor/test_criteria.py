@@ -64,7 +64,9 @@ def test_taylor_is_the_derivative_of_the_loss_by_a_gate_on_every_slot() -> None:
         Batch(images(4, seed=seed).double(), torch.tensor([0, 1, 2, 3]), torch.arange(4)) for seed in (1, 2)
     ]
     found = score(network, trace(network, images(1).double()), "taylor", batches).of("0")
-    gates = {name: torch.zeros(6, dtype=torch.float64, requires_grad=True) for name in ("w", "b", "s", "h", "c")}
+    gates = {
+        name: torch.zeros(6, dtype=torch.float64, requires_grad=True) for name in ("w", "b", "s", "h", "c")
+    }
     expected = torch.zeros(6, dtype=torch.float64)
     conv, norm, head = network[0], network[1], network[4]
     for batch in batches:

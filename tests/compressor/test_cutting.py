@@ -47,7 +47,9 @@ def chain() -> nn.Sequential:
 
 @generated
 @given(networks(), seeds)
-def test_a_cut_network_equals_the_original_with_those_channels_silenced(network: nn.Module, seed: int) -> None:
+def test_a_cut_network_equals_the_original_with_those_channels_silenced(
+    network: nn.Module, seed: int
+) -> None:
     before = state(network)
     graph, student, plan, checks = cut_at_random(network, seed=seed)
     assert graph.groups
@@ -154,7 +156,9 @@ def test_hooks_and_training_flags_of_the_callers_module_are_as_before() -> None:
 def test_a_module_used_twice_stays_one_module() -> None:
     torch.manual_seed(0)
     shared = convolution(8, 8, True)
-    network = with_statistics(nn.Sequential(convolution(3, 8, True), shared, nn.ReLU(), shared, nn.Conv2d(8, 5, 1)))
+    network = with_statistics(
+        nn.Sequential(convolution(3, 8, True), shared, nn.ReLU(), shared, nn.Conv2d(8, 5, 1))
+    )
     graph, student, _, checks = cut_at_random(network)
     assert [group.units for group in graph.groups] == [8]
     assert student[1] is student[3]
@@ -166,7 +170,9 @@ def test_tied_weights_stay_tied() -> None:
     torch.manual_seed(0)
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     second.weight = first.weight
-    network = nn.Sequential(nn.Conv2d(3, 6, SIDE), nn.Flatten(), first, nn.ReLU(), second, nn.Linear(6, 5)).eval()
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, SIDE), nn.Flatten(), first, nn.ReLU(), second, nn.Linear(6, 5)
+    ).eval()
     _, student, _, checks = cut_at_random(network)
     assert student[2].weight is student[4].weight
     assert student[2].in_features == student[2].out_features < 6
@@ -195,7 +201,12 @@ def test_a_network_with_named_outputs_is_cut_and_all_its_outputs_are_kept_whole(
 def test_convolutions_of_one_channel_pass_unharmed() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1), nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Conv2d(1, 5, 1)
+        nn.Conv2d(3, 1, 3),
+        nn.BatchNorm2d(1),
+        nn.Conv2d(1, 8, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 1, 1),
+        nn.Conv2d(1, 5, 1),
     )
     graph, student, _, checks = cut_at_random(with_statistics(network))
     assert [group.name for group in graph.groups] == ["2"]
@@ -215,7 +226,10 @@ def test_networks_in_half_precision_are_cut_and_proven() -> None:
 def test_transposed_convolutions_are_cut_on_both_axes(outputs: int) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, outputs, 2, stride=2), nn.Hardswish(), nn.Conv2d(outputs, 5, 1)
+        nn.Conv2d(3, 8, 1),
+        nn.ConvTranspose2d(8, outputs, 2, stride=2),
+        nn.Hardswish(),
+        nn.Conv2d(outputs, 5, 1),
     )
     graph, student, _, checks = cut_at_random(network.eval())
     assert [group.units for group in graph.groups] == [8, outputs]

@@ -21,7 +21,9 @@ Conv = nn.Conv2d
 
 def behind(function: Callable[[Tensor], Tensor], outputs: int = 8) -> nn.Module:
     """A convolution of eight channels, the function, a convolution that reads what it gives."""
-    return Function(lambda self, x: self.head(function(self.stem(x))), stem=Conv(3, 8, 1), head=Conv(outputs, 5, 1))
+    return Function(
+        lambda self, x: self.head(function(self.stem(x))), stem=Conv(3, 8, 1), head=Conv(outputs, 5, 1)
+    )
 
 
 def around(*layers: nn.Module, outputs: int = 8) -> nn.Module:
@@ -65,7 +67,9 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "a larger picture": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "a pool of largest": lambda x: F.max_pool2d(x, 2),
     "a pool to one": lambda x: F.adaptive_max_pool2d(x, 1),
-    "a squeeze and its reverse": lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(3).squeeze(2)[:, :, None, None],
+    "a squeeze and its reverse": lambda x: (
+        F.adaptive_avg_pool2d(x, 1).squeeze(3).squeeze(2)[:, :, None, None]
+    ),
 }
 
 
@@ -249,7 +253,9 @@ def test_a_parameter_over_space_is_no_channel() -> None:
 
 def test_standardised_weights_are_cut_through_their_computation() -> None:
     network = Function(
-        lambda self, x: self.head(F.conv2d(x, self.stem.weight - self.stem.weight.mean((1, 2, 3), keepdim=True))),
+        lambda self, x: self.head(
+            F.conv2d(x, self.stem.weight - self.stem.weight.mean((1, 2, 3), keepdim=True))
+        ),
         stem=Conv(3, 8, 1, bias=False),
         head=Conv(8, 5, 1),
     )
@@ -267,7 +273,12 @@ def test_linear_layers_over_tokens_are_cut() -> None:
 
 def test_batch_norms_without_scale_or_statistics_are_cut() -> None:
     graph = traced(
-        around(nn.BatchNorm2d(8, affine=False), Conv(8, 6, 1), nn.BatchNorm2d(6, track_running_stats=False), outputs=6)
+        around(
+            nn.BatchNorm2d(8, affine=False),
+            Conv(8, 6, 1),
+            nn.BatchNorm2d(6, track_running_stats=False),
+            outputs=6,
+        )
     )
     assert [group.units for group in graph.groups] == [8, 6]
 
@@ -317,9 +328,9 @@ def test_the_inputs_and_the_outputs_of_a_network_are_never_cut() -> None:
 
 
 def test_a_feature_map_that_is_also_returned_stays_whole() -> None:
-    network = Function(lambda self, x: (self.stem(x), self.head(self.stem(x))), stem=Conv(3, 8, 1), head=Conv(8, 5, 1))
+    network = Function(
+        lambda self, x: (self.stem(x), self.head(self.stem(x))), stem=Conv(3, 8, 1), head=Conv(8, 5, 1)
+    )
     graph = traced(network)
     assert graph.groups == ()
     assert reason(graph, "stem") == "the network's output"
-
-

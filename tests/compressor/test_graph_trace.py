@@ -39,9 +39,7 @@ def test_inner_layers_of_a_block_are_groups_of_their_own() -> None:
 
 def test_every_new_part_of_a_dense_block_is_a_group_read_by_all_that_follow() -> None:
     graph = trace(nn.Sequential(nn.Conv2d(3, 4, 1), Dense(4, 2, 3, nn.ReLU), nn.Conv2d(10, 5, 1)), images(1))
-    readers = {
-        group.name: [slot.tensor for slot in group.slots if slot.axis == 1] for group in graph.groups
-    }
+    readers = {group.name: [slot.tensor for slot in group.slots if slot.axis == 1] for group in graph.groups}
     assert readers["0"] == [f"1.layers.{i}.2.weight" for i in range(3)] + ["2.weight"]
     assert readers["1.layers.1.2"] == ["1.layers.2.2.weight", "2.weight"]
     assert readers["1.layers.2.2"] == ["2.weight"]

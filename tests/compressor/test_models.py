@@ -69,7 +69,11 @@ def test_a_factory_in_the_current_folder_is_found(here: Path) -> None:
     [
         ("resnet81", "unknown model `resnet81`", "`resnet18`"),
         ("glyphnt", "unknown model `glyphnt`", "`glyphnet`"),
-        ("nowhere_at_all:make", "cannot import model `nowhere_at_all:make`: no module named", "run from the folder"),
+        (
+            "nowhere_at_all:make",
+            "cannot import model `nowhere_at_all:make`: no module named",
+            "run from the folder",
+        ),
         ("torch.nn:Liner", "unknown model in module `torch.nn` `Liner`", "`Linear`"),
         ("math:pi", "model `math:pi` is a float, expected something to call", ""),
     ],

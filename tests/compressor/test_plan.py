@@ -41,7 +41,9 @@ def test_keeping_everything_cuts_nothing() -> None:
 
 
 def test_keeping_nothing_of_a_group_is_refused() -> None:
-    with pytest.raises(CompressError, match="cannot cut `0`: 4 units, the plan keeps 0, at least 1 must stay"):
+    with pytest.raises(
+        CompressError, match="cannot cut `0`: 4 units, the plan keeps 0, at least 1 must stay"
+    ):
         plan_keeping(graph(), {"0": ()})
 
 
@@ -78,5 +80,7 @@ def test_a_plan_that_is_not_contained_names_the_tensor() -> None:
 
 @pytest.mark.parametrize("smaller", [Plan({}), Plan({"a": {1: (0,)}})])
 def test_a_plan_that_keeps_whole_what_the_larger_cuts_is_not_contained(smaller: Plan) -> None:
-    with pytest.raises(CompressError, match="cannot cut `a`: the smaller plan keeps what the larger one removes"):
+    with pytest.raises(
+        CompressError, match="cannot cut `a`: the smaller plan keeps what the larger one removes"
+    ):
         smaller.within(Plan({"a": {0: (1, 3)}}))

@@ -89,7 +89,10 @@ def test_the_callers_network_is_as_before(criterion: str) -> None:
     scored(teacher, criterion)
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert [module.training for module in teacher.modules()] == flags
-    assert [name for name, each in teacher.named_parameters() if not each.requires_grad] == ["0.weight", "0.bias"]
+    assert [name for name, each in teacher.named_parameters() if not each.requires_grad] == [
+        "0.weight",
+        "0.bias",
+    ]
     assert [name for name, each in teacher.named_parameters() if each.grad is not None] == ["4.weight"]
     assert torch.equal(teacher[4].weight.grad, torch.full_like(teacher[4].weight, 3.0))
     assert list(teacher[2]._forward_hooks) == [handle.id]

@@ -20,14 +20,18 @@ def network(seed: int = 0, classes: int = 5) -> nn.Sequential:
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 ENVELOPES = {
     "nothing around it": lambda state: state,
     "a checkpoint": lambda state: {"state_dict": state, "epoch": 3},
     "a model": lambda state: {"model": state, "optimizer": {"lr": 0.1}},
-    "a prefix of data parallel training": lambda state: {f"module.{name}": each for name, each in state.items()},
+    "a prefix of data parallel training": lambda state: {
+        f"module.{name}": each for name, each in state.items()
+    },
     "a checkpoint and the prefix": lambda state: {
         "model_state_dict": {f"module.{name}": each for name, each in state.items()}
     },
@@ -64,7 +68,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, by_torch: bool)
     if by_torch:
         torch.save({"state_dict": Malice(target)}, file)
     else:
-        file.write_bytes(pickle.dumps(Malice(target)))
+        file.write_bytes(pickle.dumps(Malice(target), protocol=2))
     with pytest.raises(CompressError, match=r"cannot read weights `.*w.pth` safely: ") as caught:
         read_tensors(file)
     assert not target.exists()
@@ -111,7 +115,9 @@ def state() -> dict[str, Tensor]:
 def test_the_first_tensor_of_another_shape_is_named_with_both_shapes() -> None:
     with pytest.raises(CompressError) as caught:
         fit(network(), network(classes=1000).state_dict(), "w.pth")
-    assert str(caught.value) == "w.pth does not fit: `3.weight` has shape (1000, 4), the network expects (5, 4)"
+    assert (
+        str(caught.value) == "w.pth does not fit: `3.weight` has shape (1000, 4), the network expects (5, 4)"
+    )
     assert "another number of classes" in str(caught.value.hint)
 
 
@@ -123,7 +129,9 @@ def test_a_tensor_that_is_not_there_is_named() -> None:
 
 
 def test_a_tensor_too_many_is_named() -> None:
-    with pytest.raises(CompressError, match=r"has a tensor `9.weight` of shape \(2, 2\) that the network lacks"):
+    with pytest.raises(
+        CompressError, match=r"has a tensor `9.weight` of shape \(2, 2\) that the network lacks"
+    ):
         fit(network(), {**state(), "9.weight": torch.zeros(2, 2)}, "w.pth")
 
 

@@ -1,0 +1,164 @@
+"""A recipe survives TOML exactly, and everything that is misspelt or of the wrong kind is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor.budget.request import COST_NAMES, Budget
+from compressor.distill.schedule import Schedule
+from compressor.errors import UsageError
+from compressor.recipe import (
+    DataRecipe,
+    DistilRecipe,
+    ExportRecipe,
+    ModelRecipe,
+    ProfileRecipe,
+    Recipe,
+    SaliencyRecipe,
+    changed,
+    read_recipe,
+    recipe_from,
+)
+
+# Everything but lone surrogates, which no file in UTF-8 can hold.
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+floats = st.floats(allow_nan=False)
+recipes = st.builds(
+    Recipe,
+    seed=st.integers(),
+    device=texts,
+    model=st.builds(ModelRecipe, texts, texts),
+    data=st.builds(
+        DataRecipe,
+        name=texts,
+        root=texts,
+        download=st.booleans(),
+        size=st.none() | st.integers(),
+        mean=st.lists(floats, max_size=3).map(tuple),
+        std=st.lists(floats, max_size=3).map(tuple),
+        classes=st.none() | st.integers(),
+        workers=st.integers(),
+    ),
+    budget=st.builds(
+        Budget,
+        remove=st.floats(0, 1, exclude_min=True, exclude_max=True),
+        of=st.sampled_from(COST_NAMES),
+        ignore=st.lists(texts, max_size=3).map(tuple),
+    ),
+    saliency=st.builds(SaliencyRecipe, texts, st.integers(), st.integers()),
+    distil=st.builds(
+        DistilRecipe, st.integers(), st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300))
+    ),
+    export=st.builds(ExportRecipe, st.none() | st.integers(), floats),
+    profile=st.builds(ProfileRecipe, budget_s=floats),
+)
+
+
+def written(path: Path, text: str) -> Path:
+    (path / "recipe.toml").write_text(text, encoding="utf-8", newline="")
+    return path / "recipe.toml"
+
+
+@given(recipe=recipes)
+def test_a_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
+    path = written(tmp_path_factory.mktemp("recipe"), recipe.to_toml())
+    assert read_recipe(path) == recipe
+
+
+def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, "")) == Recipe()
+
+
+def test_what_is_given_is_taken_and_the_rest_keeps_its_default(tmp_path: Path) -> None:
+    text = 'seed = 7\n[budget]\nremove = 0.7\nignore = ["head*"]\n[distil.schedule]\nepochs = 3\n'
+    assert read_recipe(written(tmp_path, text)) == Recipe(
+        seed=7, budget=Budget(0.7, ignore=("head*",)), distil=DistilRecipe(schedule=Schedule(epochs=3))
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "message", "hint"),
+    [
+        ({"sead": 1}, "unknown recipe key `sead`", "did you mean `seed`?"),
+        (
+            {"budget": {"remvoe": 0.5}},
+            r"unknown key in recipe section \[budget\] `remvoe`",
+            "did you mean `remove`?",
+        ),
+        (
+            {"distil": {"schedule": {"epoch": 2}}},
+            r"unknown key in recipe section \[distil.schedule\] `epoch`",
+            "did you mean `epochs`?",
+        ),
+    ],
+)
+def test_an_unknown_key_suggests_the_nearest(value: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        recipe_from(value)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"seed": "zero"}, "recipe key `seed` is 'zero', expected int"),
+        ({"seed": 1.0}, "recipe key `seed` is 1.0, expected int"),
+        ({"seed": True}, "recipe key `seed` is True, expected int"),
+        ({"data": {"download": 1}}, "recipe key `data.download` is 1, expected bool"),
+        ({"data": {"size": "big"}}, "recipe key `data.size` is 'big', expected int"),
+        ({"data": {"mean": 0.5}}, "recipe key `data.mean` is 0.5, expected tuple"),
+        ({"data": {"mean": [0.5, "x"]}}, "recipe key `data.mean` is 'x', expected float"),
+        ({"budget": {"remove": True}}, "recipe key `budget.remove` is True, expected float"),
+        ({"budget": 0.5}, "recipe key `budget` is 0.5, expected a section [budget]"),
+        ({"model": [{"name": "a"}]}, "recipe key `model` is [{'name': 'a'}], expected a section [model]"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(value: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe_from(value)
+    assert str(caught.value) == message
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    recipe = recipe_from({"profile": {"budget_s": 6}, "data": {"mean": [0, 1]}})
+    assert recipe == recipe_from({"profile": {"budget_s": 6.0}, "data": {"mean": [0.0, 1.0]}})
+    assert isinstance(recipe.profile.budget_s, float)
+
+
+def test_values_out_of_range_are_refused_where_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot remove 1.5 of the macs"):
+        read_recipe(written(tmp_path, "[budget]\nremove = 1.5\n"))
+
+
+def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe `.*recipe.toml` is not TOML: .*line 1"):
+        read_recipe(written(tmp_path, "seed = = 1"))
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is not TOML"):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read recipe `.*absent.toml`: No such file"):
+        read_recipe(tmp_path / "absent.toml")
+
+
+def test_settings_are_changed_by_their_path_and_the_original_stays() -> None:
+    recipe = Recipe()
+    other = changed(recipe, {"budget.remove": 0.8, "distil.schedule.epochs": 9, "data.size": 64, "seed": 3})
+    assert (other.budget.remove, other.distil.schedule.epochs, other.data.size, other.seed) == (0.8, 9, 64, 3)
+    assert recipe == Recipe()
+    with pytest.raises(UsageError, match="did you mean|unknown"):
+        changed(recipe, {"budget.remov": 0.8})
+
+
+def test_a_setting_that_is_not_given_is_not_written() -> None:
+    assert "size" not in Recipe().to_dict()["data"]
+    assert "opset" not in Recipe().to_toml()
+    assert len(Recipe().to_dict()) == len(dataclasses.fields(Recipe))
