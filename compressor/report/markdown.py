@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from compressor.report.report import Report
-from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, how_measured, percent
+from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, how_measured, percent, short
 
 
 def to_markdown(report: Report) -> str:
@@ -51,6 +51,13 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _table(
         ("group", "units", "kept"),
         [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
+    )
+    yield from _table(
+        ("layer", "kind", "MACs", "left", "parameters", "left"),
+        [
+            (row["name"], row["kind"], *(short(n) for n in row["macs"]), *(short(n) for n in row["params"]))
+            for row in report.layers
+        ],
     )
     if report.not_cut:
         yield from _table(("left whole", "why"), [(row["name"], row["reason"]) for row in report.not_cut])

@@ -79,8 +79,17 @@ def test_widths_lie_on_the_granule_where_a_layer_is_wide_enough(glyphnet: Channe
 
 @pytest.mark.parametrize(
     ("units", "per_unit", "granule", "step"),
-    [(64, 1, 8, 8), (63, 1, 8, 4), (32, 1, 8, 4), (8, 1, 8, 1), (3, 1, 8, 1), (128, 1, 12, 12), (32, 4, 8, 2), (2, 8, 8, 1)],
-)  # fmt: skip
+    [
+        (64, 1, 8, 8),
+        (63, 1, 8, 4),
+        (32, 1, 8, 4),
+        (8, 1, 8, 1),
+        (3, 1, 8, 1),
+        (128, 1, 12, 12),
+        (32, 4, 8, 2),
+        (2, 8, 8, 1),
+    ],
+)
 def test_narrow_layers_take_the_largest_smaller_power_of_two(
     units: int, per_unit: int, granule: int, step: int
 ) -> None:

@@ -91,13 +91,18 @@ def test_a_folder_replaces_an_old_one_completely(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
+def fail_halfway(path: Path, error: type[BaseException]) -> None:
+    with folder_appearing_whole(path) as scratch:
+        (scratch / "new").touch()
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_block_that_fails_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
     with folder_appearing_whole(tmp_path / "folder") as scratch:
         (scratch / "old").touch()
-    with pytest.raises(error), folder_appearing_whole(tmp_path / "folder") as scratch:
-        (scratch / "new").touch()
-        raise error
+    with pytest.raises(error):
+        fail_halfway(tmp_path / "folder", error)
     assert names(tmp_path / "folder") == ["old"]
     assert names(tmp_path) == ["folder"]
 

@@ -94,7 +94,7 @@ def test_what_is_given_is_taken_and_the_rest_keeps_its_default(tmp_path: Path) -
         (
             {"distil": {"schedule": {"epoch": 2}}},
             r"unknown key in recipe section \[distil.schedule\] `epoch`",
-            "did you mean `epochs`?",
+            "did you mean `epochs` or `warmup_epochs`?",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_whole_number_will_do_for_a_float() -> None:
 
 
 def test_values_out_of_range_are_refused_where_they_are_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot remove 1.5 of the macs"):
+    with pytest.raises(UsageError, match=r"cannot remove 1\.5 of the macs"):
         read_recipe(written(tmp_path, "[budget]\nremove = 1.5\n"))
 
 
@@ -154,7 +154,7 @@ def test_settings_are_changed_by_their_path_and_the_original_stays() -> None:
     other = changed(recipe, {"budget.remove": 0.8, "distil.schedule.epochs": 9, "data.size": 64, "seed": 3})
     assert (other.budget.remove, other.distil.schedule.epochs, other.data.size, other.seed) == (0.8, 9, 64, 3)
     assert recipe == Recipe()
-    with pytest.raises(UsageError, match="did you mean|unknown"):
+    with pytest.raises(UsageError, match="`remov`"):
         changed(recipe, {"budget.remov": 0.8})
 
 

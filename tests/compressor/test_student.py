@@ -165,7 +165,9 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path) -> No
 
 def test_a_folder_without_its_files_is_no_student(tmp_path: Path) -> None:
     assert not is_student(tmp_path)
-    with pytest.raises(UsageError, match="is no student folder: it needs plan.json and weights.safetensors"):
+    with pytest.raises(
+        UsageError, match=r"is no student folder: it needs plan\.json and weights\.safetensors"
+    ):
         load_student(tmp_path)
 
 

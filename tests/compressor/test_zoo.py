@@ -74,7 +74,7 @@ def test_every_member_of_the_families_is_cut_in_half(name: str) -> None:
 
 def small_vision_transformer() -> nn.Module:
     return models.VisionTransformer(
-        image_size=32, patch_size=16, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=5
+        image_size=32, patch_size=8, num_layers=3, num_heads=4, hidden_dim=32, mlp_dim=256, num_classes=5
     )
 
 
