@@ -39,7 +39,7 @@ def cli(debug: bool) -> None:
 @click.argument("model", required=False)
 @click.option("--ratio", type=float, help=RATIO_HELP)
 @click.option(
-    "--of", "cost", type=click.Choice(COST_NAMES), help="The cost that --ratio counts  [default: macs]"
+    "--of", "cost", metavar=f"[{'|'.join(COST_NAMES)}]", help="The cost that --ratio counts  [default: macs]"
 )
 @click.option("--data", help="Built-in name, folder of class folders, or package.module:factory.")
 @click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
@@ -77,10 +77,9 @@ def run(
         raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
     options["model"] = model
     recipe = read_recipe(recipe_file) if recipe_file else Recipe()
-    given = {
-        SETTINGS[name]: value for name, value in options.items() if value is not None and value is not False
-    }
-    recipe = changed(recipe, given)
+    # By identity: `--ratio 0` and `--assistants 0` are given, and 0 == False.
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    recipe = changed(recipe, {SETTINGS[name]: value for name, value in given.items()})
 
     from compressor.api import compress, run_name
     from compressor.console import Live, talk
@@ -103,7 +102,7 @@ def run(
         sys.exit(4)
 
 
-@cli.command()
+@cli.command(short_help="Show the channel groups of MODEL, and what stays whole.")
 @click.argument("model")
 @click.option("--weights", help="Weights file; the groups are the same without.")
 @click.option("--classes", type=int, help="Number of classes.")
@@ -118,7 +117,7 @@ def inspect(model: str, weights: str | None, classes: int | None, shape: str | N
     _print_json(found.to_dict()) if as_json else print_inspection(found, _stdout())
 
 
-@cli.command()
+@cli.command(short_help="Measure a network or a file, or compare two.")
 @click.argument("subject")
 @click.argument("other", required=False)
 @click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
@@ -144,7 +143,7 @@ def profile(
     _print_json(result.to_dict()) if as_json else print_profile(result, _stdout())
 
 
-@cli.command()
+@cli.command(short_help="Write MODEL as a file, and compare it with PyTorch.")
 @click.argument("model")
 @click.option("--to", "format_name", default="onnx", show_default=True, help="Format of the file.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write  [default: beside the model]")
@@ -164,6 +163,7 @@ def export(
     as_json: bool,
 ) -> None:
     """Export MODEL (a run folder, a student folder or a model name), and compare the file with PyTorch."""
+    from compressor.console import talk
     from compressor.recipe import ModelRecipe
     from compressor.subjects import export_subject
 
@@ -173,6 +173,8 @@ def export(
     if as_json:
         _print_json({"artifact": artifact.to_dict(), "checks": [check.to_dict() for check in checks]})
     else:
+        for note in artifact.notes:
+            talk.print(f"warning: {note}", markup=False)
         for check in checks:
             print(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
         print(artifact.path)
@@ -252,8 +254,12 @@ def _guarded(call: Callable[[], Any]) -> int:
         return 130
     except KeyboardInterrupt:
         return 130
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        complain(error.format_message(), context and f"`{context.command_path} --help` shows what it takes")
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -266,8 +272,8 @@ def _guarded(call: Callable[[], Any]) -> int:
             complain(str(error), hint)
             return int(getattr(error, "exit_code", 1))
         complain(
-            f"{type(error).__name__}: {error}",
-            "this is our mistake: please report it with the output of --debug",
+            f"{type(error).__name__}: {error}".splitlines()[0],
+            "this is our mistake: please report it with the output of `compress --debug …`",
         )
         return 1
     return 0

@@ -63,6 +63,6 @@ class Live:
 
 def complain(message: str, hint: str | None) -> None:
     """An error and the way out, on stderr, in two lines."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)

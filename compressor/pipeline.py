@@ -129,6 +129,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             name: exported(network, image, run.artifact(name, ".onnx"), recipe.export, about)
             for name, network in networks.items()
         }
+        for file in files.values():
+            for note in file.artifact.notes:
+                steps.warn(f"{file.artifact.path.name}: {note}")
         step.outcome = f"opset {files['student'].artifact.opset}, {files['student'].artifact.bytes:,} bytes"
 
     with steps.step("Verify the artifact") as step:

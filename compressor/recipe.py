@@ -54,6 +54,9 @@ class SaliencyRecipe:
     batches: int = 8
     batch: int = 128
 
+    def __post_init__(self) -> None:
+        _at_least(1, "saliency", batches=self.batches, batch=self.batch)
+
 
 @dataclass(frozen=True)
 class DistilRecipe:
@@ -61,6 +64,9 @@ class DistilRecipe:
 
     assistants: int = 1
     schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        _at_least(0, "distil", assistants=self.assistants)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ class ProfileRecipe:
     threads: int = 1
     samples: int = 60
     budget_s: float = 6.0
+
+    def __post_init__(self) -> None:
+        _at_least(1, "profile", batch=self.batch, threads=self.threads, samples=self.samples)
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,12 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             place = place[section]
         place[key] = setting
     return recipe_from(value)
+
+
+def _at_least(least: int, section: str, **numbers: int) -> None:
+    for key, number in numbers.items():
+        if number < least:
+            raise UsageError(f"{section}.{key} is {number}, expected at least {least}")
 
 
 def _build(kind: type[T], value: Any, path: str) -> T:

@@ -93,10 +93,10 @@ def export_subject(
     subject = resolve(model, classes, shape)
     if subject.network is None:
         raise UsageError(f"`{model.name}` is an ONNX file already", "give a model or a run folder")
-    path = Path(model.name)
-    stem = path.name.replace(":", "-")
-    beside = path / "student" if path.is_dir() else Path(stem)
-    target = out or beside.with_suffix(FORMATS[format_name].suffix)
+    # Never over the files of a run: its report vouches for their bytes.
+    folder = student_folder(Path(model.name))
+    beside = folder / "student" if folder else Path(Path(model.name).name.replace(":", "-"))
+    target = out or beside.with_name(beside.name + FORMATS[format_name].suffix)
     recipe = ExportRecipe(opset=opset)
     images = _noise(16, subject.shape)
     file = exported(subject.network, images[:1], target, recipe, {})

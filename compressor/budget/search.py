@@ -2,13 +2,13 @@
 
 The threshold is found by bisection and gives the shape of the network. What it leaves of the budget, because
 widths move in steps, is given back step by step, most score per cost first; and if that ends too far from the
-budget, one group gives a step for another's as long as it comes closer. The cost never exceeds the budget.
+budget, one group gives a step for another's as long as it comes closer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,20 @@ class Space:
 
 
 def closest(space: Space, *, close: float) -> Widths:
-    """The widths that the three stages find; exchanges only while more than ``close`` of the budget is left."""
+    """The widths within the budget that the three stages find, or just above it where that is closer.
+
+    Above it only if more than ``close`` of the budget would be left otherwise, and by less than ``close``.
+    """
+    widths = _within(space, close)
+    if space.allowed - space.cost.of(widths) > close:
+        above = _within(replace(space, allowed=space.allowed + close), close)
+        if space.cost.of(above) > space.allowed:
+            return above
+    return widths
+
+
+def _within(space: Space, close: float) -> Widths:
+    """Threshold, single steps, and exchanges only while more than ``close`` of the budget is left."""
     widths = _filled(space, _by_threshold(space))
     while space.allowed - space.cost.of(widths) > close:
         better = max(_exchanges(space, widths), key=space.cost.of, default=None)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Slot:
     """Where a group appears: row ``u`` of ``indices`` is what unit ``u`` owns along ``axis``."""
 
@@ -26,11 +26,11 @@ class Slot:
     axis: int
     indices: Indices
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.tensor}[{self.axis}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Group:
     """Channels that must go together; ``frozen`` says why when none of them may go."""
 
@@ -45,7 +45,7 @@ class Group:
         """Output channels of the first producing layer that one unit stands for."""
         return int(self.produces[0].indices.shape[1]) if self.produces else 1
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         layers = ", ".join(slot.tensor.rpartition(".")[0] or slot.tensor for slot in self.produces)
         where = f" from {layers}" if len(self.produces) > 1 else ""
         why = f": not cut, {self.frozen}" if self.frozen else ""

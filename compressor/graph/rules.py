@@ -396,8 +396,9 @@ def creates(flow: Flow, operation: Operation) -> None:
 
 def no_rule(flow: Flow, operation: Operation) -> None:
     """Whatever is not in the table: everything it touches is left whole."""
+    where = f"`{operation.module}`" if operation.module else "the network itself"
     for tensor in tensors_in([operation.args, list(operation.kwargs.values())]):
-        flow.freeze(tensor, f"no rule for the operator `{operation.operator}` in `{operation.module}`")
+        flow.freeze(tensor, f"no rule for the operator `{operation.operator}` in {where}")
 
 
 RULES: dict[str, Rule] = {

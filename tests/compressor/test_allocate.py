@@ -72,7 +72,7 @@ def test_the_cost_left_is_never_above_the_budget(
 @pytest.mark.parametrize("granule", [1, 4, 8, 12])
 def test_widths_lie_on_the_granule_where_a_layer_is_wide_enough(glyphnet: ChannelGraph, granule: int) -> None:
     plan = allocated(glyphnet, Budget(0.6, granule=granule)).plan
-    wide = [pair for pair in plan.widths.values() if pair[0] >= 8 * granule]
+    wide = [pair for pair in plan.widths.values() if pair[0] >= 4 * granule]
     assert wide
     assert all(kept % granule == 0 or kept == units for units, kept in wide)
 
@@ -80,10 +80,11 @@ def test_widths_lie_on_the_granule_where_a_layer_is_wide_enough(glyphnet: Channe
 @pytest.mark.parametrize(
     ("units", "per_unit", "granule", "step"),
     [
-        (64, 1, 8, 8),
-        (63, 1, 8, 4),
-        (32, 1, 8, 4),
-        (8, 1, 8, 1),
+        (32, 1, 8, 8),
+        (31, 1, 8, 4),
+        (16, 1, 8, 4),
+        (8, 1, 8, 2),
+        (4, 1, 8, 1),
         (3, 1, 8, 1),
         (128, 1, 12, 12),
         (32, 4, 8, 2),
@@ -113,11 +114,12 @@ def test_groups_with_higher_scores_stay_wider(glyphnet: ChannelGraph) -> None:
 
 
 def test_ignored_groups_stay_whole(glyphnet: ChannelGraph) -> None:
-    plan = allocated(glyphnet, Budget(0.3, ignore=("stage1.*",))).plan
+    plan = allocated(glyphnet, Budget(0.6, ignore=("stage1.*",))).plan
     ignored = [name for name in plan.widths if name.startswith("stage1.")]
     assert ignored
-    for name, (units, kept) in plan.widths.items():
-        assert (kept == units) == (name in ignored), name
+    assert all(plan.widths[name][0] == plan.widths[name][1] for name in ignored)
+    assert any(kept < units for units, kept in plan.widths.values())
+    assert allocated(glyphnet, Budget(0.6)).plan.widths[ignored[0]][1] < plan.widths[ignored[0]][1]
 
 
 def test_every_group_keeps_its_least_share(glyphnet: ChannelGraph) -> None:
@@ -126,7 +128,7 @@ def test_every_group_keeps_its_least_share(glyphnet: ChannelGraph) -> None:
     by_group = {name: own * (0.0 if name == starved else 1.0) for name, own in scores.by_group.items()}
     plan = allocate(glyphnet, Scores("given", by_group), Budget(0.5, keep_at_least=0.25)).plan
     units, kept = plan.widths[starved]
-    assert kept == units // 4
+    assert (units, kept) == (24, 8)  # a quarter is six, and the granule rounds it up
 
 
 def test_an_unreachable_request_names_the_largest_that_works(glyphnet: ChannelGraph) -> None:
@@ -150,7 +152,8 @@ def test_a_step_too_coarse_is_named() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 5, 1))
     allocation = allocated(trace(network, images(1)), Budget(0.4))
     assert allocation.missed == (
-        "removed 66.7% instead of 40.0% of the macs: the smallest step left, 1 units of `0`, is 33.3%"
+        "removed 66.7% instead of 40.0% of the macs: the smallest step left, 1 units of `0`, "
+        "is 33.3%, and no exchange of two steps comes closer"
     )
 
 

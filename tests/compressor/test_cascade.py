@@ -74,7 +74,7 @@ def test_assistants_are_evenly_spaced_and_contain_the_student(teacher: nn.Module
     path = stages(graph, score(teacher, graph, "l2"), Budget(0.6, granule=1), assistants=2)
     assert [stage.name for stage in path] == ["assistant-1", "assistant-2", "student"]
     for stage, share in zip(path, (0.2, 0.4, 0.6), strict=True):
-        assert share <= stage.plan.removed("macs") < share + 0.1
+        assert share - 0.01 <= stage.plan.removed("macs") < share + 0.1
     for larger, smaller in zip(path, path[1:], strict=False):
         for tensor, axes in larger.plan.slices.items():
             for axis, kept in axes.items():

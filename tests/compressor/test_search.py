@@ -41,13 +41,15 @@ def test_widths_stay_within_the_budget_and_on_the_granule(
     space = chain(units, [step] * len(units), share * full, seed)
     if space.cost.of(space.least) > space.allowed:
         return
-    widths = closest(space, close=0.01 * full)
-    assert space.cost.of(widths) <= space.allowed
+    close = 0.01 * full
+    widths = closest(space, close=close)
+    assert space.cost.of(widths) <= space.allowed + close
     for width, size in zip(widths.tolist(), units, strict=True):
         assert 1 <= width <= size
         assert width in (1, size) or width % step == 0
-    misfit = smallest_misfit(space, widths)
-    assert misfit is None or space.cost.of(widths) + misfit[2] > space.allowed
+    if space.cost.of(widths) <= space.allowed:
+        misfit = smallest_misfit(space, widths)
+        assert misfit is None or space.cost.of(widths) + misfit[2] > space.allowed
 
 
 def test_an_exchange_comes_closer_where_no_single_step_fits() -> None:
@@ -76,3 +78,16 @@ def test_the_highest_scores_are_kept_when_costs_are_alike() -> None:
 
 def test_rounding_up_keeps_multiples() -> None:
     assert [round_up(width, 8) for width in (0, 1, 8, 9)] == [0, 8, 8, 16]
+
+
+def test_a_budget_that_steps_jump_over_is_exceeded_by_less_than_asked() -> None:
+    space = Space(
+        cost=Cost("params", np.ones(1), np.zeros((1, 1)), np.array([[[10.0]]])),
+        allowed=29.9,
+        ranked=[np.array([3.0, 2.0, 1.0])],
+        least=np.ones(1, dtype=np.int64),
+        steps=np.ones(1, dtype=np.int64),
+    )
+    assert closest(space, close=0.5).tolist() == [3]
+    assert closest(space, close=0.05).tolist() == [2]
+    assert closest(space, close=20.0).tolist() == [2]
