@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from record import write_figures
 
-from compressor.cascade import descend, stages, starting_point
+from compressor.cascade import descend, stages, with_own_statistics
 from compressor.cutting import cut
 from compressor.data.sources import load_data
 from compressor.distill import accuracy, train
@@ -94,7 +94,7 @@ def four_arms(seed: int) -> dict[str, float]:
     scores = score(teacher, graph, recipe.saliency.criterion, batches)
     path = stages(graph, scores, recipe.budget, recipe.distil.assistants)
     plan = path[-1].plan
-    start = starting_point(teacher, plan, data, seed, CPU)
+    start = with_own_statistics(cut(teacher, plan), data, seed, CPU)
     longer = replace(schedule, epochs=schedule.epochs * len(path))
     with tempfile.TemporaryDirectory() as folder:
         trainings = descend(

@@ -21,7 +21,10 @@ from compressor.cutting import cut
 from compressor.data.split import Data
 from compressor.distill import Progress, Schedule, Trained, reestimate, train
 from compressor.graph.channels import ChannelGraph
+from compressor.proof import Check, check_cut, require
 from compressor.saliency.scores import Scores
+
+PROOF_IMAGES = 4
 
 STATISTICS_BATCHES = 20
 """Batches over which running statistics are measured anew after a cut."""
@@ -38,11 +41,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Training:
-    """How one network was taught."""
+    """How one network was taught, and the proof that it was cut rightly from its teacher."""
 
     stage: Stage
     teacher: str
     trained: Trained
+    checks: tuple[Check, ...]
 
 
 def stages(graph: ChannelGraph, scores: Scores, budget: Budget, assistants: int) -> tuple[Stage, ...]:
@@ -69,11 +73,16 @@ def descend(
     checkpoints: Callable[[str], Path],
     progress: Callable[[str, Progress], None],
 ) -> tuple[Training, ...]:
-    """Cut and teach each network of the path by the one before it."""
+    """Cut each network of the path from the one before it, prove the cut, and teach it by that one."""
+    images = next(iter(data.test.batches(PROOF_IMAGES))).images
     trainings: list[Training] = []
     network, name, plan = teacher, "teacher", Plan({})
     for stage in path:
-        start = starting_point(network, stage.plan.within(plan), data, seed, device)
+        step = stage.plan.within(plan)
+        smaller = cut(network, step)
+        checks = check_cut(network, smaller, step, (images,))
+        require(checks)
+        start = with_own_statistics(smaller, data, seed, device)
         trained = train(
             start,
             data,
@@ -84,11 +93,11 @@ def descend(
             checkpoints=checkpoints(stage.name),
             progress=partial(progress, stage.name),
         )
-        trainings.append(Training(stage, name, trained))
+        trainings.append(Training(stage, name, trained, checks))
         network, name, plan = trained.network, stage.name, stage.plan
     return tuple(trainings)
 
 
-def starting_point(network: nn.Module, plan: Plan, data: Data, seed: int, device: torch.device) -> nn.Module:
-    """The cut network with running statistics of its own: those of the larger one no longer fit."""
-    return reestimate(cut(network, plan), data.train, batches=STATISTICS_BATCHES, seed=seed, device=device)
+def with_own_statistics(network: nn.Module, data: Data, seed: int, device: torch.device) -> nn.Module:
+    """A cut network with running statistics of its own: those of the larger one no longer fit."""
+    return reestimate(network, data.train, batches=STATISTICS_BATCHES, seed=seed, device=device)

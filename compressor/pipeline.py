@@ -7,6 +7,7 @@ This is the composition and nothing else: every step is a function of values tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,11 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         )
         student = trainings[-1].trained.network.cpu()
         right["student"] = trainings[-1].trained.accuracy
+        checks += [
+            replace(check, name=f"{training.stage.name} from {training.teacher}: {check.name}")
+            for training in trainings
+            for check in training.checks
+        ]
         step.outcome = " → ".join(
             f"{training.stage.name} {training.trained.accuracy:.2%}" for training in trainings
         )

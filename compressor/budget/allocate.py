@@ -1,7 +1,8 @@
 """How wide each group may be: the widths within the budget that keep the highest scores, as a plan.
 
-What is asked is a promise: at least that goes. Only where steps are too coarse for that may up to one per cent
-(absolute) less go. Widths stay on the granule, because hardware pays for the next multiple anyway. The search itself is in ``search.py``.
+What is asked is a promise: at least that goes. Only where steps are too coarse for that may up to one
+per cent (absolute) less go. Widths stay on the granule, because hardware pays for the next multiple
+anyway. The search itself is in ``search.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The budget is a promise: never more cost than asked, close to it, on the granule, and never empty."""
+"""What is asked is reached, or missed by a little and explained; on the granule, and never empty."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def allocated(graph: ChannelGraph, budget: Budget, containing: Plan | None = Non
 @pytest.mark.parametrize("remove", [0.1, 0.5, 0.7, 0.9])
 def test_what_is_asked_is_reached_and_hardly_more(glyphnet: ChannelGraph, remove: float, of: str) -> None:
     allocation = allocated(glyphnet, Budget(remove, of, granule=1, keep_at_least=0.02))
-    assert remove - 1e-12 <= allocation.plan.removed(of) <= remove + CLOSE
+    assert abs(allocation.plan.removed(of) - remove) <= CLOSE
     assert allocation.missed is None
 
 
 @settings(max_examples=40, deadline=None)
 @given(networks(), st.floats(0.05, 0.95), st.sampled_from(COST_NAMES), st.sampled_from((1, 2, 4, 8)))
-def test_the_cost_left_is_never_above_the_budget(
+def test_what_is_removed_is_never_short_by_more_than_is_called_close(
     network: nn.Module, remove: float, of: str, granule: int
 ) -> None:
     graph = trace(network, images(1))
@@ -62,7 +62,7 @@ def test_the_cost_left_is_never_above_the_budget(
         allocation = allocated(graph, Budget(largest, of, granule=granule, keep_at_least=0.0))
         remove = largest
     plan = allocation.plan
-    assert plan.removed(of) >= remove - 1e-12
+    assert plan.removed(of) >= remove - CLOSE
     assert all(1 <= kept <= units for units, kept in plan.widths.values())
     assert (allocation.missed is None) == (plan.removed(of) - remove <= CLOSE)
     counted = count(cut(network, plan), (images(),))
@@ -137,7 +137,7 @@ def test_an_unreachable_request_names_the_largest_that_works(glyphnet: ChannelGr
     ) as caught:
         allocated(glyphnet, Budget(0.99, keep_at_least=0.2))
     largest = float(re.search(r"use --ratio ([\d.]+) or less", str(caught.value.hint)).group(1))
-    assert allocated(glyphnet, Budget(largest, keep_at_least=0.2)).plan.removed("macs") >= largest
+    assert allocated(glyphnet, Budget(largest, keep_at_least=0.2)).plan.removed("macs") >= largest - CLOSE
     with pytest.raises(UsageError):
         allocated(glyphnet, Budget(largest + 0.002, keep_at_least=0.2))
 
@@ -175,7 +175,7 @@ def test_a_contained_plan_of_another_cost_is_still_contained(glyphnet: ChannelGr
 def test_equal_scores_are_enough(glyphnet: ChannelGraph) -> None:
     ones = Scores("ones", {group.name: np.ones(group.units) for group in glyphnet.groups})
     plan = allocate(glyphnet, ones, Budget(0.5)).plan
-    assert 0.5 <= plan.removed("macs") <= 0.5 + CLOSE
+    assert abs(plan.removed("macs") - 0.5) <= CLOSE
 
 
 @pytest.mark.parametrize("remove", [0.0, 1.0, -0.1, 1.5, float("nan")])

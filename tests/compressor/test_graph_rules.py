@@ -95,10 +95,10 @@ MIXING: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: x.view(-1, 2, 4, 8, 8).transpose(1, 2).flatten(1, 2),
         "a reshape splits it over two dimensions",
     ),
-    "a norm over groups": (lambda x: F.group_norm(x, 2), "no rule for the operator `native_group_norm` in ``"),
+    "a norm over groups": (lambda x: F.group_norm(x, 2), "no rule for the operator `native_group_norm` in the network itself"),
     "a product of two activations": (
         lambda x: (x.flatten(2) @ x.flatten(2).mT)[:, :, :1, None] * x,
-        "no rule for the operator `bmm` in ``",
+        "no rule for the operator `bmm` in the network itself",
     ),
 }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_an_operator_without_a_rule_leaves_channels_whole_and_is_listed(
     graph = traced(behind(function))
     assert graph.groups == ()
     assert operator in {item.operator for item in graph.unsupported}
-    assert reason(graph, "stem") == f"no rule for the operator `{operator}` in ``"
+    assert reason(graph, "stem") == f"no rule for the operator `{operator}` in the network itself"
 
 
 def test_only_what_an_unknown_operator_touches_is_left_whole() -> None:

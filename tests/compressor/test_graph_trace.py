@@ -73,7 +73,7 @@ def test_the_graph_survives_json_with_reasons_and_unsupported_operators() -> Non
     value = json.loads(json.dumps(trace(network, images(1)).to_dict()))
     assert [group["name"] for group in value["groups"]] == ["body"]
     assert {group["name"]: group["reason"] for group in value["not_cut"]} == {
-        "stem": "no rule for the operator `flip` in ``",
+        "stem": "no rule for the operator `flip` in the network itself",
         "head": "the network's output",
     }
     assert value["without_rule"] == [{"module": "", "operator": "flip"}]

@@ -51,9 +51,9 @@ recipes = st.builds(
         of=st.sampled_from(COST_NAMES),
         ignore=st.lists(texts, max_size=3).map(tuple),
     ),
-    saliency=st.builds(SaliencyRecipe, texts, st.integers(), st.integers()),
+    saliency=st.builds(SaliencyRecipe, texts, st.integers(1), st.integers(1)),
     distil=st.builds(
-        DistilRecipe, st.integers(), st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300))
+        DistilRecipe, st.integers(0), st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300))
     ),
     export=st.builds(ExportRecipe, st.none() | st.integers(), floats),
     profile=st.builds(ProfileRecipe, budget_s=floats),
