@@ -93,7 +93,7 @@ def run(
             report = compress(recipe, out, listener=live, fresh=fresh)
     except KeyboardInterrupt:
         talk.print(f"stopped; the same command with `--out {out}` goes on from the last checkpoint")
-        raise
+        sys.exit(130)
     if as_json:
         _print_json(report.to_dict())
     else:

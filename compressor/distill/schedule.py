@@ -24,12 +24,12 @@ class Schedule:
 
     epochs: int = 6
     batch: int = 128
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5
     label_smoothing: float = 0.0
-    temperature: float = 4.0
+    temperature: float = 2.0
     teacher_weight: float = 0.9
     clip_norm: float | None = None
     precision: str = "auto"

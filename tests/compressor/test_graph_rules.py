@@ -95,7 +95,7 @@ MIXING: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: x.view(-1, 2, 4, 8, 8).transpose(1, 2).flatten(1, 2),
         "a reshape splits it over two dimensions",
     ),
-    "a norm over groups": (lambda x: F.group_norm(x, 2), "no rule for the operator `native_group_norm` in the network itself"),
+    "a norm over groups": (lambda x: F.group_norm(x, 2), "no rule for the operator `native_group_norm`"),
     "a product of two activations": (
         lambda x: (x.flatten(2) @ x.flatten(2).mT)[:, :, :1, None] * x,
         "no rule for the operator `bmm` in the network itself",

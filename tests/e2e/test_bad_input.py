@@ -1,0 +1,158 @@
+"""What users get wrong: one line that says so, the nearest right name, an exit code, and nothing damaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.e2e.shell import warm_shell
+from tests.e2e.test_whole_run import contents
+
+CANNOT, WRONG = 1, 2
+"""The exit codes: it cannot be done, and the request itself is wrong."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A command, its exit code, and words that the complaint must contain."""
+
+    name: str
+    command: str
+    code: int
+    words: tuple[str, ...]
+
+
+def usual(options: str, model: str = "mypkg:teacher", data: str = "mypkg:data", share: str = "0.5") -> str:
+    return f"run {model} --data {data} --ratio {share} --epochs 1 {options}"
+
+
+MISTAKES = [
+    Mistake("no ratio", "run mypkg:teacher --data mypkg:data", WRONG, ("--ratio 0.7 removes",)),
+    Mistake("unknown command", "rnu --ratio 0.5", WRONG, ("rnu", "run")),
+    Mistake("unknown option", "run --ration 0.5", WRONG, ("--ration", "--ratio")),
+    Mistake("ratio that is no number", usual("", share="half"), WRONG, ("--ratio", "half")),
+    Mistake("ratio 0", usual("", share="0"), WRONG, ("cannot remove 0", "above 0 and below 1")),
+    Mistake("ratio 1", usual("", share="1"), WRONG, ("cannot remove 1", "above 0 and below 1")),
+    Mistake("ratio 1.5", usual("", share="1.5"), WRONG, ("cannot remove 1.5", "above 0 and below 1")),
+    Mistake("ratio below 0", usual("", share="-0.1"), WRONG, ("cannot remove -0.1", "above 0 and below 1")),
+    Mistake("ratio nan", usual("", share="nan"), WRONG, ("cannot remove nan", "above 0 and below 1")),
+    Mistake("unreachable ratio", usual("", share="0.999"), WRONG, ("the most that can go is", "use --ratio 0.")),
+    Mistake("unknown model", usual("--weights random", model="resnt18"), WRONG, ("`resnt18`", "`resnet18`")),
+    Mistake("model without weights", usual("", model="resnet18"), WRONG, ("no weights", "--weights FILE")),
+    Mistake("unknown factory", usual("", model="mypkg:teachr"), WRONG, ("teachr", "`teacher`")),
+    Mistake("unknown package", usual("", model="mypk:teacher"), WRONG, ("no module named `mypk`",)),
+    Mistake("folder that is no student", usual("", model="one"), WRONG, ("`one`", "plan.json")),
+    Mistake("unknown data", usual("", data="glyhps"), WRONG, ("`glyhps`", "`glyphs`")),
+    Mistake("unknown data factory", usual("", data="mypkg:dat"), WRONG, ("dat", "`data`")),
+    Mistake("no such data folder", usual("", data="./nowhere"), WRONG, ("no folder `./nowhere`",)),
+    Mistake("data folder with one class", usual("", data="one/"), CANNOT, ("1 class folders", "at least 2")),
+    Mistake("class without pictures", usual("", data="hollow/"), CANNOT, ("`hollow/test/b`", "no pictures")),
+    Mistake("data without test", usual("", data="untested/"), CANNOT, ("neither val/ nor test/",)),
+    Mistake("empty test half", usual("", data="mypkg:empty_test"), CANNOT, ("(test) is empty",)),
+    Mistake("unreadable sample", usual("", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
+    Mistake("unreadable picture", usual("--size 8", data="torn/"), CANNOT, ("cannot read picture `torn/", ".png`")),
+    Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
+    Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
+    Mistake("unknown cost", usual("--of mac"), WRONG, ("`mac`", "`macs`")),
+    Mistake("unknown device", usual("--device cud"), WRONG, ("`cud`", "cuda")),
+    Mistake("missing device", usual("--device cuda:99"), WRONG, ("cuda:99", "not available")),
+    Mistake("fewer than no assistants", usual("--assistants -1"), WRONG, ("assistants is -1", "at least 0")),
+    Mistake("no epochs", usual("--epochs 0"), WRONG, ("`epochs` is 0", "at least 1")),
+    Mistake("unknown section", usual("--recipe section.toml"), WRONG, ("recipe key `distill`", "`distil`")),
+    Mistake("unknown key", usual("--recipe key.toml"), WRONG, ("[budget] `remov`", "`remove`")),
+    Mistake("value of another kind", usual("--recipe kind.toml"), WRONG, ("`seed`", "'three'", "expected int")),
+    Mistake("recipe that is no TOML", usual("--recipe mypkg.py"), WRONG, ("`mypkg.py` is not TOML",)),
+    Mistake("no recipe", usual("--recipe nowhere.toml"), WRONG, ("`nowhere.toml`", "No such file")),
+    Mistake("no weights file", usual("--weights no.safetensors"), WRONG, ("no weights file `no.safetensors`",)),
+    Mistake("weights of another shape", usual("--weights narrow.safetensors"), CANNOT,
+            ("narrow.safetensors", "`0.weight`", "(8, 3, 3, 3)", "(16, 3, 3, 3)")),
+    Mistake("weights of another network", usual("--weights other.safetensors"), CANNOT,
+            ("no tensor `0.weight`", "(16, 3, 3, 3)")),
+    Mistake("weights that are pickled code", usual("--weights pickled.pt"), CANNOT, ("pickled.pt", "safely")),
+    Mistake("weights that are no weights", usual("--weights mypkg.py"), CANNOT, ("cannot read weights `mypkg.py`",)),
+    Mistake("run folder of another recipe", usual("--out runs/other"), WRONG,
+            ("another recipe", "`seed` is 3 there and 0 here", "choose another --out")),
+    Mistake("out is a folder of something else", usual("--out one"), WRONG, ("`one` exists", "nothing was changed")),
+    Mistake("out is a file", usual("--out key.toml"), WRONG, ("`key.toml` exists",)),
+    Mistake("out lies under a file", usual("--out key.toml/x"), CANNOT, ("cannot write `key.toml/x",)),
+    Mistake("no such model to inspect", "inspect mobilenet_v4", WRONG, ("mobilenet_v4", "`mobilenet_v2`")),
+    Mistake("two numbers for a shape", "inspect mypkg:teacher --shape 3,8", WRONG, ("`3,8`", "3,224,224")),
+    Mistake("no such file to profile", "profile nowhere.onnx", WRONG, ("no file `nowhere.onnx`",)),
+    Mistake("no images to profile", "profile mypkg:teacher --shape 3,8,8 --batch 0", WRONG, ("batch is 0",)),
+    Mistake("no threads to profile", "profile mypkg:teacher --shape 3,8,8 --threads 0", WRONG, ("threads is 0",)),
+    Mistake("unknown format", "export mypkg:teacher --shape 3,8,8 --to onxx", WRONG, ("`onxx`", "`onnx`")),
+    Mistake("no such run to report", "report runs/nowhere", WRONG, ("no report in `runs/nowhere`",)),
+    Mistake("unfinished run to report", "report runs/other", WRONG, ("not finished", "to continue")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that can be wrong in it."""
+    from tests.e2e.conftest import user_folder
+
+    home = user_folder(tmp_path_factory.mktemp("user"))
+    pictures(home / "one", {"a": 3})
+    pictures(home / "untested/train", {"a": 2, "b": 2})
+    for half in ("train", "test"):
+        pictures(home / "hollow" / half, {"a": 2, "b": 0 if half == "test" else 2})
+    pictures(home / "torn", {"a": 4, "b": 4})
+    for picture in (home / "torn/b").iterdir():
+        picture.write_bytes(picture.read_bytes()[:60])
+    (home / "section.toml").write_text("[distill]\nassistants = 0\n")
+    (home / "key.toml").write_text("[budget]\nremov = 0.5\n")
+    (home / "kind.toml").write_text('seed = "three"\n')
+    (home / "runs/other").mkdir(parents=True)
+    (home / "runs/other/recipe.toml").write_text("seed = 3\n")
+    save_file({"0.weight": torch.zeros(8, 3, 3, 3)}, home / "narrow.safetensors")
+    save_file({"stem.weight": torch.zeros(8, 3, 3, 3)}, home / "other.safetensors")
+    torch.save(torch.nn.Linear(2, 2), home / "pickled.pt")
+    return home
+
+
+def pictures(folder: Path, classes: dict[str, int]) -> None:
+    """A folder of class folders, each with so many pictures."""
+    for name, number in classes.items():
+        (folder / name).mkdir(parents=True)
+        for each in range(number):
+            Image.effect_noise((16, 16), 50).save(folder / name / f"{each}.png")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.name for mistake in MISTAKES])
+def test_a_mistake_is_explained_in_one_line_and_a_hint(mistake: Mistake, user: Path) -> None:
+    before = contents(user)
+    command = mistake.command
+    if command.startswith("run ") and "--out" not in command:
+        command += f" --out new/{mistake.name.replace(' ', '-')}"
+
+    shown = warm_shell(user, *command.split())
+
+    assert shown.code == mistake.code, shown.err
+    error, *hint = shown.complaint
+    assert error.startswith("error: ")
+    assert all(line.startswith("hint: ") for line in hint), shown.err
+    assert len(hint) <= 1
+    said = " ".join(shown.complaint)
+    assert [word for word in mistake.words if word not in said] == [], said
+    assert "Traceback" not in shown.err
+    assert "our mistake" not in shown.err
+    assert shown.out == ""
+    after = contents(user)
+    assert {name: after.get(name) for name in before} == before, "something that was there is changed"
+
+
+def test_the_largest_reachable_ratio_is_one_that_works(user: Path) -> None:
+    shown = warm_shell(user, *usual("--out new/unreachable", share="0.999").split())
+    largest = shown.complaint[-1].partition("use --ratio ")[2].split()[0]
+    command = usual("--recipe quick.toml --assistants 0 --out new/reachable", share=largest)
+    assert warm_shell(user, *command.split()).code == 0
+
+
+def test_a_mistake_before_the_run_leaves_no_folder(user: Path) -> None:
+    warm_shell(user, *usual("--out new/untouched", model="resnt18").split())
+    assert not (user / "new/untouched").exists()

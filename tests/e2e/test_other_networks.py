@@ -1,0 +1,61 @@
+"""Networks, data and requests of other kinds than the usual one, each through a whole run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.conftest import RUN
+from tests.e2e.shell import warm_shell
+
+
+def test_a_network_without_batch_norm_on_data_of_another_size_without_assistants(folder: Path) -> None:
+    report = run(folder, "mypkg:without_norms", "mypkg:small_data", "--assistants", "0", "--of", "params")
+    assert report["data"]["shape"] == [1, 12, 12]
+    assert report["request"]["of"] == "params"
+    assert report["cost"]["params"]["removed"] >= 0.5
+    assert [row["network"] for row in report["trainings"]] == ["student"]
+    assert not any("batch statistics" in check["name"] for check in report["checks"])
+    assert all(check["passed"] for check in report["checks"])
+
+
+def test_an_operator_without_a_rule_is_told_and_what_it_touches_stays_whole(folder: Path) -> None:
+    report = run(folder, "mypkg:unsupported", "mypkg:data", "--assistants", "2", "--of", "channels")
+    assert any("no rule for `cumsum` (in 4)" in warning for warning in report["warnings"])
+    reasons = {row["name"]: row["reason"] for row in report["not_cut"]}
+    assert "cumsum" in reasons["2"]
+    assert set(report["widths"]) == {"0", "5"}
+    assert report["cost"]["channels"]["student"] < report["cost"]["channels"]["teacher"]
+    names = [row["network"] for row in report["trainings"]]
+    assert names == ["assistant-1", "assistant-2", "student"]
+    removed = [row["macs_removed"] for row in report["trainings"]]
+    assert removed == sorted(removed)
+    assert all(check["passed"] for check in report["checks"])
+
+
+def test_a_file_that_is_not_the_network_fails_the_run_and_the_report_says_so(folder: Path) -> None:
+    (folder / "strict.toml").write_text(
+        "[export]\nrelative_tolerance = 0.0\n" + (folder / "quick.toml").read_text()
+    )
+    command = (*RUN[:4], "--recipe", "strict.toml", "--ratio", "0.5", "--epochs", "1", "--out", "runs/strict")
+    shown = warm_shell(folder, *command)
+    assert shown.code == 4, shown.err
+    assert "FAILED  student.onnx equals PyTorch at batch 8" in shown.out
+    assert "A CHECK FAILED" in (folder / "runs/strict/report.md").read_text().splitlines()[0]
+    report = json.loads((folder / "runs/strict/report.json").read_text())
+    failed = [check["name"] for check in report["checks"] if not check["passed"]]
+    assert failed
+    assert all("onnx" in name for name in failed)
+    assert warm_shell(folder, *command).code == 4  # shown again, it is no better
+    assert warm_shell(folder, "report", "runs/strict", "--json").code == 4
+
+
+def run(folder: Path, model: str, data: str, *options: str) -> dict[str, Any]:
+    """A whole run that ends well, and its report."""
+    shown = warm_shell(
+        folder, "run", model, "--data", data, "--recipe", "quick.toml",
+        "--ratio", "0.5", "--epochs", "1", "--out", "runs/x", "--json", *options,
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    return json.loads(shown.out)
