@@ -95,13 +95,13 @@ def four_arms(seed: int) -> dict[str, float]:
     path = stages(graph, scores, recipe.budget, recipe.distil.assistants)
     plan = path[-1].plan
     start = with_own_statistics(cut(teacher, plan), data, seed, CPU)
-    longer = replace(schedule, epochs=schedule.epochs * len(path))
+    longer = replace(schedule, epochs=sum(recipe.distil.schedule_of(stage.name).epochs for stage in path))
     with tempfile.TemporaryDirectory() as folder:
         trainings = descend(
             teacher,
             path,
             data,
-            schedule,
+            recipe.distil.schedule_of,
             seed=seed,
             device=CPU,
             checkpoints=lambda name: Path(folder) / name,

@@ -66,7 +66,7 @@ def descend(
     teacher: nn.Module,
     path: Sequence[Stage],
     data: Data,
-    schedule: Schedule,
+    schedule_of: Callable[[str], Schedule],
     *,
     seed: int,
     device: torch.device,
@@ -86,7 +86,7 @@ def descend(
         trained = train(
             start,
             data,
-            schedule,
+            schedule_of(stage.name),
             teacher=network,
             seed=seed,
             device=device,

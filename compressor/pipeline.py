@@ -109,7 +109,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             teacher.network,
             path,
             data,
-            recipe.distil.schedule,
+            recipe.distil.schedule_of,
             seed=recipe.seed,
             device=device,
             checkpoints=run.checkpoints,

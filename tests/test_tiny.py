@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import compressor
-from compressor.data.split import Data
-from compressor.data.tensors import TensorSplit
-from compressor.recipe import ProfileRecipe
+from compressor.data import Data
+from compressor.recipe import DataRecipe, ProfileRecipe
 
 CLASSES = 4
 
@@ -38,51 +38,52 @@ def untrained() -> nn.Module:
     return Net()
 
 
-def patterns(samples: int, seed: int) -> TensorSplit:
+def colours(samples: int, seed: int) -> TensorDataset:
     """Four colours in noise."""
     labels = torch.arange(samples) % CLASSES
-    colours = torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [-1, -1, -1]])
+    shades = torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [-1, -1, -1]])[labels, :, None, None]
     noise = torch.randn(samples, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return TensorSplit(colours[labels, :, None, None] + noise, labels)
+    return TensorDataset(shades + noise, labels)
 
 
+def data_sets() -> tuple[TensorDataset, TensorDataset]:
+    return colours(256, 1), colours(64, 2)
+
+
+@torch.no_grad()
 def right(network: nn.Module, data: Data) -> float:
     (batch,) = data.test.batches(len(data.test))
     return float((network(batch.images).argmax(1) == batch.labels).float().mean())
 
 
-@torch.no_grad()
 def test_a_teacher_becomes_a_smaller_student_that_is_proven_exported_and_measured(tmp_path: Path) -> None:
-    data = Data("colours", tuple("rgbk"), (3, 8, 8), patterns(256, 1), patterns(64, 2))
+    data = compressor.load_data(DataRecipe("tests.test_tiny:data_sets", classes=CLASSES))
     images = next(data.test.batches(8)).images
     schedule = compressor.Schedule(epochs=3, batch=32)
 
-    with torch.enable_grad():
-        teacher = compressor.distil(untrained(), data, schedule=schedule)  # without a teacher: by the labels
+    teacher = compressor.distil(untrained(), data, schedule=schedule)  # without a teacher: by the labels
     assert right(teacher, data) > 0.9
 
     graph = compressor.trace(teacher, images[:1])
     assert [group.units for group in graph.groups] == [16, 32]  # stem and outer meet in a sum: one group
 
-    with torch.enable_grad():
-        scores = compressor.score(teacher, graph, "taylor", data.train.batches(64, shuffle=0))
+    scores = compressor.score(teacher, graph, "taylor", data.train.batches(64, shuffle=0))
     assert all((scores.of(group.name) > 0).any() for group in graph.groups)
 
-    plan = compressor.plan(graph, scores, remove=0.5)
-    assert 0.5 <= plan.removed("macs") < 0.6
+    plan = compressor.plan(graph, scores, remove=0.5, granule=1)
+    assert 0.5 <= plan.removed("macs") < 0.53
 
     cut = compressor.cut(teacher, plan)
     assert cut.stem[0].weight.shape[0] == plan.widths[graph.groups[0].name][1]
     assert teacher.stem[0].weight.shape[0] == 16  # never modified
 
     compressor.check(teacher, cut, plan, images)
-    cut.head.bias[0] += 1e-6
+    cut.head.bias.data[0] += 1e-6
     with pytest.raises(compressor.CompressError, match="cut equals silenced teacher"):
         compressor.check(teacher, cut, plan, images)  # it would have noticed
-    cut.head.bias[0] -= 1e-6
+    cut.head.bias.data[0] -= 1e-6
 
-    with torch.enable_grad():
-        student = compressor.distil(cut, data, teacher=teacher, schedule=schedule)
+    student = compressor.distil(cut, data, teacher=teacher, schedule=schedule)
     assert right(student, data) > 0.9
 
     artifact = compressor.export(student, images, tmp_path / "student.onnx")

@@ -64,8 +64,10 @@ def save_checkpoint(folder: Path, moving: Moving, history: Iterable[Epoch], iden
     """
     epochs = list(history)
     network = _packed(moving.network.state_dict())
-    if all(epochs[-1].accuracy > earlier.accuracy for earlier in epochs[:-1]):
-        about = {"epoch": str(len(epochs)), "accuracy": repr(epochs[-1].accuracy)}
+    now = epochs[-1].accuracy
+    earlier = [epoch.accuracy for epoch in epochs[:-1] if epoch.accuracy is not None]
+    if now is not None and all(now > accuracy for accuracy in earlier):
+        about = {"epoch": str(len(epochs)), "accuracy": repr(now)}
         write_atomic(folder / BEST, save(network, about))
     momentum = _packed(_momentum(moving))
     tensors = {f"network.{name}": tensor for name, tensor in network.items()}

@@ -112,7 +112,7 @@ def train(
                         progress(Progress(epoch + 1, schedule.epochs, looked, steps, now, speed))
             seconds = time.perf_counter() - start
 
-        right = accuracy(student, data.test, device=device)
+        right = accuracy(student, data.test, device=device) if schedule.tests_after(epoch + 1) else None
         speed = steps * images_per_step / seconds
         history += (Epoch(losses.mean().item(), right, speed, seconds),)
         if checkpoints is not None:

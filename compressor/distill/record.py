@@ -11,7 +11,7 @@ from compressor.distill.precision import Precision
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is. ``accuracy`` is given once an epoch, after its checkpoint is on disk."""
+    """Where a training is. ``accuracy`` is given after a tested epoch, once its checkpoint is on disk."""
 
     epoch: int  # from 1, like `step`
     epochs: int
@@ -24,10 +24,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean loss over its steps, share of the test set that is right after it."""
+    """One epoch: mean loss over its steps; if it was tested, the share of the test set that is right."""
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     images_per_second: float
     seconds: float  # of training, without the test
 
@@ -51,16 +51,21 @@ class Trained:
 
     @property
     def accuracy(self) -> float:
-        return self.history[-1].accuracy
+        return self._tested[-1][0]
 
     @property
     def best_accuracy(self) -> float:
-        return max(epoch.accuracy for epoch in self.history)
+        return max(accuracy for accuracy, _ in self._tested)
 
     @property
     def best_epoch(self) -> int:
         """The first epoch, from 1, with the best accuracy."""
-        return 1 + [epoch.accuracy for epoch in self.history].index(self.best_accuracy)
+        return next(epoch for accuracy, epoch in self._tested if accuracy == self.best_accuracy)
+
+    @property
+    def _tested(self) -> list[tuple[float, int]]:
+        numbered = enumerate(self.history, start=1)
+        return [(epoch.accuracy, number) for number, epoch in numbered if epoch.accuracy is not None]
 
     @property
     def images_per_second(self) -> float:

@@ -20,6 +20,7 @@ class Schedule:
 
     ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the labels;
     without a teacher the labels have it all. ``clip_norm`` bounds the norm of the whole gradient.
+    The test set is looked at every ``test_every`` epochs and after the last.
     """
 
     epochs: int = 6
@@ -33,6 +34,7 @@ class Schedule:
     teacher_weight: float = 0.9
     clip_norm: float | None = None
     precision: str = "auto"
+    test_every: int = 2
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
@@ -49,10 +51,15 @@ class Schedule:
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         _need("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
         _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
+        _need("test_every", self.test_every, self.test_every >= 1, "at least 1")
         if self.clip_norm is not None:
             _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def tests_after(self, epoch: int) -> bool:
+        """Whether the test set is looked at after ``epoch`` (from 1)."""
+        return epoch % self.test_every == 0 or epoch == self.epochs
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The rate of ``step`` (from 0) in a training of ``steps``, all epochs together.

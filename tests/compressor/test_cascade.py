@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_assistants_are_evenly_spaced_and_contain_the_student(teacher: nn.Module
     assert [stage.name for stage in path] == ["assistant-1", "assistant-2", "student"]
     for stage, share in zip(path, (0.2, 0.4, 0.6), strict=True):
         assert share - 0.01 <= stage.plan.removed("macs") < share + 0.1
-    for larger, smaller in zip(path, path[1:], strict=False):
+    for larger, smaller in pairwise(path):
         for tensor, axes in larger.plan.slices.items():
             for axis, kept in axes.items():
                 assert set(smaller.plan.slices[tensor][axis]) <= set(kept)
@@ -92,7 +93,7 @@ def test_each_network_is_cut_from_the_one_that_teaches_it(
         teacher,
         path,
         data,
-        Schedule(epochs=3, batch=32, warmup_epochs=0, learning_rate=0.1, precision="fp32"),
+        lambda name: Schedule(epochs=3, batch=32, warmup_epochs=0, learning_rate=0.1, precision="fp32"),
         seed=0,
         device=torch.device("cpu"),
         checkpoints=lambda name: tmp_path / name,
@@ -123,7 +124,14 @@ def test_a_broken_descent_goes_on_and_ends_with_the_same_student(
 
         cpu = torch.device("cpu")
         done = descend(
-            teacher, path, data, schedule, seed=0, device=cpu, checkpoints=folder.joinpath, progress=progress
+            teacher,
+            path,
+            data,
+            lambda name: schedule,
+            seed=0,
+            device=cpu,
+            checkpoints=folder.joinpath,
+            progress=progress,
         )
         return done[-1].trained.network
 

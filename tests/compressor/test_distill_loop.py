@@ -83,7 +83,7 @@ def state_of(network):
     return {name: tensor.numpy().tobytes() for name, tensor in network.state_dict().items()}
 
 
-QUICK = Schedule(epochs=3, batch=32, learning_rate=0.05, precision="fp32")
+QUICK = Schedule(epochs=3, batch=32, learning_rate=0.05, precision="fp32", test_every=1)
 
 
 def test_a_network_learns_from_labels():
@@ -314,6 +314,13 @@ def test_a_split_that_breaks_its_promises_is_an_error():
     empty = replace(data, train=Pixels(torch.zeros(0, 3, 8, 8), torch.zeros(0).long()))
     with pytest.raises(CompressError, match="the training half of `toy` is empty"):
         train(toy_network(), empty, QUICK)
+
+
+def test_the_test_set_is_looked_at_as_often_as_asked_and_after_the_last_epoch():
+    trained = train(toy_network(), toy_data(), replace(QUICK, epochs=5, test_every=2))
+    assert [epoch.accuracy is not None for epoch in trained.history] == [False, True, False, True, True]
+    assert trained.accuracy == trained.history[-1].accuracy
+    assert trained.best_accuracy == max(e.accuracy for e in trained.history if e.accuracy is not None)
 
 
 def test_progress_tells_every_step_and_the_accuracy_once_an_epoch():

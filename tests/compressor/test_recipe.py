@@ -53,7 +53,10 @@ recipes = st.builds(
     ),
     saliency=st.builds(SaliencyRecipe, texts, st.integers(1), st.integers(1)),
     distil=st.builds(
-        DistilRecipe, st.integers(0), st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300))
+        DistilRecipe,
+        st.integers(0),
+        st.floats(0.01, 1),
+        st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300)),
     ),
     export=st.builds(ExportRecipe, st.none() | st.integers(), floats),
     profile=st.builds(ProfileRecipe, budget_s=floats),
@@ -162,3 +165,11 @@ def test_a_setting_that_is_not_given_is_not_written() -> None:
     assert "size" not in Recipe().to_dict()["data"]
     assert "opset" not in Recipe().to_toml()
     assert len(Recipe().to_dict()) == len(dataclasses.fields(Recipe))
+
+
+def test_an_assistant_gets_its_share_of_the_epochs_and_of_the_warm_up() -> None:
+    recipe = DistilRecipe(assistant_share=0.5, schedule=Schedule(epochs=6, warmup_epochs=0.6))
+    assert recipe.schedule_of("student") == recipe.schedule
+    assistant = recipe.schedule_of("assistant-1")
+    assert (assistant.epochs, assistant.warmup_epochs) == (3, 0.3)
+    assert DistilRecipe(schedule=Schedule(epochs=1)).schedule_of("assistant-1").epochs == 1

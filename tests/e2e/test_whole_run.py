@@ -96,7 +96,14 @@ def test_the_figures_of_the_report_are_plausible(report: dict[str, Any]) -> None
     assert 0.5 <= removed <= 0.51 or any(f"instead of {0.5:.1%}" in line for line in report["warnings"])
     assert report["cost"]["params"]["student"] < report["cost"]["params"]["teacher"]
     assert all(check["passed"] for check in report["checks"])
-    assert len(report["checks"]) == 8
+    checked = {check["name"] for check in report["checks"]}
+    assert checked >= {
+        "cut equals silenced teacher",
+        "cut equals silenced teacher, on batch statistics",
+        "planned cost equals counted cost",
+        "student loads back bit for bit",
+        *(f"{who}.onnx equals PyTorch at batch {size}" for who in ("teacher", "student") for size in (1, 8)),
+    }
 
 
 def test_the_run_folder_has_the_documented_files_and_nothing_else(finished: Run) -> None:

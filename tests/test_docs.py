@@ -1,0 +1,145 @@
+"""What the documents show is true: their Python runs, their commands parse, their links lead somewhere.
+
+A block of Python that cannot run here says why: ``<!-- not run: reason -->`` on the line before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from compressor.cli import cli
+from compressor.recipe import Recipe, recipe_from
+from compressor.report.report import Report
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*\Z")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Fenced text on a page; ``excuse`` is why it is not run, if it says so."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    excuse: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    for found in FENCE.finditer(text):
+        before = text[: found.start()]
+        excuse = NOT_RUN.search(before)
+        yield Block(page, before.count("\n") + 1, found[1], found[2], excuse[1] if excuse else None)
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every ``compress …`` that a shell block shows, without comments, with where it stands."""
+    for block in BLOCKS:
+        if block.language in ("sh", "bash", "console"):
+            for number, line in enumerate(block.text.replace("\\\n", " ").splitlines(), block.line + 1):
+                for part in re.split(r"&&|;|\|", line.partition(" #")[0].removeprefix("$ ")):
+                    words = shlex.split(part)
+                    if words[:1] == ["compress"]:
+                        yield f"{block.page.relative_to(ROOT)}:{number}", words[1:]
+
+
+COMMANDS = list(commands())
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=str)
+def test_python_on_a_page_runs_as_written(block: Block, tmp_path: Path) -> None:
+    if block.excuse:
+        pytest.skip(block.excuse)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", block.text],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COMPRESS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+@pytest.mark.parametrize(("where", "words"), COMMANDS, ids=[where for where, _ in COMMANDS])
+def test_a_command_on_a_page_parses(where: str, words: list[str]) -> None:
+    name, *rest = words
+    command = cli.commands.get(name)
+    assert command is not None, f"{where}: no command `{name}`"
+    try:
+        command.make_context(name, list(rest))  # parses, and runs nothing
+    except click.exceptions.Exit:
+        pass  # --help has printed the help
+    except click.UsageError as error:
+        pytest.fail(f"{where}: {error.format_message()}")
+
+
+def test_the_readme_shows_every_command_and_a_python_example() -> None:
+    readme = ROOT / "README.md"
+    assert {words[0] for where, words in COMMANDS if where.startswith("README.md")} == set(cli.commands)
+    assert any(block.language == "python" and not block.excuse for block in blocks(readme))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    prose = FENCE.sub("", page.read_text())
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    broken = [
+        target
+        for target in targets
+        if not target.startswith(("http://", "https://", "mailto:", "#"))
+        and not (page.parent / target.partition("#")[0]).exists()
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_has_a_gap_that_was_to_be_filled(page: Path) -> None:
+    left = re.findall(r"^(?:TODO|FIXME|TBD|[A-Z]{5,})$", page.read_text(), re.MULTILINE)
+    assert left == []
+
+
+def test_the_fields_of_the_report_are_those_that_its_page_explains() -> None:
+    page = (ROOT / "docs/report.md").read_text()
+    table = page.partition("| field | meaning |")[2].partition("\n\n")[0]
+    explained = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(explained) == sorted(field.name for field in dataclasses.fields(Report))
+
+
+def test_the_recipe_on_its_page_is_the_default_one() -> None:
+    """Every key that a recipe may have is shown, with its default."""
+    (shown,) = (block.text for block in blocks(ROOT / "docs/recipe.md") if block.language == "toml")
+    assert recipe_from(tomllib.loads(shown)) == Recipe()
+    for section, keys in sections(Recipe().to_dict()):
+        assert all(re.search(rf"^(?:# )?{key} = ", shown, re.MULTILINE) for key in keys), section
+
+
+def sections(value: dict[str, object], path: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Each section of a recipe with the keys in it."""
+    yield path, [key for key, each in value.items() if not isinstance(each, dict)]
+    for key, each in value.items():
+        if isinstance(each, dict):
+            yield from sections(each, f"{path}{key}.")
