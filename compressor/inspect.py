@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from compressor.budget.allocate import granule_of
@@ -69,15 +71,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group", no_wrap=True)
-    for head in (
-        "units",
-        "step",
-        "layers",
-        "MACs per unit",
-        "of all MACs",
-        "params per unit",
-        "of all params",
-    ):
+    for head in ("units", "step", "layers", "MACs/unit", "of all", "params/unit", "of all"):
         table.add_column(head, justify="right")
     for group in graph.groups:
         price = found.prices[group.name]
@@ -91,7 +85,9 @@ def print_inspection(found: Inspection, console: Console) -> None:
             short(price["params"]),
             percent(found.share(group, "params")),
         )
-    console.print(table)
+    # As wide as it needs: in a narrow terminal a wrapped line is readable, a column cut to `uni…` is not.
+    table.width = Measurement.get(console, console.options.update(max_width=sys.maxsize), table).maximum
+    console.print(table, crop=False)
     if graph.frozen:
         console.print("\nleft whole:", style="bold")
         for group in graph.frozen:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import click
 import pytest
+from rich.console import Console
+from torch import nn
 
 from compressor import cli as command_line
 from compressor.cli import cli
@@ -118,6 +121,28 @@ def test_inspect_shows_what_each_group_costs_and_what_stays_whole() -> None:
     stem = next(row.split() for row in rows if row.startswith("conv1 "))
     assert stem[1] == "64"
     assert any(row.strip() == "fc: 1000 units, the network's output" for row in rows)
+
+
+def deep() -> nn.Module:
+    """A network whose layers have long names."""
+    inner = nn.Sequential()
+    inner.add_module("a_block_with_quite_a_long_name", nn.Conv2d(3, 16, 3))
+    outer = nn.Sequential()
+    outer.add_module("another_block_with_a_long_name", inner)
+    return nn.Sequential(outer, nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(256, 4))
+
+
+def test_inspect_shows_long_names_and_all_columns_whole_in_a_narrow_terminal() -> None:
+    from compressor.inspect import inspected, print_inspection
+    from compressor.recipe import ModelRecipe
+
+    console = Console(file=StringIO(), width=40)
+    print_inspection(inspected(ModelRecipe("tests.test_cli:deep"), None, (3, 8, 8)), console)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    row = next(line for line in shown.splitlines() if "another_block_with_a_long_name" in line)
+    assert row.split()[1:4] == ["16", "4", "2"]
+    assert row.endswith(" %")
 
 
 def test_an_error_of_ours_is_one_line_and_asks_for_a_report(
