@@ -24,6 +24,7 @@ from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.data import load_data
+from compressor.data.factory import data_from
 from compressor.data.split import Data
 from compressor.distill import Schedule, train
 from compressor.errors import CompressError
@@ -45,6 +46,7 @@ __all__ = [
     "check",
     "compress",
     "cut",
+    "data_from",
     "distil",
     "export",
     "load",

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from compressor.budget.request import COST_NAMES
+from compressor.budget.request import COST_TITLES
 from compressor.errors import CompressError, UsageError
 
 RATIO_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
@@ -39,7 +39,7 @@ def cli(debug: bool) -> None:
 @click.argument("model", required=False)
 @click.option("--ratio", type=float, help=RATIO_HELP)
 @click.option(
-    "--of", "cost", metavar=f"[{'|'.join(COST_NAMES)}]", help="The cost that --ratio counts  [default: macs]"
+    "--of", "cost", metavar=f"[{'|'.join(COST_TITLES)}]", help="The cost that --ratio counts  [default: macs]"
 )
 @click.option("--data", help="Built-in name, folder of class folders, or package.module:factory.")
 @click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
@@ -87,9 +87,8 @@ def run(
     from compressor.rundir import free_name
 
     out = out or free_name(Path("runs"), run_name(recipe))
-    talk.print(f"run folder: {out}", style="dim")
     try:
-        with Live() as live:
+        with Live(f"run folder: {out}") as live:
             report = compress(recipe, out, listener=live, fresh=fresh)
     except KeyboardInterrupt:
         talk.print(f"stopped; the same command with `--out {out}` goes on from the last checkpoint")

@@ -20,7 +20,8 @@ class Live:
     The rule between calls: at most one step is open, and its bar is gone before its line is printed.
     """
 
-    def __init__(self, console: Console = talk) -> None:
+    def __init__(self, opening: str = "", console: Console = talk) -> None:
+        self.opening = opening  # said when the first step starts: the request was fit to be run
         self.console = console
         self.bar = Progress(
             SpinnerColumn(),
@@ -44,6 +45,9 @@ class Live:
         self.bar.stop()
 
     def started(self, step: Step) -> None:
+        if self.opening:
+            self.console.print(self.opening, style="dim", markup=False)
+            self.opening = ""
         self.task = self.bar.add_task(escape(step.name), total=None, text="")
 
     def moved(self, step: Step, done: float, text: str) -> None:

@@ -28,8 +28,13 @@ def load_attribute(reference: str, kind: str) -> Callable[..., Any]:
         raise CompressError(f"cannot import {kind} `{reference}`: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if found is None:
-        public = [name for name in vars(module) if not name.startswith("_")]
-        raise unknown_name(f"{kind} in module `{module_name}`", attribute, public)
+        package = module_name.split(".")[0]  # what it imported from elsewhere is no suggestion
+        public = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and str(getattr(value, "__module__", "")).split(".")[0] == package
+        ]
+        raise unknown_name(kind, reference, [f"{module_name}:{name}" for name in public])
     if not callable(found):
         raise UsageError(f"{kind} `{reference}` is a {type(found).__name__}, expected something to call")
     return found

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from compressor.artifacts import Exported, answering, counted, exported, saved, verified
+from compressor.budget.request import COST_TITLES
 from compressor.cascade import Training, descend, stages
 from compressor.cutting import cut
 from compressor.data import load_data
@@ -29,7 +30,6 @@ from compressor.proof import check_cut, require
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, compared, read_report
-from compressor.report.table import TITLES
 from compressor.rundir import RunFolder, open_run
 from compressor.saliency.criteria import CRITERIA
 from compressor.saliency.score import score
@@ -88,7 +88,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         for stage in path:
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
-        step.outcome = f"{plan.removed(recipe.budget.of):.1%} of the {TITLES[recipe.budget.of]} will go"
+        step.outcome = f"{plan.removed(recipe.budget.of):.1%} of the {COST_TITLES[recipe.budget.of]} will go"
 
     with steps.step("Cut") as step:
         merely_cut = cut(teacher.network, plan)

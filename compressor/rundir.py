@@ -15,6 +15,7 @@ runs/NAME/
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,17 @@ class RunFolder:
 
 
 def open_run(path: Path, recipe: Recipe) -> RunFolder:
-    """The folder for this recipe: a new one, or the one in which this very recipe was begun."""
+    """The folder for this recipe: a new one, or the one in which this very recipe was begun.
+
+    A run that failed before it had chosen its widths holds nothing worth keeping: a corrected recipe takes it over.
+    """
     folder = RunFolder(path)
     if folder.recipe.exists():
         begun = read_recipe(folder.recipe)
-        if begun != recipe:
+        if begun != recipe and not folder.plan.exists():
+            shutil.rmtree(folder.checkpoints("").parent, ignore_errors=True)
+            write_atomic(folder.recipe, recipe.to_toml() + "\n")
+        elif begun != recipe:
             raise UsageError(
                 f"run folder `{path}` belongs to another recipe: {_first_difference(begun, recipe)}",
                 "choose another --out, or give the same options to continue it",

@@ -59,17 +59,22 @@ def to_onnx(
     with _undisturbed(), explained(copied):
         program = _capture(copied, example)
         model = _translate(program, opset)
+    written = model.model.opset_imports[""]
+    if opset not in (None, written):
+        raise ExportError(
+            f"cannot write opset {opset}: for this network the exporter writes {written}",
+            f"ask for {written}, or for none",
+        )
     _clean(model, metadata or {})
     with appearing_whole(path) as scratch:
         model.save(scratch, external_data=False)
         _check(scratch, path)
-    written = model.model.opset_imports[""]
     return describe(
         path,
         format="onnx",
         precision=_precision(module),
         opset=written,
-        notes=tuple(_notes(model, opset, written)),
+        notes=tuple(_notes(model)),
     )
 
 
@@ -144,9 +149,7 @@ def _check(scratch: Path, path: Path) -> None:
         raise ExportError(f"the ONNX checker refuses `{path}`: {fact}") from error
 
 
-def _notes(program: ONNXProgram, asked: int | None, written: int) -> Iterator[str]:
-    if asked is not None and asked != written:
-        yield f"opset {asked} was asked for, the exporter could only write {written}"
+def _notes(program: ONNXProgram) -> Iterator[str]:
     nodes = program.model.graph.all_nodes()
     left = sum(node.op_type == "BatchNormalization" for node in nodes)
     if left:

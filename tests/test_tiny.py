@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 import compressor
 from compressor.data import Data
-from compressor.recipe import DataRecipe, ProfileRecipe
+from compressor.recipe import ProfileRecipe
 
 CLASSES = 4
 
@@ -46,10 +46,6 @@ def colours(samples: int, seed: int) -> TensorDataset:
     return TensorDataset(shades + noise, labels)
 
 
-def data_sets() -> tuple[TensorDataset, TensorDataset]:
-    return colours(256, 1), colours(64, 2)
-
-
 @torch.no_grad()
 def right(network: nn.Module, data: Data) -> float:
     (batch,) = data.test.batches(len(data.test))
@@ -57,7 +53,7 @@ def right(network: nn.Module, data: Data) -> float:
 
 
 def test_a_teacher_becomes_a_smaller_student_that_is_proven_exported_and_measured(tmp_path: Path) -> None:
-    data = compressor.load_data(DataRecipe("tests.test_tiny:data_sets", classes=CLASSES))
+    data = compressor.data_from(colours(256, 1), colours(64, 2), classes=CLASSES)
     images = next(data.test.batches(8)).images
     schedule = compressor.Schedule(epochs=3, batch=32)
 

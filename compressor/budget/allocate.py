@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compressor.budget.cost import Cost, Widths, costs_of, full_widths
 from compressor.budget.plan import Plan, plan_keeping
-from compressor.budget.request import Budget
+from compressor.budget.request import COST_TITLES, Budget
 from compressor.budget.search import Space, closest, round_up, smallest_misfit
 from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph, Group
@@ -75,14 +75,14 @@ def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing
 def _check_reachable(graph: ChannelGraph, cost: Cost, full: Widths, least: Widths, budget: Budget) -> None:
     if not graph.groups:
         raise UsageError(
-            f"cannot remove {budget.remove:.1%} of the {budget.of}: the network has no channels that may go",
+            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: no channel may go",
             "`compress inspect` shows why each of them must stay",
         )
     most = 1 - cost.of(least) / cost.of(full)
     if budget.remove > most:
         largest = math.floor(most * 1000) / 1000
         raise UsageError(
-            f"cannot remove {budget.remove:.1%} of the {budget.of}: the most that can go is {largest:.1%}",
+            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: the most that can go is {largest:.1%}",
             f"use --ratio {largest:g} or less, or lower budget.keep_at_least (now {budget.keep_at_least:g})",
         )
 
@@ -100,9 +100,9 @@ def _why_missed(
         return None
     number, units, price = misfit
     return (
-        f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {budget.of}: "
+        f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {COST_TITLES[budget.of]}: "
         f"the smallest step left, {units} units of `{graph.groups[number].name}`, "
-        f"is {price / plan.costs[budget.of][0]:.1%}, and no exchange of two steps comes closer"
+        f"is {price / plan.costs[budget.of][0]:.1%}, and no exchange of two steps was found that comes closer"
     )
 
 

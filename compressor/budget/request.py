@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
 
-COST_NAMES = ("macs", "params", "channels")
+COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels"}
+"""Each cost by its name in recipes, and as people write it."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class Budget:
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.of not in COST_TITLES:
+            raise unknown_name("cost", self.of, COST_TITLES)
         if not 0 < self.remove < 1:
             raise UsageError(
-                f"cannot remove {self.remove:g} of the {self.of}",
+                f"cannot remove {self.remove:g} of the {COST_TITLES[self.of]}",
                 "--ratio is the share of the teacher's cost to remove: above 0 and below 1, as in 0.7",
             )
-        if self.of not in COST_NAMES:
-            raise unknown_name("cost", self.of, COST_NAMES)
         if self.granule < 1:
             raise UsageError(f"budget.granule is {self.granule}, expected at least 1")
         if not 0 <= self.keep_at_least <= 1:

@@ -89,16 +89,21 @@ def load_factory(wanted: DataRecipe, seed: int) -> Data:
         return given
     if not isinstance(given, Sequence) or len(given) != 2:
         raise CompressError(f"data set `{wanted.name}` gave {_described(given)}, {_EXPECTED}")
-    classes = _classes(given[0], wanted)
-    train, test = (
-        _checked_half(half, f"`{wanted.name}` ({which})", len(classes))
-        for which, half in zip(("train", "test"), given, strict=True)
-    )
-    if train.shape != test.shape:
+    return data_from(*given, name=wanted.name, classes=wanted.classes)
+
+
+def data_from(train: Any, test: Any, *, name: str = "data", classes: int | None = None) -> Data:
+    """Two map-style data sets as ``Data``; ``classes`` if the training half has no attribute of that name."""
+    names = _classes(train, name, classes)
+    halves = [
+        _checked_half(half, f"`{name}` ({which})", len(names))
+        for which, half in (("train", train), ("test", test))
+    ]
+    if halves[0].shape != halves[1].shape:
         raise CompressError(
-            f"data set `{wanted.name}` has images of shape {train.shape} to train on, {test.shape} to test"
+            f"data set `{name}` has images of shape {halves[0].shape} to train on, {halves[1].shape} to test"
         )
-    return Data(wanted.name, classes, train.shape, train, test)
+    return Data(name, names, halves[0].shape, *halves)
 
 
 def _checked_half(half: Any, where: str, classes: int) -> SampleSplit:
@@ -134,17 +139,17 @@ def _checked_sample(samples: Any, number: int, where: str) -> tuple[Tensor, int]
         ) from error
 
 
-def _classes(train: Any, wanted: DataRecipe) -> tuple[str, ...]:
+def _classes(train: Any, name: str, classes: int | None) -> tuple[str, ...]:
     """The names that the data set gives, as torchvision's do; else numbers."""
     named = getattr(train, "classes", None)
     if isinstance(named, Sequence) and named:
-        return tuple(str(name) for name in named)
-    if wanted.classes is None:
+        return tuple(str(each) for each in named)
+    if classes is None:
         raise UsageError(
-            f"data set `{wanted.name}` does not say how many classes it has",
+            f"data set `{name}` does not say how many classes it has",
             "--classes N, or give its training half an attribute `classes`",
         )
-    return tuple(str(number) for number in range(wanted.classes))
+    return tuple(str(number) for number in range(classes))
 
 
 def _described(value: Any) -> str:

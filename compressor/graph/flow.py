@@ -91,3 +91,10 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, list | tuple):
         return [tensor for item in value for tensor in tensors_in(item)]
     return []
+
+
+def leave_whole(flow: Flow, operation: Operation) -> None:
+    """The rule of an operator without one: everything it touches is left whole."""
+    where = f"`{operation.module}`" if operation.module else "the network itself"
+    for tensor in tensors_in([operation.args, list(operation.kwargs.values())]):
+        flow.freeze(tensor, f"no rule for the operator `{operation.operator}` in {where}")

@@ -18,10 +18,10 @@ from compressor.graph.channels import (
     Slot,
     Unsupported,
 )
-from compressor.graph.flow import NOT_A_CHANNEL, Flow
+from compressor.graph.flow import NOT_A_CHANNEL, Flow, leave_whole
 from compressor.graph.labels import Ids, Ledger
 from compressor.graph.record import record
-from compressor.graph.rules import RULES, no_rule
+from compressor.graph.rules import RULES
 
 FIXED_SIZES = (nn.MultiheadAttention, nn.RNNBase)
 """Modules whose forward compares or passes on sizes given at construction: their own weights stay whole."""
@@ -37,7 +37,7 @@ def trace(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> ChannelGra
         rule = RULES.get(operation.operator)
         if rule is None:
             flow.unsupported.append(Unsupported(operation.module, operation.operator))
-            rule = no_rule
+            rule = leave_whole
         rule(flow, operation)
     for tensor in flow.recording.tensors:
         owner = network.get_submodule((flow.name_of(tensor) or "").rpartition(".")[0])

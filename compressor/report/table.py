@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compressor.budget.request import COST_TITLES
 from compressor.report.report import Report
 
 Row = tuple[str, str, str, str]
@@ -53,7 +54,7 @@ def asked_and_reached(report: Report) -> str:
     of = report.request["of"]
     reached = report.cost[of]["removed"]
     return (
-        f"Asked to remove {percent(report.request['remove'])} of the {TITLES[of]}, "
+        f"Asked to remove {percent(report.request['remove'])} of the {COST_TITLES[of]}, "
         f"removed {percent(reached, 2)}"
     )
 
@@ -86,5 +87,4 @@ def _spread(timing: dict[str, float]) -> str:
     return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"
 
 
-TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels"}
 RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}

@@ -34,11 +34,11 @@ def test_the_scale_of_a_batch_norm_counts_by_its_size_and_nothing_else_does() ->
     assert bn_scale("", VALUE, None, 0) is None
 
 
-def test_taylor_squares_the_sum_of_weight_times_gradient() -> None:
+def test_taylor_is_the_size_of_the_sum_of_weight_times_gradient() -> None:
     # Rows: 0.5 - 2 + 3 = 1.5 and -4 + 0 + 1 = -3; columns: -3.5, -2 and 4.
-    assert taylor("", VALUE, GRADIENT, 0).tolist() == [2.25, 9.0]
-    assert taylor("", VALUE, GRADIENT, 1).tolist() == [12.25, 4.0, 16.0]
-    assert taylor("", VALUE[0], GRADIENT[0], 0).tolist() == [0.25, 4.0, 9.0]
+    assert taylor("", VALUE, GRADIENT, 0).tolist() == [1.5, 3.0]
+    assert taylor("", VALUE, GRADIENT, 1).tolist() == [3.5, 2.0, 4.0]
+    assert taylor("", VALUE[0], GRADIENT[0], 0).tolist() == [0.5, 2.0, 3.0]
 
 
 def test_taylor_has_no_say_on_a_weight_that_is_not_used() -> None:
@@ -75,10 +75,11 @@ def test_taylor_is_the_derivative_of_the_loss_by_a_gate_on_every_slot() -> None:
         scale, shift = norm.weight * one["s"], norm.bias * one["h"]
         x = F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, eps=norm.eps)
         columns = head.weight * one["c"].repeat_interleave(36)
-        # The score squares the sum over each *index* of an axis, and a unit has 36 columns.
+        # The score sums over each *index* of an axis before it takes the size, and a unit has 36 columns.
         loss = F.cross_entropy(F.linear(x.relu().flatten(1), columns, head.bias), batch.labels)
         *own, _ = torch.autograd.grad(loss, [*gates.values()], retain_graph=True)
         (by_column,) = torch.autograd.grad(loss, [columns])
-        through_columns = (by_column * columns).sum(0).view(6, 36).square().sum(1)
-        expected += sum(each.square() for each in own) + through_columns
-    torch.testing.assert_close(torch.from_numpy(found), expected.detach() / 2, rtol=1e-10, atol=0)
+        through_columns = (by_column * columns).sum(0).view(6, 36).abs().sum(1)
+        expected += sum(each.abs() for each in own) + through_columns
+    expected = (expected / expected.mean()).detach()
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-10, atol=0)

@@ -74,7 +74,7 @@ def test_a_factory_in_the_current_folder_is_found(here: Path) -> None:
             "cannot import model `nowhere_at_all:make`: no module named",
             "run from the folder",
         ),
-        ("torch.nn:Liner", "unknown model in module `torch.nn` `Liner`", "`Linear`"),
+        ("torch.nn:Liner", "unknown model `torch.nn:Liner`", "`torch.nn:Linear`"),
         ("math:pi", "model `math:pi` is a float, expected something to call", ""),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.budget.request import COST_NAMES, Budget
+from compressor.budget.request import COST_TITLES, Budget
 from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError
 from compressor.recipe import (
@@ -48,7 +48,7 @@ recipes = st.builds(
     budget=st.builds(
         Budget,
         remove=st.floats(0, 1, exclude_min=True, exclude_max=True),
-        of=st.sampled_from(COST_NAMES),
+        of=st.sampled_from(sorted(COST_TITLES)),
         ignore=st.lists(texts, max_size=3).map(tuple),
     ),
     saliency=st.builds(SaliencyRecipe, texts, st.integers(1), st.integers(1)),
@@ -135,7 +135,7 @@ def test_a_whole_number_will_do_for_a_float() -> None:
 
 
 def test_values_out_of_range_are_refused_where_they_are_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot remove 1\.5 of the macs"):
+    with pytest.raises(UsageError, match=r"cannot remove 1\.5 of the MACs"):
         read_recipe(written(tmp_path, "[budget]\nremove = 1.5\n"))
 
 

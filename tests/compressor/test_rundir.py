@@ -44,7 +44,8 @@ def test_the_same_recipe_continues(tmp_path: Path) -> None:
 def test_another_recipe_is_refused_and_the_first_difference_named(
     tmp_path: Path, changes: dict[str, object], difference: str
 ) -> None:
-    open_run(tmp_path / "run", Recipe())
+    folder = open_run(tmp_path / "run", Recipe())
+    folder.plan.write_text("{}")
     with pytest.raises(UsageError, match="belongs to another recipe") as caught:
         open_run(tmp_path / "run", changed(Recipe(), changes))
     assert str(caught.value).endswith(difference)
@@ -105,3 +106,12 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run-2").touch()
     assert free_name(tmp_path, "run").name == "run-3"
+
+
+def test_a_run_that_failed_before_its_widths_is_taken_over_by_a_corrected_recipe(tmp_path: Path) -> None:
+    folder = open_run(tmp_path / "run", Recipe())
+    (folder.checkpoints("teacher")).mkdir(parents=True)
+    corrected = changed(Recipe(), {"seed": 1})
+    assert open_run(tmp_path / "run", corrected) == folder
+    assert read_recipe(folder.recipe) == corrected
+    assert not folder.checkpoints("teacher").exists()

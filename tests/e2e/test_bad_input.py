@@ -109,6 +109,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "kind.toml").write_text('seed = "three"\n')
     (home / "runs/other").mkdir(parents=True)
     (home / "runs/other/recipe.toml").write_text("seed = 3\n")
+    (home / "runs/other/plan.json").write_text("{}")
     save_file({"0.weight": torch.zeros(8, 3, 3, 3)}, home / "narrow.safetensors")
     save_file({"stem.weight": torch.zeros(8, 3, 3, 3)}, home / "other.safetensors")
     torch.save(torch.nn.Linear(2, 2), home / "pickled.pt")
