@@ -67,7 +67,7 @@ def test_a_teacher_becomes_a_smaller_student_that_is_proven_exported_and_measure
     assert all((scores.of(group.name) > 0).any() for group in graph.groups)
 
     plan = compressor.plan(graph, scores, remove=0.5, granule=1)
-    assert 0.5 <= plan.removed("macs") < 0.53
+    assert 0.49 <= plan.removed("macs") < 0.53
 
     cut = compressor.cut(teacher, plan)
     assert cut.stem[0].weight.shape[0] == plan.widths[graph.groups[0].name][1]

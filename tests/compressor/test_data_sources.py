@@ -399,7 +399,7 @@ def test_a_label_outside_the_classes_is_found_when_the_sample_is_read() -> None:
 def test_a_missing_module_and_a_missing_name_are_told_apart() -> None:
     with pytest.raises(UsageError, match="no module named `no_such_module`"):
         load_data(DataRecipe("no_such_module:squares"))
-    with pytest.raises(UsageError, match=r"unknown data set in module .* `sqares`") as caught:
+    with pytest.raises(UsageError, match=r"unknown data set `.*:sqares`") as caught:
         _from("sqares")
     assert "`squares`" in str(caught.value.hint)
 
