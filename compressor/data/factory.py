@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from compressor.data.split import Batch, Data
-from compressor.data.tensors import full_batches
+from compressor.data.split import Batch, Data, batch_indices
 from compressor.errors import CompressError, UsageError
 from compressor.imports import load_attribute
 
@@ -45,12 +44,7 @@ class SampleSplit:
 
     def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
         """Batches of ``size``; the rules are those of ``Split``."""
-        if shuffle is None:
-            pieces = list(torch.arange(len(self)).split(size))
-        else:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle))
-            pieces = full_batches(order, size)
-        for index in pieces:
+        for index in batch_indices(len(self), size, shuffle):
             with torch.random.fork_rng(devices=[]):
                 samples = [self._sample(number, shuffle or 0) for number in index.tolist()]
             images, labels = zip(*samples, strict=True)

@@ -25,8 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from compressor.data.scaling import IMAGENET, Scaling, chosen_scaling
-from compressor.data.split import Batch, Data
-from compressor.data.tensors import full_batches
+from compressor.data.split import Batch, Data, batch_indices
 from compressor.errors import CompressError
 
 if TYPE_CHECKING:
@@ -61,17 +60,12 @@ class FolderSplit:
 
     def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
         """Batches of ``size``; the rules are those of ``Split``."""
-        if shuffle is None:
-            pieces = list(torch.arange(len(self)).split(size))
-        else:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle))
-            pieces = full_batches(order, size)
         read = partial(self._read, shuffle=shuffle if self.augmented else None)
         pool = ThreadPoolExecutor(max(1, self.workers))
         try:
             # While one batch is used, the next is already being decoded.
             coming: deque[tuple[Tensor, Iterator[Tensor]]] = deque()
-            for index in pieces:
+            for index in batch_indices(len(self), size, shuffle):
                 coming.append((index, pool.map(read, index.tolist())))
                 if len(coming) > 1:
                     yield self._batch(*coming.popleft())

@@ -50,6 +50,9 @@ MNIST = Published(datasets.MNIST, "MNIST/raw", Scaling((0.1307,), (0.3081,)))
 FASHION_MNIST = Published(datasets.FashionMNIST, "FashionMNIST/raw", Scaling((0.2860,), (0.3530,)))
 
 
+PUBLISHED = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion-mnist": FASHION_MNIST}
+
+
 def load_published(published: Published, wanted: DataRecipe) -> Data:
     """Both halves of a published data set.
 

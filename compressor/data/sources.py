@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from compressor.data.factory import load_factory
 from compressor.data.folders import load_folder
 from compressor.data.glyphs import load_glyphs
-from compressor.data.published import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, Published, load_published
 from compressor.data.split import Data
 from compressor.errors import UsageError, unknown_name
 
@@ -62,14 +61,14 @@ def _glyphs(wanted: DataRecipe, seed: int) -> Data:
     return load_glyphs(classes=wanted.classes, size=wanted.size, mean=wanted.mean, std=wanted.std, seed=seed)
 
 
-def _published(published: Published, wanted: DataRecipe, seed: int) -> Data:
-    return load_published(published, wanted)
+def _published(name: str, wanted: DataRecipe, seed: int) -> Data:
+    # torchvision takes a second to import, which nobody should wait for who does not use its sets.
+    from compressor.data.published import PUBLISHED, load_published
+
+    return load_published(PUBLISHED[name], wanted)
 
 
 SOURCES: dict[str, Source] = {
     "glyphs": _glyphs,
-    "cifar10": partial(_published, CIFAR10),
-    "cifar100": partial(_published, CIFAR100),
-    "mnist": partial(_published, MNIST),
-    "fashion-mnist": partial(_published, FASHION_MNIST),
+    **{name: partial(_published, name) for name in ("cifar10", "cifar100", "mnist", "fashion-mnist")},
 }

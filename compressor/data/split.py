@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -51,3 +52,11 @@ class Data:
     shape: tuple[int, int, int]
     train: Split
     test: Split
+
+
+def batch_indices(length: int, size: int, shuffle: int | None) -> list[Tensor]:
+    """The sample numbers of each batch, by the rules of ``Split.batches``."""
+    if shuffle is None:
+        return list(torch.arange(length).split(size))
+    pieces = list(torch.randperm(length, generator=torch.Generator().manual_seed(shuffle)).split(size))
+    return pieces[:-1] if len(pieces) > 1 and len(pieces[-1]) < size else pieces

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressor.data.scaling import Scaling
-from compressor.data.split import Batch
+from compressor.data.split import Batch, batch_indices
 
 DRAWS = 3
 """How many random numbers the augmentation of one sample may use."""
@@ -49,30 +49,19 @@ class TensorSplit:
 
     def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
         """Batches of ``size``; the rules are those of ``Split``."""
-        if shuffle is None:
-            for index in torch.arange(len(self)).split(size):
-                yield self._batch(index, self.images[index])
-            return
-        random = torch.Generator().manual_seed(shuffle)
-        order = torch.randperm(len(self), generator=random)
+        random = torch.Generator().manual_seed(shuffle or 0)
         draws = torch.rand(len(self), DRAWS, generator=random)
-        for index in full_batches(order, size):
+        for index in batch_indices(len(self), size, shuffle):
             images = self.images[index]
-            yield self._batch(index, self.augment(images, draws[index]) if self.augment else images)
+            if self.augment is not None and shuffle is not None:
+                images = self.augment(images, draws[index])
+            yield self._batch(index, images)
 
     def _batch(self, index: Tensor, images: Tensor) -> Batch:
         scaled = self.scaling(images)
         if self.side is not None and scaled.shape[-2:] != (self.side, self.side):
             scaled = F.interpolate(scaled, size=(self.side, self.side), mode="bilinear", antialias=True)
         return Batch(scaled, self.labels[index], index)
-
-
-def full_batches(order: Tensor, size: int) -> list[Tensor]:
-    """``order`` in pieces of ``size``; a last piece that is not full is left out, unless it is alone."""
-    pieces = list(order.split(size))
-    if len(pieces) > 1 and len(pieces[-1]) < size:
-        pieces.pop()
-    return pieces
 
 
 def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:

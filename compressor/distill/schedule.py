@@ -34,7 +34,7 @@ class Schedule:
     teacher_weight: float = 0.9
     clip_norm: float | None = None
     precision: str = "auto"
-    test_every: int = 2
+    test_every: int = 3
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
