@@ -6,7 +6,7 @@ The default command is run twice as a subprocess with an empty cache: once to tr
 find it. Then, for each seed, four arms share teacher, scores, plan, data and schedule and differ in one thing:
 
     cut        the student, merely cut
-    finetune   trained by the labels alone, for the student's own epochs
+    finetune   trained by the labels alone, for the student's own epochs (its teacher's answers aside, as kd)
     kd         taught by the teacher, for the same epochs
     student    taught by an assistant that the teacher taught (the default run)
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -58,7 +57,10 @@ def main() -> None:
     means = {name: statistics.mean(arm[name] for arm in arms) for name in names}
     for name in names:
         values = [arm[name] for arm in arms]
-        print(f"{name:<22} mean {means[name]:.4f}  min {min(values):.4f}  max {max(values):.4f}")
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(
+            f"{name:<22} mean {means[name]:.4f}  sd {spread:.4f}  min {min(values):.4f}  max {max(values):.4f}"
+        )
     peak = max(run["peak_rss_mb"] for run in runs.values())
     figures = {
         "wall_s_fresh": runs["fresh"]["wall_s"],
@@ -73,10 +75,15 @@ def timed_run(out: Path) -> dict[str, Any]:
     """The README's command as a user gives it: its wall time, peak memory and steps."""
     command = [sys.executable, "-m", "compressor", "run", "--ratio", str(REMOVE), "--out", str(out), "--json"]
     start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
-    steps = {step["name"]: step["seconds"] for step in json.loads(done.stdout)["steps"]}
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    if status:
+        sys.exit(f"the run failed with status {os.waitstatus_to_exitcode(status)}")
+    steps = {step["name"]: step["seconds"] for step in json.loads(said)["steps"]}
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     print(
         f"{out.name}: {wall:.1f} s; " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in steps.items())
     )

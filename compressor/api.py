@@ -10,6 +10,7 @@ No verb changes what it is given.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,9 +105,11 @@ def distil(
 def export(network: nn.Module, images: Tensor, path: Path | str, *, opset: int | None = None) -> Artifact:
     """The network as an ONNX file with a dynamic batch axis, proven on ``images`` to be the network."""
     recipe = ExportRecipe(opset=opset)
-    file = exported(network, images[:1], Path(path), recipe, {})
+    images = images.cpu()
+    file = exported(_still(network), images[:1], Path(path), recipe, {})
     for verdict in verified(file, images, recipe):
         if not verdict.passed:
+            file.artifact.path.unlink(missing_ok=True)
             raise CompressError(f"{verdict.name}: {verdict.detail}")
     return file.artifact
 
@@ -115,7 +118,8 @@ def profile(
     teacher: nn.Module, student: nn.Module, image: Tensor, recipe: ProfileRecipe | None = None
 ) -> Profile:
     """MACs, parameters and latency in PyTorch of both, interleaved."""
-    return profiled({"teacher": teacher, "student": student}, {}, image, recipe or ProfileRecipe())
+    networks = {"teacher": _still(teacher), "student": _still(student)}
+    return profiled(networks, {}, image.cpu(), recipe or ProfileRecipe())
 
 
 def compress(
@@ -159,3 +163,8 @@ def save(
 def load(folder: Path | str) -> nn.Module:
     """The network in a student folder, bit for bit as it was saved, in evaluation mode."""
     return load_student(Path(folder)).network
+
+
+def _still(network: nn.Module) -> nn.Module:
+    """A copy on the CPU in evaluation mode, which may be run without changing what was given."""
+    return copy.deepcopy(network).cpu().eval()

@@ -19,7 +19,7 @@ from compressor.budget.plan import Plan
 from compressor.proof import Check
 from compressor.recipe import ExportRecipe
 from compressor.student import Student, load_student, same_bits, save_student
-from export import Artifact, Session, compare, open_session, to_onnx
+from export import FORMATS, Artifact, Session, compare, open_session
 from profiles import count
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,10 +49,15 @@ def counted(network: nn.Module, plan: Plan, image: Tensor) -> Check:
 
 
 def exported(
-    network: nn.Module, image: Tensor, path: Path, recipe: ExportRecipe, metadata: Mapping[str, str]
+    network: nn.Module,
+    image: Tensor,
+    path: Path,
+    recipe: ExportRecipe,
+    metadata: Mapping[str, str],
+    format_name: str = "onnx",
 ) -> Exported:
-    """The network as an ONNX file, opened."""
-    artifact = to_onnx(network, image, path, opset=recipe.opset, metadata=metadata)
+    """The network as a file of one of ``FORMATS``, opened."""
+    artifact = FORMATS[format_name].function(network, image, path, opset=recipe.opset, metadata=metadata)
     return Exported(network, artifact, open_session(path))
 
 
@@ -60,12 +65,13 @@ def verified(file: Exported, images: Tensor, recipe: ExportRecipe) -> list[Check
     """The file against PyTorch on real images, at batch 1 and at batch 8."""
     checks = []
     for batch in (1, 8):
-        parts = [part.numpy() for part in images.split(batch) if len(part) == batch]
+        enough = images if len(images) >= batch else images.repeat(batch, 1, 1, 1)
+        parts = [part.numpy() for part in enough.split(batch) if len(part) == batch]
         verdict = compare(
             f"{file.artifact.path.name} equals PyTorch at batch {batch}",
             lambda array: _asked(file.network, array),
             lambda array: answering(file)(torch.from_numpy(array)).numpy(),
-            parts or [images.numpy()],
+            parts,
             relative_tolerance=recipe.relative_tolerance,
         )
         checks.append(

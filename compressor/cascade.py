@@ -6,10 +6,11 @@ network is the trained larger one with fewer channels, and that larger one is it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,6 +38,15 @@ class Stage:
     name: str
     plan: Plan
     missed: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"name": self.name, "missed": self.missed, **self.plan.to_dict()}
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any]) -> Stage:
+        """The stage that ``to_dict`` wrote."""
+        return Stage(value["name"], Plan.from_dict(value), value["missed"])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import click
 from compressor.budget.request import COST_TITLES
 from compressor.errors import CompressError, UsageError
 
-RATIO_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
+REMOVE_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
 
 
 @click.group(
@@ -37,7 +37,7 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--ratio", type=float, help=RATIO_HELP)
+@click.option("--ratio", type=float, help=REMOVE_HELP)
 @click.option(
     "--of", "cost", metavar=f"[{'|'.join(COST_TITLES)}]", help="The cost that --ratio counts  [default: macs]"
 )
@@ -84,11 +84,14 @@ def run(
     from compressor.api import compress, run_name
     from compressor.console import Live, talk
     from compressor.report.text import print_report
-    from compressor.rundir import free_name
+    from compressor.rundir import RunFolder, free_name
 
     out = out or free_name(Path("runs"), run_name(recipe))
+    finished = RunFolder(out).report.exists()
     try:
         with Live(f"run folder: {out}") as live:
+            if finished:
+                talk.print(f"this run was finished before: its report, from {out}")
             report = compress(recipe, out, listener=live, fresh=fresh)
     except KeyboardInterrupt:
         talk.print(f"stopped; the same command with `--out {out}` goes on from the last checkpoint")
@@ -239,10 +242,13 @@ SETTINGS = {
 
 def main() -> NoReturn:
     """The console script: runs the command line and turns every error into a line and an exit code."""
-    sys.exit(_guarded(lambda: cli.main(standalone_mode=False)))
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # before or after the command's name: nobody remembers which
+    rest = [each for each in arguments if each != "--debug"]
+    sys.exit(_guarded(lambda: cli.main(rest, standalone_mode=False), debug))
 
 
-def _guarded(call: Callable[[], Any]) -> int:
+def _guarded(call: Callable[[], Any], debug: bool) -> int:
     from compressor.console import complain
 
     try:
@@ -264,7 +270,7 @@ def _guarded(call: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if "--debug" in sys.argv:
+        if debug:
             traceback.print_exc()
         hint = getattr(error, "hint", None)
         if isinstance(error, CompressError) or hasattr(error, "exit_code"):
@@ -272,7 +278,7 @@ def _guarded(call: Callable[[], Any]) -> int:
             return int(getattr(error, "exit_code", 1))
         complain(
             f"{type(error).__name__}: {error}".splitlines()[0],
-            "this is our mistake: please report it with the output of `compress --debug …`",
+            "this is our mistake: please report it with the output of --debug",
         )
         return 1
     return 0

@@ -1,8 +1,7 @@
 """The errors a user may meet, drawn first.
 
     CompressError                1  something we were asked for cannot be done
-    ├── UsageError               2  the request itself is wrong: a name, a key, a number
-    └── Inconclusive             3  it ran, and the measurement cannot decide
+    └── UsageError               2  the request itself is wrong: a name, a key, a number
 
 Inner code raises the short fact; the boundary that knows *where* adds it. A message is
 one line: where, what was found, what was expected. The way out is the ``hint``.
@@ -28,12 +27,6 @@ class UsageError(CompressError):
     """The request itself is wrong."""
 
     exit_code = 2
-
-
-class Inconclusive(CompressError):  # noqa: N818 - a verdict, not a failure
-    """It ran, and the measurement cannot decide."""
-
-    exit_code = 3
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:

@@ -35,7 +35,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as readable JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -49,8 +49,13 @@ def folder_appearing_whole(path: Path) -> Iterator[Path]:
             if path.exists():
                 old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
                 os.replace(path, old / path.name)
-                os.replace(scratch, path)
-                shutil.rmtree(old)
+                try:
+                    os.replace(scratch, path)
+                except BaseException:
+                    os.replace(old / path.name, path)
+                    raise
+                finally:
+                    shutil.rmtree(old, ignore_errors=True)
             else:
                 os.replace(scratch, path)
             os.chmod(path, 0o755)

@@ -16,7 +16,7 @@ from compressor.budget.allocate import granule_of
 from compressor.budget.cost import costs_of, full_widths
 from compressor.budget.request import Budget
 from compressor.errors import UsageError
-from compressor.graph.channels import ChannelGraph, Group
+from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.recipe import ModelRecipe
 from compressor.report.table import percent, short
@@ -25,23 +25,22 @@ from compressor.subjects import Shape, resolve
 
 @dataclass(frozen=True)
 class Inspection:
-    """A channel graph with the price of one unit of every group at full width."""
+    """A channel graph; for every group and cost the price of one unit at full width, and the share of the whole
+    that would go with all units but one (what two groups share is in the share of both)."""
 
     name: str
     shape: Shape
     graph: ChannelGraph
     totals: dict[str, int]
     prices: dict[str, dict[str, int]]
-
-    def share(self, group: Group, cost: str) -> float:
-        """The share of the whole cost that would go with all units of a group but one."""
-        return self.prices[group.name][cost] * (group.units - 1) / self.totals[cost]
+    shares: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         value = self.graph.to_dict()
         for entry in value["groups"]:
             entry["per_unit"] = self.prices[entry["name"]]
+            entry["share"] = self.shares[entry["name"]]
         return {"model": self.name, "shape": list(self.shape), "totals": self.totals, **value}
 
 
@@ -53,13 +52,15 @@ def inspected(model: ModelRecipe, classes: int | None, shape: Shape | None) -> I
     graph = trace(subject.network, torch.zeros(1, *subject.shape))
     full = full_widths(graph)
     prices: dict[str, dict[str, int]] = {group.name: {} for group in graph.groups}
+    shares: dict[str, dict[str, float]] = {group.name: {} for group in graph.groups}
     costs = costs_of(graph)
-    for number, group in enumerate(graph.groups):
-        narrower = full - np.eye(len(full), dtype=np.int64)[number]
-        for name, cost in costs.items():
-            prices[group.name][name] = cost.of(full) - cost.of(narrower)
     totals = {name: cost.of(full) for name, cost in costs.items()}
-    return Inspection(model.name, subject.shape, graph, totals, prices)
+    for number, group in enumerate(graph.groups):
+        alone = np.eye(len(full), dtype=np.int64)[number]
+        for name, cost in costs.items():
+            prices[group.name][name] = totals[name] - cost.of(full - alone)
+            shares[group.name][name] = 1 - cost.of(full - alone * (group.units - 1)) / totals[name]
+    return Inspection(model.name, subject.shape, graph, totals, prices, shares)
 
 
 def print_inspection(found: Inspection, console: Console) -> None:
@@ -81,9 +82,9 @@ def print_inspection(found: Inspection, console: Console) -> None:
             str(granule_of(group, Budget().granule)),
             str(len({slot.tensor.rpartition(".")[0] for slot in group.slots})),
             short(price["macs"]),
-            percent(found.share(group, "macs")),
+            percent(found.shares[group.name]["macs"]),
             short(price["params"]),
-            percent(found.share(group, "params")),
+            percent(found.shares[group.name]["params"]),
         )
     # As wide as it needs: in a narrow terminal a wrapped line is readable, a column cut to `uni…` is not.
     table.width = Measurement.get(console, console.options.update(max_width=sys.maxsize), table).maximum

@@ -36,6 +36,8 @@ class ModelSource:
 
 def build(source: ModelSource) -> nn.Module:
     """A new network with random weights, in evaluation mode."""
+    if source.classes is not None and source.classes < 1:
+        raise UsageError(f"cannot build `{source.name}` for {source.classes} classes", "at least 1")
     network = builder_of(source.name)(source.classes)
     if not isinstance(network, nn.Module):
         raise CompressError(f"`{source.name}` gave a {type(network).__name__}, expected a torch.nn.Module")

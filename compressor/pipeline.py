@@ -6,30 +6,31 @@ This is the composition and nothing else: every step is a function of values tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from compressor.artifacts import Exported, answering, counted, exported, saved, verified
+from compressor.artifacts import answering, counted, exported, saved, verified
 from compressor.budget.request import COST_TITLES
-from compressor.cascade import Training, descend, stages
+from compressor.cascade import Stage, descend, stages
 from compressor.cutting import cut
 from compressor.data import load_data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
-from compressor.errors import unknown_name
+from compressor.errors import CompressError, unknown_name
 from compressor.files import write_atomic, write_json
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
-from compressor.measure import Profile, profiled
+from compressor.measure import profiled
 from compressor.proof import check_cut, require
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
-from compressor.report.report import Report, compared, read_report
+from compressor.report.report import Report, read_report
+from compressor.report.sections import costs, layer_rows, training_row
 from compressor.rundir import RunFolder, open_run
 from compressor.saliency.criteria import CRITERIA
 from compressor.saliency.score import score
@@ -82,9 +83,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
 
     with steps.step("Choose widths") as step:
-        path = stages(graph, scores, recipe.budget, recipe.distil.assistants)
+        path = _begun(run) or stages(graph, scores, recipe.budget, recipe.distil.assistants)
         plan = path[-1].plan
-        write_json(run.plan, {stage.name: stage.plan.to_dict() for stage in path})
+        write_json(run.plan, {"schema": 1, "stages": [stage.to_dict() for stage in path]})
         for stage in path:
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
@@ -157,12 +158,12 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         request={"remove": recipe.budget.remove, "of": recipe.budget.of},
         model={"name": recipe.model.name, "origin": teacher.origin, "classes": len(data.classes)},
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
-        cost=_costs(profile, files, plan.costs["channels"]),
+        cost=costs(profile, plan.costs["channels"]),
         accuracy={"metric": "top-1", **right},
         latency=profile.latency,
-        trainings=[_training_row(training) for training in trainings],
+        trainings=[training_row(training) for training in trainings],
         widths={name: list(pair) for name, pair in plan.widths.items()},
-        layers=_layer_rows(profile),
+        layers=layer_rows(profile),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
         artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],
@@ -175,53 +176,22 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         warnings=[*steps.warnings],
         folder=str(run.path),
     )
-    write_atomic(run.report_markdown, to_markdown(report))
-    write_json(run.report, report.to_dict())
+    with steps.step("Report") as step:
+        write_atomic(run.report_markdown, to_markdown(report))
+        write_json(run.report, report.to_dict())
+        step.outcome = run.report.name
     return report
 
 
-def _costs(profile: Profile, files: dict[str, Exported], channels: tuple[int, int]) -> dict[str, Any]:
-    """The five costs of teacher and student; latency is that of the files, which are what ships."""
-    counts = profile.counts
-    shipped = next(row for row in profile.latency if row["runtime"] == "onnxruntime")
-    return {
-        "macs": compared(counts["teacher"].macs, counts["student"].macs),
-        "params": compared(counts["teacher"].params, counts["student"].params),
-        "channels": compared(*channels),
-        "bytes": compared(files["teacher"].artifact.bytes, files["student"].artifact.bytes),
-        "latency_ms": compared(shipped["teacher"]["median_ms"], shipped["student"]["median_ms"]),
-    }
-
-
-def _layer_rows(profile: Profile) -> list[dict[str, Any]]:
-    """MACs and parameters of every layer, before and after."""
-    both = (profile.counts["teacher"].layers, profile.counts["student"].layers)
-    return [
-        {
-            "name": before.name,
-            "kind": before.kind,
-            "macs": [before.macs, after.macs],
-            "params": [before.params, after.params],
-        }
-        for before, after in zip(*both, strict=True)
-    ]
-
-
-def _training_row(training: Training) -> dict[str, Any]:
-    trained = training.trained
-    return {
-        "network": training.stage.name,
-        "teacher": training.teacher,
-        "macs_removed": training.stage.plan.removed("macs"),
-        "epochs": trained.epochs,
-        "accuracy": trained.accuracy,
-        "best_accuracy": trained.best_accuracy,
-        "images_per_second": round(trained.images_per_second),
-        "seconds": round(sum(epoch.seconds for epoch in trained.history), 3),
-        "resumed_from": trained.resumed_from,
-        "losses": [epoch.loss for epoch in trained.history],
-        "accuracies": [epoch.accuracy for epoch in trained.history],
-    }
+def _begun(run: RunFolder) -> tuple[Stage, ...] | None:
+    """The widths that a broken run had chosen: where gradients are not repeatable, scores may differ now."""
+    if not run.plan.exists():
+        return None
+    try:
+        value = json.loads(run.plan.read_text(encoding="utf-8"))
+        return tuple(Stage.from_dict(stage) for stage in value["stages"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompressError(f"`{run.plan}` is damaged: {error}", "choose another --out") from error
 
 
 def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:

@@ -9,6 +9,7 @@ before the last layer, and two nothings are always equal. Part of every run, not
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,8 +37,11 @@ class Check:
     detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; JSON has no infinity, so that becomes null."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
 
 
 def check_cut(
@@ -113,7 +117,7 @@ def _compare(name: str, reference: nn.Module, candidate: nn.Module, inputs: tupl
 
 
 def _in_float64(network: nn.Module) -> nn.Module:
-    return network.to("cpu", torch.float64).eval()
+    return network.cpu().double().eval()
 
 
 def _batch_norms(network: nn.Module) -> list[nn.Module]:

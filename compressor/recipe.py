@@ -93,6 +93,12 @@ class ExportRecipe:
     opset: int | None = None
     relative_tolerance: float = 1e-4
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.relative_tolerance < 1:
+            raise UsageError(
+                f"export.relative_tolerance is {self.relative_tolerance:g}, expected at least 0 and below 1"
+            )
+
 
 @dataclass(frozen=True)
 class ProfileRecipe:
@@ -105,6 +111,8 @@ class ProfileRecipe:
 
     def __post_init__(self) -> None:
         _at_least(1, "profile", batch=self.batch, threads=self.threads, samples=self.samples)
+        if not 0 < self.budget_s < float("inf"):
+            raise UsageError(f"profile.budget_s is {self.budget_s:g}, expected seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,10 @@ class Recipe:
     distil: DistilRecipe = field(default_factory=DistilRecipe)
     export: ExportRecipe = field(default_factory=ExportRecipe)
     profile: ProfileRecipe = field(default_factory=ProfileRecipe)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a setting that is not given (None) is left out, as TOML has no word for it."""

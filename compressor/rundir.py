@@ -8,14 +8,13 @@ runs/NAME/
   checkpoints/NAME/    last and best of every training, for going on after a break
   student/             plan.json + weights.safetensors
   teacher.onnx  student.onnx
-  log.jsonl            one line per step and per epoch
+  log.jsonl            one line per step and per warning
   report.json  report.md
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +82,13 @@ class RunFolder:
 def open_run(path: Path, recipe: Recipe) -> RunFolder:
     """The folder for this recipe: a new one, or the one in which this very recipe was begun.
 
-    A run that failed before it had chosen its widths holds nothing worth keeping: a corrected recipe takes it over.
+    A run that failed before it had trained or chosen anything is taken over by a corrected recipe.
     """
     folder = RunFolder(path)
     if folder.recipe.exists():
         begun = read_recipe(folder.recipe)
-        if begun != recipe and not folder.plan.exists():
-            shutil.rmtree(folder.checkpoints("").parent, ignore_errors=True)
+        worked = folder.plan.exists() or folder.checkpoints("teacher").parent.exists()
+        if begun != recipe and not worked:
             write_atomic(folder.recipe, recipe.to_toml() + "\n")
         elif begun != recipe:
             raise UsageError(

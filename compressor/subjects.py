@@ -25,7 +25,7 @@ from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
 from compressor.report.table import RUNTIMES, percent, short
 from compressor.rundir import RunFolder
 from compressor.student import is_student, load_student
-from compressor.teacher import build_model
+from compressor.teacher import build_model, check_weights
 from export import FORMATS, Artifact, open_session
 
 Shape = tuple[int, int, int]
@@ -90,16 +90,18 @@ def export_subject(
     """Write the file and compare it with PyTorch on noise."""
     if format_name not in FORMATS:
         raise unknown_name("format", format_name, FORMATS)
+    folder = student_folder(Path(model.name))
+    if folder is None and Path(model.name).suffix != ".onnx":
+        check_weights(model)
     subject = resolve(model, classes, shape)
     if subject.network is None:
         raise UsageError(f"`{model.name}` is an ONNX file already", "give a model or a run folder")
     # Never over the files of a run: its report vouches for their bytes.
-    folder = student_folder(Path(model.name))
     beside = folder / "student" if folder else Path(Path(model.name).name.replace(":", "-"))
     target = out or beside.with_name(beside.name + FORMATS[format_name].suffix)
     recipe = ExportRecipe(opset=opset)
     images = _noise(16, subject.shape)
-    file = exported(subject.network, images[:1], target, recipe, {})
+    file = exported(subject.network, images[:1], target, recipe, {}, format_name)
     return file.artifact, verified(file, images, recipe)
 
 

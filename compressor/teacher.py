@@ -19,7 +19,7 @@ from torch import nn
 from compressor import cache
 from compressor.budget.plan import Plan
 from compressor.data.split import Data
-from compressor.distill import Progress, Schedule, train
+from compressor.distill import Progress, Schedule, choose_precision, train
 from compressor.errors import CompressError, UsageError
 from compressor.models import BUILTIN, ModelSource, build, builder_of
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
@@ -27,6 +27,7 @@ from compressor.student import is_student, load_student
 from compressor.weights import PRETRAINED, fetch_pretrained, load_weights
 
 RANDOM = "random"
+RENDERED = "glyphs"
 
 BUILTIN_SCHEDULE = Schedule(
     epochs=13,
@@ -43,10 +44,12 @@ INGREDIENTS = (
     "glyphnet.py",
     "data/glyphs.py",
     "data/scaling.py",
+    "data/split.py",
     "data/tensors.py",
     "distill/loop.py",
     "distill/losses.py",
     "distill/precision.py",
+    "distill/repeat.py",
     "distill/schedule.py",
 )
 """The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
@@ -69,11 +72,18 @@ def check_teacher(model: ModelRecipe) -> None:
         return
     _refuse_other_folder(Path(model.name))
     builder_of(model.name)
-    named_only = model.name != BUILTIN and (":" not in model.name or model.name.startswith("timm:"))
-    if named_only and not model.weights:
+    if model.name != BUILTIN:
+        check_weights(model)
+
+
+def check_weights(model: ModelRecipe) -> None:
+    """A name alone builds random weights, which nobody wants by accident; a factory may bring its own."""
+    has_own = ":" in model.name and not model.name.startswith("timm:")
+    if not model.weights and not has_own:
+        builder_of(model.name)
         raise UsageError(
-            f"`{model.name}` has no weights: a teacher must know the data",
-            f"--weights FILE, or `--weights {PRETRAINED}` to download the published ones",
+            f"`{model.name}` has no weights",
+            f"--weights FILE, `--weights {PRETRAINED}` to download the published ones, or `--weights {RANDOM}`",
         )
 
 
@@ -148,10 +158,13 @@ def _trained_builtin(
     source = ModelSource(BUILTIN, len(data.classes))
     ingredients = _ingredients(recipe.data, recipe.seed, device, source)
     key = cache.key_of(ingredients)
-    stored = None if fresh else cache.read_tensors("teachers", key)
+    # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
+    cached = recipe.data.name == RENDERED
+    stored = cache.read_tensors("teachers", key) if cached and not fresh else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
+    _outputs(network, data)
     if stored is not None:
         network.load_state_dict(stored)
         return Teacher(network.to(device), source, f"cache entry {key}")
@@ -165,7 +178,7 @@ def _trained_builtin(
         progress=partial(progress, "teacher"),
     )
     state = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
-    failure = cache.write_tensors("teachers", key, state, ingredients)
+    failure = cache.write_tensors("teachers", key, state, ingredients) if cached else None
     warning = f"the teacher was not cached: {failure}" if failure else None
     return Teacher(trained.network, source, "trained just now", warning=warning)
 
@@ -182,7 +195,10 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
         "schedule": asdict(BUILTIN_SCHEDULE),
         "seed": seed,
         "device": device.type,
+        "precision": choose_precision(BUILTIN_SCHEDULE.precision, device).name,
+        "threads": torch.get_num_threads(),
         "torch": version("torch"),
+        "pillow": version("pillow"),
         "code": code.hexdigest(),
     }
 
@@ -198,7 +214,7 @@ def _outputs(network: nn.Module, data: Data) -> int:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressError(
             f"the teacher does not run on images of shape {data.shape}: {reason}",
-            "set the size of the images with --size",
+            "set the size with --size; three values of data.mean and data.std make grey images colour",
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise CompressError(

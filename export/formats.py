@@ -11,21 +11,17 @@ from .onnx import to_onnx
 
 @dataclass(frozen=True)
 class Format:
-    """One way to put a model on disk; ``needs`` names the packages that write it."""
+    """One way to put a model on disk."""
 
     name: str
-    description: str
     suffix: str
     function: Callable[..., Artifact]
-    needs: tuple[str, ...]
 
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         name="onnx",
-        description="ONNX, for ONNX Runtime, OpenVINO and TensorRT",
         suffix=".onnx",
         function=to_onnx,
-        needs=("torch", "onnx", "onnxscript"),
     ),
 }

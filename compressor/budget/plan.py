@@ -25,7 +25,7 @@ class Plan:
     """What stays of every tensor that is cut: ``slices[tensor][axis]`` are the indices kept.
 
     ``blocks`` gives the number of blocks left to each grouped convolution whose blocks were cut;
-    For people: ``widths``, group -> (units before, units kept), and ``costs``, cost -> (before, after).
+    Beside them, for people: ``widths``, group -> (units before, units kept), and ``costs``, cost -> (before, after).
     """
 
     slices: Slices

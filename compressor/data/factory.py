@@ -51,7 +51,7 @@ class SampleSplit:
             yield Batch(torch.stack(images), torch.tensor(labels), index)
 
     def _sample(self, number: int, shuffle: int) -> tuple[Tensor, int]:
-        torch.manual_seed((shuffle * len(self) + number) % 2**63)
+        torch.default_generator.manual_seed((shuffle * len(self) + number) % 2**63)
         image, label = _checked_sample(self.samples, number, self.where)
         if image.shape != self.shape:
             raise CompressError(

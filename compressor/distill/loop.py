@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from compressor.data.split import Batch, Data
 from compressor.distill.checkpoint import Moving, fingerprint, load_checkpoint, save_checkpoint
 from compressor.distill.evaluate import accuracy
-from compressor.distill.losses import cross_entropy, soft_targets
+from compressor.distill.losses import LOSSES, cross_entropy
 from compressor.distill.precision import (
     autocasting,
     choose_precision,
@@ -31,7 +31,7 @@ from compressor.distill.record import Epoch, Progress, Trained
 from compressor.distill.repeat import repeatable, seed_of
 from compressor.distill.schedule import Schedule
 from compressor.distill.teacher import Answers, answers_of
-from compressor.errors import CompressError
+from compressor.errors import CompressError, unknown_name
 
 CPU = torch.device("cpu")
 
@@ -54,6 +54,8 @@ def train(
     epoch is saved there and a training found there goes on. Every accuracy is measured in
     float32, as the exported network will be.
     """
+    if schedule.teacher_loss not in LOSSES:
+        raise unknown_name("teacher_loss", schedule.teacher_loss, LOSSES)
     if len(data.train) == 0:
         raise CompressError(f"nothing to learn from: the training half of `{data.name}` is empty")
     precision = choose_precision(schedule.precision, device)
@@ -128,7 +130,7 @@ def _loss(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule)
     if told is None:
         return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
     share = schedule.teacher_weight
-    followed = soft_targets(said, told, temperature=schedule.temperature)
+    followed = LOSSES[schedule.teacher_loss](said, told, temperature=schedule.temperature)
     if share == 1:
         return followed
     labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)

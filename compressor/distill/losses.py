@@ -1,4 +1,4 @@
-"""What a student is told about its answers: one formula a function, one row in `LOSSES`.
+"""What a student is told about its answers: one formula a function; those of a teacher in `LOSSES`.
 
 A loss takes logits (N, classes) and gives the mean over the batch. Each is computed in at
 least float32, whatever autocast made of the logits: in bf16 the terms of a softmax over many
@@ -38,12 +38,13 @@ def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float) -> Ten
     return F.kl_div(said, told, reduction="batchmean", log_target=True) * temperature**2
 
 
-Loss = Callable[..., Tensor]  # (student's logits, what they are held against, *, constants)
+TeacherLoss = Callable[..., Tensor]
+"""(student's logits, teacher's logits, *, temperature) -> mean over the batch."""
 
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "soft_targets": soft_targets,
+LOSSES: dict[str, TeacherLoss] = {
+    "soft-targets": soft_targets,
 }
+"""How a student may follow its teacher, by the name that a recipe gives (``teacher_loss``)."""
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class Schedule:
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5
     label_smoothing: float = 0.0
+    teacher_loss: str = "soft-targets"
     temperature: float = 2.0
     teacher_weight: float = 0.9
     clip_norm: float | None = None

@@ -148,6 +148,15 @@ def batched_product(flow: Flow, operation: Operation) -> None:
     )
 
 
+def vector_product(flow: Flow, operation: Operation) -> None:
+    """``mv``, ``dot`` and ``addmv``: counted, and what they touch is left whole."""
+    a = operation.args[-2]
+    leave_whole(flow, operation)
+    flow.multiplies.append(
+        Multiply(operation.module, "matrix product", math.prod(a.shape[:-1]), 1, a.shape[-1])
+    )
+
+
 def batch_norm(flow: Flow, operation: Operation) -> None:
     """Weight, bias and both running statistics belong to the channels of the input."""
     x = operation.args[0]

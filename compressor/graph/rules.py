@@ -20,6 +20,7 @@ from compressor.graph.mixing import (
     convolution,
     linear,
     matrix_product,
+    vector_product,
 )
 from compressor.graph.moving import (
     expand,
@@ -121,6 +122,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("mm", "addmm"), matrix_product),
     "linear": linear,
     **dict.fromkeys(("bmm", "baddbmm"), batched_product),
+    **dict.fromkeys(("mv", "dot", "addmv"), vector_product),
     **dict.fromkeys(
         """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
         _batch_norm_no_update _batch_norm_with_update cudnn_batch_norm""".split(),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from compressor.report.report import Report
-from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, how_measured, percent, short
+from compressor.report.table import (
+    accuracy_rows,
+    asked_and_reached,
+    cost_rows,
+    error,
+    how_measured,
+    percent,
+    short,
+)
 
 
 def to_markdown(report: Report) -> str:
@@ -28,7 +36,7 @@ def _lines(report: Report) -> Iterator[str]:
             (
                 check["name"],
                 "passed" if check["passed"] else "FAILED",
-                f"{check['max_abs_error']:.3g}",
+                error(check),
                 f"{check['tolerance']:.3g}",
             )
             for check in report.checks

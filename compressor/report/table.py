@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compressor.budget.request import COST_TITLES
 from compressor.report.report import Report
 
@@ -81,6 +84,12 @@ def short(number: float) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as a percentage; nothing can be said of a cost that the teacher does not have."""
     return "–" if share is None else f"{share * 100:.{digits}f} %"
+
+
+def error(check: Mapping[str, Any]) -> str:
+    """How far the two sides of a check were apart; without a number where they could not be compared."""
+    found = check["max_abs_error"]
+    return "unbounded" if found is None else f"{found:.2g}"
 
 
 def _spread(timing: dict[str, float]) -> str:

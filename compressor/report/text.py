@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.report.report import Report
-from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, how_measured
+from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, error, how_measured
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -30,17 +30,27 @@ def _screen(report: Report) -> RenderableType:
         Text(how_measured(report), style="dim"),
         Text(""),
     ]
-    parts += [_verdict(check) for check in report.checks]
+    parts += _verdicts(report)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(""), Text(f"run folder: {report.folder}")]
     return Group(*parts)
+
+
+def _verdicts(report: Report) -> list[Text]:
+    """A line for every failure and every kind of check; what passed again further down the cascade is counted."""
+    shown = [check for check in report.checks if not check["passed"] or " from " not in check["name"]]
+    lines = [_verdict(check) for check in shown]
+    more = len(report.checks) - len(shown)
+    if more:
+        lines.append(Text(f"passed  {more} more, of the cuts between teacher and student", style="green"))
+    return lines
 
 
 def _verdict(check: Mapping[str, Any]) -> Text:
     word, style = ("passed", "green") if check["passed"] else ("FAILED", "bold red")
     text = Text(f"{word}  ", style=style)
     text.append(
-        f"{check['name']}: largest error {check['max_abs_error']:.2g}, allowed {check['tolerance']:.2g}",
+        f"{check['name']}: largest error {error(check)}, allowed {check['tolerance']:.2g}",
         style="default",
     )
     return text

@@ -91,7 +91,7 @@ def _per_axis(network: nn.Module, graph: ChannelGraph, criterion: Criterion) -> 
                 value = parameters[tensor]
                 values = criterion.formula(kinds.get(tensor, ""), value, value.grad, axis)
                 if values is not None:
-                    axes[tensor, axis] = values.double().cpu()
+                    axes[tensor, axis] = values.cpu().double()
     return axes
 
 

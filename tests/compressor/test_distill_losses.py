@@ -50,21 +50,22 @@ def test_the_gradients_agree_with_finite_differences():
     assert torch.autograd.gradcheck(lambda s: cross_entropy(s, labels, label_smoothing=0.1), student)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_computed_in_float32_inside_autocast(name):
-    logits = torch.randn(64, 100)
-    held_against, constants = {
-        "cross_entropy": (torch.randint(100, (64,)), {}),
-        "soft_targets": (torch.randn(64, 100).bfloat16(), {"temperature": 4.0}),
-    }[name]
-    narrow = logits.bfloat16()
+@pytest.mark.parametrize(
+    ("loss", "held_against", "constants"),
+    [
+        (cross_entropy, torch.randint(100, (64,)), {}),
+        *((each, torch.randn(64, 100).bfloat16(), {"temperature": 4.0}) for each in LOSSES.values()),
+    ],
+)
+def test_every_loss_is_computed_in_float32_inside_autocast(loss, held_against, constants):
+    narrow = torch.randn(64, 100).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = LOSSES[name](narrow, held_against, **constants)
-    assert loss.dtype == torch.float32
+        found = loss(narrow, held_against, **constants)
+    assert found.dtype == torch.float32
     wide = held_against.double() if held_against.is_floating_point() else held_against
-    truth = LOSSES[name](narrow.double(), wide, **constants).item()
+    truth = loss(narrow.double(), wide, **constants).item()
     # float32 rounds sums of 6400 terms to about 1e-6; bf16 would be off by 1e-2.
-    assert loss.item() == pytest.approx(truth, rel=1e-5)
+    assert found.item() == pytest.approx(truth, rel=1e-5)
 
 
 def test_a_teacher_of_other_classes_is_refused():

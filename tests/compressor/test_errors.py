@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from compressor.errors import CompressError, Inconclusive, UsageError, unknown_name
+from compressor.errors import CompressError, UsageError, unknown_name
 
 
-@pytest.mark.parametrize(("kind", "code"), [(CompressError, 1), (UsageError, 2), (Inconclusive, 3)])
+@pytest.mark.parametrize(("kind", "code"), [(CompressError, 1), (UsageError, 2)])
 def test_each_error_has_its_exit_code_and_is_caught_as_one_of_ours(
     kind: type[CompressError], code: int
 ) -> None:

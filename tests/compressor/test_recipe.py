@@ -31,7 +31,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12)
 floats = st.floats(allow_nan=False)
 recipes = st.builds(
     Recipe,
-    seed=st.integers(),
+    seed=st.integers(0, 2**32 - 1),
     device=texts,
     model=st.builds(ModelRecipe, texts, texts),
     data=st.builds(
@@ -58,8 +58,8 @@ recipes = st.builds(
         st.floats(0.01, 1),
         st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300)),
     ),
-    export=st.builds(ExportRecipe, st.none() | st.integers(), floats),
-    profile=st.builds(ProfileRecipe, budget_s=floats),
+    export=st.builds(ExportRecipe, st.none() | st.integers(), st.floats(0, 0.99)),
+    profile=st.builds(ProfileRecipe, budget_s=st.floats(0.1, 1e300)),
 )
 
 

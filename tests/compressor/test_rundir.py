@@ -108,10 +108,16 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
     assert free_name(tmp_path, "run").name == "run-3"
 
 
-def test_a_run_that_failed_before_its_widths_is_taken_over_by_a_corrected_recipe(tmp_path: Path) -> None:
+def test_a_run_that_failed_before_any_work_is_taken_over_by_a_corrected_recipe(tmp_path: Path) -> None:
     folder = open_run(tmp_path / "run", Recipe())
-    (folder.checkpoints("teacher")).mkdir(parents=True)
     corrected = changed(Recipe(), {"seed": 1})
     assert open_run(tmp_path / "run", corrected) == folder
     assert read_recipe(folder.recipe) == corrected
-    assert not folder.checkpoints("teacher").exists()
+
+
+def test_checkpoints_are_work_that_another_recipe_may_not_touch(tmp_path: Path) -> None:
+    folder = open_run(tmp_path / "run", Recipe())
+    folder.checkpoints("teacher").mkdir(parents=True)
+    with pytest.raises(UsageError, match="belongs to another recipe"):
+        open_run(tmp_path / "run", changed(Recipe(), {"seed": 1}))
+    assert folder.checkpoints("teacher").exists()
