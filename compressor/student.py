@@ -4,8 +4,9 @@
       plan.json            the source of the architecture, the plan, the shape of an input
       weights.safetensors  every parameter and buffer, as trained
 
-``load`` builds the class, cuts it by the plan and fills it: the same module back, bit for bit. There is
-no pickle, so a folder from a stranger can name a model to build but cannot run code of its own.
+``load_student`` builds the class, cuts it by the plan and fills it: the same module back, bit for bit. Nothing is
+unpickled. Where the source is a ``package.module:factory``, that is imported and called, as it would be by name on the
+command line: load such a folder only if you trust what it names.
 """
 
 from __future__ import annotations
