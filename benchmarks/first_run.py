@@ -6,7 +6,7 @@ The default command is run twice as a subprocess with an empty cache: once to tr
 find it. Then, for each seed, four arms share teacher, scores, plan, data and schedule and differ in one thing:
 
     cut        the student, merely cut
-    finetune   trained by the labels alone, for the student's own epochs (its teacher's answers aside, as kd)
+    finetune   trained by the labels alone, for the student's own epochs
     kd         taught by the teacher, for the same epochs
     student    taught by an assistant that the teacher taught (the default run)
 

@@ -80,6 +80,10 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         chosen = islice(batches, recipe.saliency.batches)
         scores = score(teacher.network, graph, recipe.saliency.criterion, chosen, device=device)
         write_atomic(run.scores, scores.to_bytes())
+        if scores.unscored:
+            steps.warn(
+                f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
+            )
         step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
 
     with steps.step("Choose widths") as step:
@@ -150,6 +154,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     with steps.step("Profile") as step:
         paths = {name: file.artifact.path for name, file in files.items()}
         profile = profiled(networks, paths, real[:1], recipe.profile)
+        for name, counts in profile.counts.items():
+            if counts.fallback_reason:
+                steps.warn(f"{name} was counted on the CPU: {counts.fallback_reason}")
         step.outcome = ", ".join(
             f"{row['runtime']} {row['speedup']['median']:.2f}× faster" for row in profile.latency
         )

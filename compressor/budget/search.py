@@ -27,8 +27,9 @@ class Space:
     steps: Widths
 
     def wider(self, widths: Widths, number: int) -> Widths:
-        """One step more of one group; at most all of it."""
-        return self._with(widths, number, min(len(self.ranked[number]), widths[number] + self.steps[number]))
+        """One step more of one group, onto the granule; at most all of it."""
+        width, step = int(widths[number]), int(self.steps[number])
+        return self._with(widths, number, min(len(self.ranked[number]), (width // step + 1) * step))
 
     def narrower(self, widths: Widths, number: int) -> Widths:
         """One step less of one group, onto the granule; at least what must stay."""

@@ -30,7 +30,6 @@ class Criterion:
     formula: Formula
     needs_gradients: bool
     normalise: str
-    about: str
 
 
 def magnitude(power: int) -> Formula:
@@ -62,8 +61,8 @@ def _over_others(value: Tensor, axis: int) -> Tensor:
 
 
 CRITERIA: dict[str, Criterion] = {
-    "l1": Criterion(magnitude(1), False, "mean", "sum of the absolute weights"),
-    "l2": Criterion(magnitude(2), False, "mean", "sum of the squared weights"),
-    "bn-scale": Criterion(bn_scale, False, "mean", "absolute scale of the batch norm"),
-    "taylor": Criterion(taylor, True, "mean", "first-order change of the loss"),
+    "l1": Criterion(magnitude(1), False, "mean"),
+    "l2": Criterion(magnitude(2), False, "mean"),
+    "bn-scale": Criterion(bn_scale, False, "mean"),
+    "taylor": Criterion(taylor, True, "mean"),
 }

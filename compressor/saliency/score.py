@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from compressor.data.split import Batch
 from compressor.errors import CompressError, UsageError, unknown_name
-from compressor.graph.channels import ChannelGraph, Group
+from compressor.graph.channels import ChannelGraph, Group, Slot
 from compressor.saliency.criteria import CRITERIA, Criterion
 from compressor.saliency.scores import Scores
 
@@ -40,10 +40,22 @@ def score(
     axes = _from_gradients(network, graph, chosen, batches, device) if chosen.needs_gradients else None
     if axes is None:
         axes = _per_axis(network, graph, chosen)
+    unscored = tuple(group.name for group in graph.groups if not _slots_scored(group, axes))
+    if graph.groups and len(unscored) == len(graph.groups):
+        raise UsageError(
+            f"criterion `{criterion}` has nothing to look at in this network", "`l2` looks at every weight"
+        )
+    broken = next((tensor for (tensor, _), values in axes.items() if not values.isfinite().all()), None)
+    if broken is not None:
+        raise CompressError(
+            f"the scores of `{broken}` are not finite",
+            "check the weights, and that images are normalised as in the teacher's training",
+        )
     return Scores(
         criterion,
         {group.name: _of_group(group, axes, chosen) for group in graph.groups},
         backend=f"torch on {torch.device(device).type}",
+        unscored=unscored,
     )
 
 
@@ -68,11 +80,6 @@ def _from_gradients(
         raise UsageError(
             "a data-driven criterion needs batches, and there are none", "give data, or choose l1"
         )
-    if not all(bool(values.isfinite().all()) for values in total.values()):
-        raise CompressError(
-            "the gradients of the loss are not finite",
-            "check the weights, and that images are normalised as in the teacher's training",
-        )
     return {key: values / count for key, values in total.items()}
 
 
@@ -95,16 +102,17 @@ def _per_axis(network: nn.Module, graph: ChannelGraph, criterion: Criterion) -> 
     return axes
 
 
+def _slots_scored(group: Group, axes: Axes) -> list[Slot]:
+    return [slot for slot in group.slots if (slot.tensor, slot.axis) in axes]
+
+
 def _of_group(group: Group, axes: Axes, criterion: Criterion) -> NDArray[np.float64]:
-    total = np.zeros(group.units)
-    scored = 0
-    for slot in group.slots:
-        values = axes.get((slot.tensor, slot.axis))
-        if values is not None:
-            total += values.numpy()[slot.indices].sum(axis=1)
-            scored += 1
-    if not scored:  # nothing this criterion looks at (bn-scale without a norm): all units alike
+    slots = _slots_scored(group, axes)
+    if not slots:
         return np.ones(group.units)
+    total = np.zeros(group.units)
+    for slot in slots:
+        total += axes[slot.tensor, slot.axis].numpy()[slot.indices].sum(axis=1)
     if criterion.normalise == "mean" and total.mean() > 0:
         total = total / total.mean()
     return total

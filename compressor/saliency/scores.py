@@ -12,11 +12,16 @@ from safetensors.numpy import save
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per unit of each group; larger matters more. Comparable across groups."""
+    """One number per unit of each group; larger matters more. Comparable across groups.
+
+    ``unscored``: groups in which the criterion has nothing to look at (bn-scale without a norm); all their units
+    count alike.
+    """
 
     criterion: str
     by_group: Mapping[str, NDArray[np.float64]]
     backend: str = "torch"
+    unscored: tuple[str, ...] = ()
 
     def of(self, group: str) -> NDArray[np.float64]:
         """The scores of one group, unit by unit."""

@@ -54,6 +54,7 @@ def test_the_scale_of_the_norm_decides_where_there_is_one_and_units_are_alike_el
     expected = teacher[1].weight.abs()
     np.testing.assert_allclose(scores.of("0"), (expected / expected.mean()).detach().numpy(), rtol=1e-6)
     assert scores.of("4").tolist() == [1.0] * 4
+    assert scores.unscored == ("4",)
 
 
 def test_data_driven_scores_are_the_mean_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
     teacher = network()
     with torch.no_grad():
         teacher[7].weight[0, 0] = float("nan")
-    with pytest.raises(CompressError, match="the gradients of the loss are not finite"):
+    with pytest.raises(CompressError, match=r"the scores of `.*` are not finite"):
         scored(teacher, "taylor")
 
 
@@ -161,3 +162,18 @@ def test_scores_say_who_computed_them_and_survive_a_file() -> None:
     stored = load(scores.to_bytes())
     assert stored.keys() == scores.by_group.keys()
     assert all(np.array_equal(stored[name], scores.of(name)) for name in stored)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    teacher = network()
+    with torch.no_grad():
+        teacher[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(CompressError, match=r"the scores of `0.weight` are not finite"):
+        scored(teacher, "l1")
+
+
+def test_a_criterion_that_sees_nothing_is_refused() -> None:
+    teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    graph = trace(teacher, images(1))
+    with pytest.raises(UsageError, match="`bn-scale` has nothing to look at"):
+        score(teacher, graph, "bn-scale")

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | cache
 
 
-def shell(folder: Path, *arguments: str) -> Outcome:
-    """Run ``compress`` in ``folder``, in a process that starts from nothing."""
+def shell(folder: Path, *arguments: str, limit: Callable[[], None] | None = None) -> Outcome:
+    """Run ``compress`` in ``folder``, in a process that starts from nothing; ``limit`` is called in it first."""
     done = subprocess.run(
         [*COMPRESS, *arguments],
         cwd=folder,
@@ -45,6 +46,7 @@ def shell(folder: Path, *arguments: str) -> Outcome:
         text=True,
         timeout=PATIENCE_S,
         check=False,
+        preexec_fn=limit,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 

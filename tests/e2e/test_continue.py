@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import RUN
-from tests.e2e.shell import COMPRESS, PATIENCE_S, Outcome, environment, warm_shell
+from tests.e2e.shell import COMPRESS, PATIENCE_S, Outcome, environment, shell, warm_shell
 
 COMMAND = (*RUN, "--epochs", "4", "--out", "runs/b")
 
@@ -64,17 +64,11 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(
     folder: Path, finished: tuple[Path, Outcome]
 ) -> None:
     """A limit on the size of files stands in for the disk: the same call fails, with the same kind of error."""
-    full = subprocess.run(
-        [*COMPRESS, *COMMAND],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)),
+    said = shell(
+        folder,
+        *COMMAND,
+        limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)),
     )
-    said = Outcome(full.returncode, full.stdout, full.stderr)
     assert said.code == 1, said.err
     assert "cannot write `runs/b/checkpoints/" in said.err
     assert "Traceback" not in said.err
