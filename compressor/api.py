@@ -24,32 +24,38 @@ from compressor.budget.allocate import allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.cutting import cut
+from compressor.cutting.folding import fold_constants
+from compressor.cutting.optimizer import cut_optimizer
+from compressor.cutting.proof import check_cut, require
 from compressor.data import load_data
 from compressor.data.factory import data_from
 from compressor.data.split import Data
 from compressor.distill import Schedule, train
 from compressor.errors import CompressError
 from compressor.graph.channels import ChannelGraph
+from compressor.graph.recording.example import Given
 from compressor.graph.trace import trace
 from compressor.measure import Profile, profiled
 from compressor.models import ModelSource
-from compressor.proof import check_cut, require
 from compressor.recipe import ExportRecipe, ProfileRecipe, Recipe
 from compressor.report.report import Report
 from compressor.rundir import free_name
 from compressor.saliency.score import score
 from compressor.saliency.scores import Scores
 from compressor.steps import Listener
-from compressor.student import Student, load_student, save_student
+from compressor.student import Student, apply_plan, load_student, save_student
 from export import Artifact
 
 __all__ = [
+    "apply",
     "check",
     "compress",
     "cut",
+    "cut_optimizer",
     "data_from",
     "distil",
     "export",
+    "fold_constants",
     "load",
     "load_data",
     "plan",
@@ -65,7 +71,7 @@ CPU = torch.device("cpu")
 def plan(graph: ChannelGraph, scores: Scores, remove: float, of: str = "macs", **allowed: object) -> Plan:
     """The channels to keep so that the share ``remove`` of the cost ``of`` goes.
 
-    ``allowed`` are the other fields of ``Budget``: ``granule``, ``keep_at_least``, ``ignore``. Warns if the
+    ``allowed`` are the other fields of ``Budget``: ``keep``, ``granule``, ``keep_at_least`` and so on. Warns if the
     value asked for cannot be reached within one per cent.
     """
     allocation = allocate(graph, scores, Budget(remove, of, **allowed))  # type: ignore[arg-type]
@@ -74,9 +80,12 @@ def plan(graph: ChannelGraph, scores: Scores, remove: float, of: str = "macs", *
     return allocation.plan
 
 
-def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Tensor) -> None:
-    """Prove that ``student`` is ``teacher`` with the removed channels silenced, or raise."""
-    require(check_cut(teacher, student, plan, (images,)))
+def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Given, *, folded: bool = False) -> None:
+    """Prove that ``student`` is ``teacher`` with the removed channels silenced, or raise.
+
+    ``folded`` if it comes from ``fold_constants``, so that what these channels say at rest is in its biases.
+    """
+    require(check_cut(teacher, student, plan, images, folded=folded))
 
 
 def distil(
@@ -160,9 +169,20 @@ def save(
     save_student(Student(network, ModelSource(model, classes), plan, shape, about or {}), Path(folder))
 
 
-def load(folder: Path | str) -> nn.Module:
-    """The network in a student folder, bit for bit as it was saved, in evaluation mode."""
-    return load_student(Path(folder)).network
+def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
+    """The network in a student folder, bit for bit as it was saved, in evaluation mode.
+
+    A folder may name code, as ``package.module:factory``: that is imported and called only with ``trust``.
+    """
+    return load_student(Path(folder), trust=trust).network
+
+
+def apply(network: nn.Module, path: Path | str) -> nn.Module:
+    """The untrained student of ``network`` by the plan in a student folder, or in its ``plan.json`` alone.
+
+    ``network`` must look like the teacher that the plan was made for, tensor by tensor.
+    """
+    return apply_plan(network, Path(path))
 
 
 def _still(network: nn.Module) -> nn.Module:

@@ -19,10 +19,10 @@ from compressor.budget.allocate import Allocation, allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.cutting import cut
+from compressor.cutting.proof import Check, check_cut, require
 from compressor.data.split import Data
 from compressor.distill import Progress, Schedule, Trained, reestimate, train
 from compressor.graph.channels import ChannelGraph
-from compressor.proof import Check, check_cut, require
 from compressor.saliency.scores import Scores
 
 PROOF_IMAGES = 4

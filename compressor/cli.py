@@ -18,6 +18,7 @@ import click
 from compressor.budget.request import COST_TITLES
 from compressor.errors import CompressError, UsageError
 
+TRUST_HELP = "Import and call the code that a student folder names."
 REMOVE_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
 
 
@@ -41,6 +42,11 @@ def cli(debug: bool) -> None:
 @click.option(
     "--of", "cost", metavar=f"[{'|'.join(COST_TITLES)}]", help="The cost that --ratio counts  [default: macs]"
 )
+@click.option(
+    "--keep", multiple=True, metavar="PATTERN", help="Modules not to touch, as in 'head.*'; repeatable."
+)
+@click.option("--granule", type=int, help="Widths are multiples of it  [default: 8]")
+@click.option("--whole-heads", is_flag=True, help="Attention loses heads, not width inside every head.")
 @click.option("--data", help="Built-in name, folder of class folders, or package.module:factory.")
 @click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
 @click.option("--download", is_flag=True, help="Allow a torchvision data set to be downloaded.")
@@ -52,6 +58,7 @@ def cli(debug: bool) -> None:
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")
+@click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML; options win over it.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder; the same one continues a broken run."
@@ -78,7 +85,7 @@ def run(
     options["model"] = model
     recipe = read_recipe(recipe_file) if recipe_file else Recipe()
     # By identity: `--ratio 0` and `--assistants 0` are given, and 0 == False.
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {name: value for name, value in options.items() if value not in (None, ()) and value is not False}
     recipe = changed(recipe, {SETTINGS[name]: value for name, value in given.items()})
 
     from compressor.api import compress, run_name
@@ -109,13 +116,16 @@ def run(
 @click.option("--weights", help="Weights file; the groups are the same without.")
 @click.option("--classes", type=int, help="Number of classes.")
 @click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-def inspect(model: str, weights: str | None, classes: int | None, shape: str | None, as_json: bool) -> None:
+def inspect(
+    model: str, weights: str | None, classes: int | None, shape: str | None, trust: bool, as_json: bool
+) -> None:
     """Show the channel groups of MODEL: what each costs, what cannot be cut and why."""
     from compressor.inspect import inspected, print_inspection
     from compressor.recipe import ModelRecipe
 
-    found = inspected(ModelRecipe(model, weights or ""), classes, _shape(shape))
+    found = inspected(ModelRecipe(model, weights or "", trust), classes, _shape(shape))
     _print_json(found.to_dict()) if as_json else print_inspection(found, _stdout())
 
 
@@ -126,6 +136,7 @@ def inspect(model: str, weights: str | None, classes: int | None, shape: str | N
 @click.option("--batch", type=int, default=1, show_default=True, help="Images at a time.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of every runtime.")
 @click.option("--samples", type=int, default=100, show_default=True, help="Interleaved rounds.")
+@click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def profile(
     subject: str,
@@ -134,6 +145,7 @@ def profile(
     batch: int,
     threads: int,
     samples: int,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Measure SUBJECT, or compare it with OTHER: each a model name, a student folder or an ONNX file."""
@@ -141,7 +153,7 @@ def profile(
     from compressor.subjects import print_profile, profile_subjects
 
     recipe = ProfileRecipe(batch=batch, threads=threads, samples=samples, budget_s=30.0)
-    result = profile_subjects([subject, other] if other else [subject], _shape(shape), recipe)
+    result = profile_subjects([subject, other] if other else [subject], _shape(shape), recipe, trust=trust)
     _print_json(result.to_dict()) if as_json else print_profile(result, _stdout())
 
 
@@ -153,6 +165,7 @@ def profile(
 @click.option("--classes", type=int, help="Number of classes.")
 @click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
 @click.option("--opset", type=int, help="Operator set  [default: the exporter's own]")
+@click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def export(
     model: str,
@@ -162,6 +175,7 @@ def export(
     classes: int | None,
     shape: str | None,
     opset: int | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Export MODEL (a run folder, a student folder or a model name), and compare the file with PyTorch."""
@@ -170,7 +184,7 @@ def export(
     from compressor.subjects import export_subject
 
     artifact, checks = export_subject(
-        ModelRecipe(model, weights or ""), classes, _shape(shape), format_name, out, opset
+        ModelRecipe(model, weights or "", trust), classes, _shape(shape), format_name, out, opset
     )
     if as_json:
         _print_json({"artifact": artifact.to_dict(), "checks": [check.to_dict() for check in checks]})
@@ -224,8 +238,12 @@ def doctor(as_json: bool) -> None:
 SETTINGS = {
     "model": "model.name",
     "weights": "model.weights",
+    "trust": "model.trust",
     "ratio": "budget.remove",
     "cost": "budget.of",
+    "keep": "budget.keep",
+    "granule": "budget.granule",
+    "whole_heads": "budget.whole_heads",
     "data": "data.name",
     "data_root": "data.root",
     "download": "data.download",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from compressor.budget.allocate import granule_of
+from compressor.budget.allocate import step_of
 from compressor.budget.cost import costs_of, full_widths
 from compressor.budget.request import Budget
 from compressor.errors import UsageError
@@ -79,7 +79,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
         table.add_row(
             group.name,
             str(group.units),
-            str(granule_of(group, Budget().granule)),
+            str(step_of(group, Budget())),
             str(len({slot.tensor.rpartition(".")[0] for slot in group.slots})),
             short(price["macs"]),
             percent(found.shares[group.name]["macs"]),

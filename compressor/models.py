@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from compressor.architecture import Architecture
 from compressor.errors import CompressError, UsageError, unknown_name
 from compressor.imports import load_attribute
 
@@ -24,14 +25,23 @@ Builder = Callable[[int | None], Any]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A name (torchvision, ``timm:NAME``, ``package.module:factory``, ``glyphnet``) and its classes."""
+    """A name (torchvision, ``timm:NAME``, ``package.module:factory``, ``glyphnet``) and its classes.
+
+    ``tensors``: what the network's tensors look like, where that is known, as it is of a student's teacher.
+    """
 
     name: str
     classes: int | None = None
+    tensors: Architecture | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def names_code(self) -> bool:
+        """Whether building it imports and calls what the name says."""
+        return ":" in self.name and not self.name.startswith("timm:")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {"name": self.name, "classes": self.classes}
 
 
 def build(source: ModelSource) -> nn.Module:

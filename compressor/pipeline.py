@@ -17,7 +17,8 @@ import torch
 from compressor.artifacts import answering, counted, exported, saved, verified
 from compressor.budget.request import COST_TITLES
 from compressor.cascade import Stage, descend, stages
-from compressor.cutting import cut
+from compressor.cutting import FORMS, cut, form_of
+from compressor.cutting.proof import check_cut, require
 from compressor.data import load_data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
@@ -26,7 +27,6 @@ from compressor.files import write_atomic, write_json
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.measure import profiled
-from compressor.proof import check_cut, require
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
@@ -70,7 +70,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
 
     with steps.step("Trace the channel graph") as step:
-        graph = trace(teacher.network, image)
+        graph = trace(teacher.network, image, whole_heads=recipe.budget.whole_heads)
         write_json(run.graph, graph.to_dict())
         _warn_of_unsupported(graph, steps)
         step.outcome = f"{len(graph.groups)} groups to cut, {len(graph.frozen)} left whole"
@@ -98,7 +98,8 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     with steps.step("Cut") as step:
         merely_cut = cut(teacher.network, plan)
         right["cut"] = accuracy(merely_cut, data.test, device=device)
-        step.outcome = f"top-1 {right['cut']:.2%} before any training"
+        form = FORMS[form_of(merely_cut)]
+        step.outcome = f"top-1 {right['cut']:.2%} before any training; the student is {form}"
 
     with steps.step("Verify the cut") as step:
         real = next(iter(data.test.batches(16))).images
@@ -107,7 +108,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             counted(merely_cut, plan, image),
         ]
         require(checks)
-        step.outcome = f"equal to the silenced teacher within {checks[0].max_abs_error:.1e}"
+        step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
 
     with steps.step("Distil") as step:
         trainings = descend(
@@ -163,14 +164,19 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
     report = Report(
         request={"remove": recipe.budget.remove, "of": recipe.budget.of},
-        model={"name": recipe.model.name, "origin": teacher.origin, "classes": len(data.classes)},
+        model={
+            "name": recipe.model.name,
+            "origin": teacher.origin,
+            "classes": len(data.classes),
+            "form": form,
+        },
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
         cost=costs(profile, plan.costs["channels"]),
         accuracy={"metric": "top-1", **right},
         latency=profile.latency,
         trainings=[training_row(training) for training in trainings],
         widths={name: list(pair) for name, pair in plan.widths.items()},
-        layers=layer_rows(profile),
+        layers=layer_rows(profile, graph, plan),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
         artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],

@@ -26,10 +26,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The teacher: a name, and its weights (a file, ``pretrained``, ``random``, or nothing)."""
+    """The teacher: a name, and its weights (a file, ``pretrained``, ``random``, or nothing).
+
+    ``trust``: where the name is a student folder, import and call the code that it names.
+    """
 
     name: str = "glyphnet"
     weights: str = ""
+    trust: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from compressor.artifacts import exported, verified
+from compressor.cutting.proof import Check
 from compressor.data import glyphs
 from compressor.errors import CompressError, UsageError, unknown_name
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
-from compressor.proof import Check
 from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
 from compressor.report.table import RUNTIMES, percent, short
 from compressor.rundir import RunFolder
@@ -52,7 +52,7 @@ def resolve(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Sub
         return Subject(None, path, shape or _shape_of_file(path))
     folder = student_folder(path)
     if folder is not None:
-        student = load_student(folder)
+        student = load_student(folder, trust=model.trust)
         return Subject(student.network, None, shape or _image(student.input_shape))
     network, _, _ = build_model(model, classes)
     usual = (3, glyphs.SIZE, glyphs.SIZE) if model.name == BUILTIN else IMAGENET
@@ -65,9 +65,12 @@ def student_folder(path: Path) -> Path | None:
     return next((folder for folder in (path, inside) if is_student(folder)), None)
 
 
-def profile_subjects(names: list[str], shape: Shape | None, recipe: ProfileRecipe) -> Profile:
+def profile_subjects(
+    names: list[str], shape: Shape | None, recipe: ProfileRecipe, *, trust: bool = False
+) -> Profile:
     """Count and time one subject, or two of them interleaved."""
-    subjects = dict(zip(WHO, (resolve(ModelRecipe(name), None, shape) for name in names), strict=False))
+    models = (ModelRecipe(name, trust=trust) for name in names)
+    subjects = dict(zip(WHO, (resolve(model, None, shape) for model in models), strict=False))
     shapes = {subject.shape for subject in subjects.values()}
     if len(shapes) > 1:
         raise UsageError(

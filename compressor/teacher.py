@@ -120,7 +120,7 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
     if is_student(path):
         if model.weights:
             raise UsageError(f"`{model.name}` is a student folder and has its own weights", "drop --weights")
-        student = load_student(path)
+        student = load_student(path, trust=model.trust)
         return student.network, student.source, student.plan
     _refuse_other_folder(path)
     source = ModelSource(model.name, classes)

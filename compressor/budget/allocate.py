@@ -46,8 +46,9 @@ def allocate(
     cost = costs[budget.of]
     full = full_widths(graph)
     allowed = cost.of(full) * (1 - budget.remove)
-    steps = np.array([granule_of(group, budget.granule) for group in graph.groups], dtype=np.int64)
+    steps = np.array([step_of(group, budget) for group in graph.groups], dtype=np.int64)
     least = _least_widths(graph, steps, budget, containing)
+    _check_patterns(graph, budget)
     _check_reachable(graph, cost, full, least, budget)
     ranked = [np.sort(scores.of(group.name))[::-1] for group in graph.groups]
     space = Space(cost, allowed, ranked, least, steps)
@@ -72,6 +73,17 @@ def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing
     return least
 
 
+def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
+    """A pattern that fits nothing is a mistake: what was to be kept would be cut in silence."""
+    patterns = [*budget.keep, *(pattern for pattern, _ in budget.granule_patterns())]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in graph.shapes):
+            raise UsageError(
+                f"no module of the network fits the pattern `{pattern}`",
+                "`compress inspect` lists the modules; a pattern is a path as in `layer4.0.conv1` or `head.*`",
+            )
+
+
 def _check_reachable(graph: ChannelGraph, cost: Cost, full: Widths, least: Widths, budget: Budget) -> None:
     if not graph.groups:
         raise UsageError(
@@ -83,7 +95,8 @@ def _check_reachable(graph: ChannelGraph, cost: Cost, full: Widths, least: Width
         largest = math.floor(most * 1000) / 1000
         raise UsageError(
             f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: the most that can go is {largest:.1%}",
-            f"use --ratio {largest:g} or less, or lower budget.keep_at_least (now {budget.keep_at_least:g})",
+            f"use --ratio {largest:g} or less, or lower budget.keep_at_least (now {budget.keep_at_least:g})"
+            + (", or keep fewer modules whole" if budget.keep else ""),
         )
 
 
@@ -113,8 +126,24 @@ def granule_of(group: Group, granule: int) -> int:
     return max(1, step // group.channels_per_unit)
 
 
+def step_of(group: Group, budget: Budget) -> int:
+    """The step of a group in units, by its own granule where one of ``budget.granules`` is for it."""
+    own = (granule for pattern, granule in budget.granule_patterns() if lives_in(group, pattern))
+    return granule_of(group, next(own, budget.granule))
+
+
+def lives_in(group: Group, pattern: str) -> bool:
+    """Whether a group has a slot in a module of which the path fits the pattern, or in one below it."""
+    return any(
+        fnmatchcase(slot.tensor, pattern) or fnmatchcase(slot.tensor, f"{pattern}.*") for slot in group.slots
+    )
+
+
 def _least(group: Group, step: int, budget: Budget) -> int:
     """The units that always stay."""
-    if any(fnmatchcase(group.name, pattern) for pattern in budget.ignore):
+    if any(lives_in(group, pattern) for pattern in budget.keep):
         return group.units
-    return min(group.units, round_up(max(1, math.ceil(group.units * budget.keep_at_least)), step))
+    units = max(
+        1, math.ceil(group.units * budget.keep_at_least), -(-budget.least_width // group.channels_per_unit)
+    )
+    return min(group.units, round_up(units, step))

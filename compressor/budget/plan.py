@@ -24,14 +24,23 @@ Slices = Mapping[str, Mapping[int, Kept]]
 class Plan:
     """What stays of every tensor that is cut: ``slices[tensor][axis]`` are the indices kept.
 
-    ``blocks`` gives the number of blocks left to each grouped convolution whose blocks were cut;
-    Beside them, for people: ``widths``, group -> (units before, units kept), and ``costs``, cost -> (before, after).
+    ``blocks`` gives the number of blocks left to each grouped convolution and norm whose blocks were cut; ``inputs``
+    describes the example that the network was traced with. Beside them, for people: ``widths``, group -> (units before,
+    units kept), and ``costs``, cost -> (before, after). ``earlier``: the first part of a plan that was made in several
+    steps; what remains after it may be cut in ways that the network before it could not.
     """
 
     slices: Slices
     blocks: Mapping[str, int] = field(default_factory=dict)
     widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: Any = None
+    earlier: Plan | None = field(default=None, compare=False)
+
+    @property
+    def whole_heads(self) -> bool:
+        """Whether the graph that this plan was made from lets whole heads go."""
+        return bool(self.inputs and self.inputs.get("whole_heads"))
 
     def removed(self, cost: str) -> float:
         """The share of this cost that is gone."""
@@ -49,7 +58,14 @@ class Plan:
         for name, (units, kept_units) in self.widths.items():
             widths[name] = (widths.get(name, (units, units))[0], kept_units)
         costs = {name: (first.costs.get(name, pair)[0], pair[1]) for name, pair in self.costs.items()}
-        return Plan(slices, {**first.blocks, **self.blocks}, widths, costs)
+        return Plan(
+            slices,
+            {**first.blocks, **self.blocks},
+            widths,
+            costs,
+            first.inputs or self.inputs,
+            earlier=(self.earlier.after(first) if self.earlier else first) if first.slices else self.earlier,
+        )
 
     def within(self, larger: Plan) -> Plan:
         """The plan from the network that ``larger`` leaves to the one this leaves."""
@@ -70,7 +86,7 @@ class Plan:
         costs = {
             name: (larger.costs.get(name, (0, pair[0]))[1], pair[1]) for name, pair in self.costs.items()
         }
-        return Plan(slices, dict(self.blocks), widths, costs)
+        return Plan(slices, dict(self.blocks), widths, costs, self.inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -78,6 +94,8 @@ class Plan:
             "costs": {name: list(pair) for name, pair in self.costs.items()},
             "widths": {name: list(pair) for name, pair in self.widths.items()},
             "blocks": dict(self.blocks),
+            "inputs": self.inputs,
+            "earlier": self.earlier and self.earlier.to_dict(),
             "slices": {
                 name: {str(axis): list(kept) for axis, kept in axes.items()}
                 for name, axes in self.slices.items()
@@ -95,6 +113,8 @@ class Plan:
             blocks=dict(value["blocks"]),
             widths={name: (pair[0], pair[1]) for name, pair in value["widths"].items()},
             costs={name: (pair[0], pair[1]) for name, pair in value["costs"].items()},
+            inputs=value["inputs"],
+            earlier=Plan.from_dict(value["earlier"]) if value["earlier"] else None,
         )
 
 
@@ -120,10 +140,10 @@ def plan_keeping(graph: ChannelGraph, kept_units: Mapping[str, Kept]) -> Plan:
         slices.setdefault(tensor, {})[axis] = tuple(stay.tolist())
     blocks = {
         weight: number * len(slices[weight][0]) // graph.shapes[weight][0]
-        for weight, number in graph.block_convolutions.items()
+        for weight, number in graph.blocks.items()
         if 0 in slices.get(weight, {})
     }
-    return Plan(slices, blocks, widths)
+    return Plan(slices, blocks, widths, inputs=graph.inputs)
 
 
 def _positions(name: str, kept: Kept, outer: Kept) -> Kept:

@@ -62,7 +62,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Layer:
-    """A multiplying operator: ``macs = positions * product(factors)`` for one input."""
+    """A multiplying operator: ``macs = positions * product(factors)``; the first factor is what it writes."""
 
     name: str
     kind: str
@@ -84,14 +84,16 @@ class Unsupported:
 
     module: str
     operator: str
+    line: str = ""
 
 
 @dataclass(frozen=True)
 class ChannelGraph:
     """Groups that may be cut, groups that may not (with the reason), and what follows their sizes.
 
-    ``block_convolutions`` maps the weight of a grouped convolution whose units are whole blocks to
-    its number of blocks: there the module's ``groups`` shrinks with the kept units.
+    ``blocks`` maps the weight of a grouped convolution or group norm whose units are whole blocks to its number of
+    blocks: there the module's number of groups shrinks with the kept units. ``inputs`` describes the example that
+    the network was traced with.
     """
 
     groups: tuple[Group, ...]
@@ -99,8 +101,9 @@ class ChannelGraph:
     layers: tuple[Layer, ...]
     parameters: tuple[ParameterSize, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    block_convolutions: Mapping[str, int]
+    blocks: Mapping[str, int]
     unsupported: tuple[Unsupported, ...]
+    inputs: Any = None
 
     def group(self, name: str) -> Group:
         """The group of that name, whether it may be cut or not."""
@@ -112,7 +115,10 @@ class ChannelGraph:
             "schema": 1,
             "groups": [_group_to_dict(group) for group in self.groups],
             "not_cut": [_group_to_dict(group) for group in self.frozen],
-            "without_rule": [{"module": item.module, "operator": item.operator} for item in self.unsupported],
+            "without_rule": [
+                {"module": item.module, "operator": item.operator, "line": item.line}
+                for item in self.unsupported
+            ],
         }
 
 

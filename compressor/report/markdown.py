@@ -13,6 +13,7 @@ from compressor.report.table import (
     how_measured,
     percent,
     short,
+    student_form,
 )
 
 
@@ -30,6 +31,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _table(("cost", "teacher", "student", "removed"), cost_rows(report))
     yield ""
     yield how_measured(report)
+    yield ""
+    yield student_form(report)
     yield from _table(
         ("check", "result", "largest error", "allowed"),
         [

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.report.report import compared
 
 if TYPE_CHECKING:
+    from compressor.budget.plan import Plan
     from compressor.cascade import Training
+    from compressor.graph.channels import ChannelGraph, Factor
     from compressor.measure import Profile
 
 
@@ -24,18 +28,46 @@ def costs(profile: Profile, channels: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def layer_rows(profile: Profile) -> list[dict[str, Any]]:
-    """MACs and parameters of every layer, before and after."""
-    both = (profile.counts["teacher"].layers, profile.counts["student"].layers)
+def layer_rows(profile: Profile, graph: ChannelGraph, plan: Plan) -> list[dict[str, Any]]:
+    """MACs and parameters of every layer, before and after: as counted, where both networks have the same layers.
+
+    A program has no layers to be counted in; its rows are what the plan promised (the totals were checked).
+    """
+    before, after = (profile.counts[name].layers for name in ("teacher", "student"))
+    if [layer.name for layer in before] != [layer.name for layer in after]:
+        return _planned_rows(graph, plan)
     return [
         {
-            "name": before.name,
-            "kind": before.kind,
-            "macs": [before.macs, after.macs],
-            "params": [before.params, after.params],
+            "name": old.name,
+            "kind": old.kind,
+            "macs": [old.macs, new.macs],
+            "params": [old.params, new.params],
         }
-        for before, after in zip(*both, strict=True)
+        for old, new in zip(before, after, strict=True)
     ]
+
+
+def _planned_rows(graph: ChannelGraph, plan: Plan) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for side in (0, 1):
+        widths = [plan.widths[group.name][side] for group in graph.groups]
+
+        def product(factors: Sequence[Factor], widths: Sequence[int] = widths) -> int:
+            return math.prod(
+                factor.constant + sum(times * widths[group] for group, times in factor.times)
+                for factor in factors
+            )
+
+        for layer in graph.layers:
+            row = rows.setdefault(
+                layer.name, {"name": layer.name, "kind": layer.kind, "macs": [0, 0], "params": [0, 0]}
+            )
+            row["macs"][side] += layer.positions * product(layer.factors)
+        for parameter in graph.parameters:
+            path = parameter.name.rpartition(".")[0]
+            row = rows.setdefault(path, {"name": path, "kind": "weights", "macs": [0, 0], "params": [0, 0]})
+            row["params"][side] += product(parameter.factors)
+    return list(rows.values())
 
 
 def training_row(training: Training) -> dict[str, Any]:

@@ -73,6 +73,11 @@ def how_measured(report: Report) -> str:
     )
 
 
+def student_form(report: Report) -> str:
+    """One sentence about what kind of network the student is."""
+    return f"The student is {report.model.get('form', 'of its teacher’s own class')}."
+
+
 def short(number: float) -> str:
     """A count with three digits and a unit: 12,288,000 is 12.3 M."""
     for unit, size in UNITS:

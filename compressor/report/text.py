@@ -10,7 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.report.report import Report
-from compressor.report.table import accuracy_rows, asked_and_reached, cost_rows, error, how_measured
+from compressor.report.table import (
+    accuracy_rows,
+    asked_and_reached,
+    cost_rows,
+    error,
+    how_measured,
+    student_form,
+)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -28,6 +35,7 @@ def _screen(report: Report) -> RenderableType:
         Text(""),
         Text(asked_and_reached(report), style="bold"),
         Text(how_measured(report), style="dim"),
+        Text(student_form(report), style="dim"),
         Text(""),
     ]
     parts += _verdicts(report)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compressor.copying import require_numbers
 from compressor.data.split import Batch
 from compressor.errors import CompressError, UsageError, unknown_name
 from compressor.graph.channels import ChannelGraph, Group, Slot
@@ -36,6 +37,7 @@ def score(
     if criterion not in CRITERIA:
         raise unknown_name("criterion", criterion, CRITERIA)
     chosen = CRITERIA[criterion]
+    require_numbers(network)
     network = copy.deepcopy(network).to(device).eval()
     axes = _from_gradients(network, graph, chosen, batches, device) if chosen.needs_gradients else None
     if axes is None:

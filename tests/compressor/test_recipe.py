@@ -49,7 +49,12 @@ recipes = st.builds(
         Budget,
         remove=st.floats(0, 1, exclude_min=True, exclude_max=True),
         of=st.sampled_from(sorted(COST_TITLES)),
-        ignore=st.lists(texts, max_size=3).map(tuple),
+        keep=st.lists(texts, max_size=3).map(tuple),
+        granules=st.lists(st.builds("{}={}".format, texts.filter(bool), st.integers(1, 99)), max_size=3).map(
+            tuple
+        ),
+        least_width=st.integers(1),
+        whole_heads=st.booleans(),
     ),
     saliency=st.builds(SaliencyRecipe, texts, st.integers(1), st.integers(1)),
     distil=st.builds(
@@ -79,9 +84,9 @@ def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
 
 
 def test_what_is_given_is_taken_and_the_rest_keeps_its_default(tmp_path: Path) -> None:
-    text = 'seed = 7\n[budget]\nremove = 0.7\nignore = ["head*"]\n[distil.schedule]\nepochs = 3\n'
+    text = 'seed = 7\n[budget]\nremove = 0.7\nkeep = ["head*"]\n[distil.schedule]\nepochs = 3\n'
     assert read_recipe(written(tmp_path, text)) == Recipe(
-        seed=7, budget=Budget(0.7, ignore=("head*",)), distil=DistilRecipe(schedule=Schedule(epochs=3))
+        seed=7, budget=Budget(0.7, keep=("head*",)), distil=DistilRecipe(schedule=Schedule(epochs=3))
     )
 
 

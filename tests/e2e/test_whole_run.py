@@ -162,13 +162,13 @@ def test_profile_compares_two_files(finished: Run) -> None:
 def test_profile_of_a_student_folder_counts_what_the_report_counts(
     finished: Run, report: dict[str, Any]
 ) -> None:
-    shown = warm_shell(finished[0], "profile", "runs/a/student", "--samples", "5", "--json")
+    shown = warm_shell(finished[0], "profile", "runs/a/student", "--samples", "5", "--trust", "--json")
     assert shown.code == 0, shown.err
     assert json.loads(shown.out)["counts"]["teacher"]["macs"] == report["cost"]["macs"]["student"]
 
 
 def test_export_of_a_run_writes_the_student_and_compares(after_run: Path) -> None:
-    shown = warm_shell(after_run, "export", "runs/a", "--out", "x.onnx", "--json")
+    shown = warm_shell(after_run, "export", "runs/a", "--out", "x.onnx", "--trust", "--json")
     assert shown.code == 0, shown.err
     result = json.loads(shown.out)
     assert [check["passed"] for check in result["checks"]] == [True, True]
@@ -177,7 +177,7 @@ def test_export_of_a_run_writes_the_student_and_compares(after_run: Path) -> Non
 
 def test_export_without_a_place_leaves_the_files_of_the_run_as_reported(after_run: Path) -> None:
     before = contents(after_run / "runs/a")
-    shown = warm_shell(after_run, "export", "runs/a")
+    shown = warm_shell(after_run, "export", "runs/a", "--trust")
     assert shown.code == 0, shown.err
     assert (after_run / shown.out.splitlines()[-1]).is_file()
     after = contents(after_run / "runs/a")
@@ -185,7 +185,7 @@ def test_export_without_a_place_leaves_the_files_of_the_run_as_reported(after_ru
 
 
 def test_an_operator_set_that_cannot_be_written_is_an_error(after_run: Path) -> None:
-    shown = warm_shell(after_run, "export", "runs/a", "--out", "y.onnx", "--opset", "99")
+    shown = warm_shell(after_run, "export", "runs/a", "--out", "y.onnx", "--opset", "99", "--trust")
     assert shown.code == 1
     assert "cannot write opset 99" in shown.err
     assert not (after_run / "y.onnx").exists()
@@ -194,7 +194,7 @@ def test_an_operator_set_that_cannot_be_written_is_an_error(after_run: Path) -> 
 def test_a_student_loads_in_a_fresh_process_as_the_onnx_file_answers(finished: Run) -> None:
     program = (
         "import compressor, torch, mypkg\n"
-        "network = compressor.load('runs/a/student')\n"
+        "network = compressor.load('runs/a/student', trust=True)\n"
         "images, labels = mypkg.data()[1].tensors\n"
         "with torch.no_grad(): right = (network(images).argmax(1) == labels).float().mean().item()\n"
         "print(right, sum(p.numel() for p in network.parameters()))\n"
@@ -218,7 +218,7 @@ def test_a_student_can_be_compressed_again(after_run: Path, monkeypatch: pytest.
     first = json.loads((after_run / "runs/a/report.json").read_text())
     shown = warm_shell(
         after_run, "run", "runs/a/student", "--data", "mypkg:data", "--recipe", "quick.toml",
-        "--ratio", "0.3", "--epochs", "1", "--assistants", "0", "--out", "runs/again", "--json",
+        "--ratio", "0.3", "--epochs", "1", "--assistants", "0", "--out", "runs/again", "--trust", "--json",
     )  # fmt: skip
     assert shown.code == 0, shown.err
     report = json.loads(shown.out)
@@ -226,7 +226,7 @@ def test_a_student_can_be_compressed_again(after_run: Path, monkeypatch: pytest.
     assert report["accuracy"]["teacher"] == first["accuracy"]["student"]
     monkeypatch.chdir(after_run)  # the user's package is found from their folder
     monkeypatch.syspath_prepend(after_run)
-    twice = compressor.load("runs/again/student")
+    twice = compressor.load("runs/again/student", trust=True)
     assert twice(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
     assert sum(p.numel() for p in twice.parameters()) == report["cost"]["params"]["student"]
 
