@@ -23,6 +23,7 @@ _AS_THEY_ARE = frozenset(
     (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 )
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_HOOKS = tuple(key for key, value in nn.Module().__dict__.items() if type(value) is OrderedDict)
 _OWN_COPYING = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
 
 
@@ -134,9 +135,8 @@ def _copy(module: Any, memo: dict[int, Any]) -> Any:
     given = module.__dict__
     if _is_simple(module):
         state.update(given)
-        for key, item in given.items():
-            if type(item) is OrderedDict:
-                state[key] = OrderedDict()
+        for key in _HOOKS:
+            state[key] = OrderedDict()
     else:
         for key, item in given.items():
             if key not in _REGISTERED:
@@ -178,13 +178,19 @@ def _is_plain(kind: type) -> bool:
 def _is_simple(module: nn.Module) -> bool:
     """A layer of torch itself, without hooks and with nothing put on it: its attributes are numbers."""
     kind = type(module)
-    return (
-        kind.__module__.startswith("torch.nn.modules.")
-        and not module._forward_pre_hooks
-        and not module._forward_hooks
-        and _is_plain(kind)
-        and all(
-            type(value) in _AS_THEY_ARE or key[0] == "_" or type(value) is tuple
-            for key, value in module.__dict__.items()
-        )
-    )
+    if not _is_torchs_own(kind) or module._forward_pre_hooks or module._forward_hooks:
+        return False
+    for key, value in module.__dict__.items():
+        item = type(value)
+        if item not in _AS_THEY_ARE and key[0] != "_" and item is not tuple:
+            return False
+    return True
+
+
+_own_kinds: dict[type, bool] = {}
+
+
+def _is_torchs_own(kind: type) -> bool:
+    if kind not in _own_kinds:
+        _own_kinds[kind] = kind.__module__.startswith("torch.nn.modules.") and _is_plain(kind)
+    return _own_kinds[kind]

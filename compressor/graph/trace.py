@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 from compressor.graph.channels import ChannelGraph, Factor, Group, Layer, ParameterSize, Slot
@@ -18,8 +22,21 @@ def trace(network: nn.Module, inputs: Given, *, whole_heads: bool = False) -> Ch
     loses heads.
     """
     example = inputs_of(inputs)
-    walked = walk(network, example, whole_heads=whole_heads)
-    return _graph(walked, {**describe(example), "whole_heads": whole_heads})
+    with _without_collection():
+        walked = walk(network, example, whole_heads=whole_heads)
+        return _graph(walked, {**describe(example), "whole_heads": whole_heads})
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Thousands of small objects come and go here in milliseconds; looking for cycles among them doubles that."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _graph(walked: Walk, inputs: object) -> ChannelGraph:

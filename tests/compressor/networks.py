@@ -348,12 +348,13 @@ class Moved(nn.Module):
     def __init__(self, width: int, how: str) -> None:
         super().__init__()
         self.layer, self.how = nn.Conv2d(width, width, 1), how
+        self.register_buffer("order", torch.randperm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.tanh(self.layer(x))
         if self.how == "flip":
             return x + y.flip(1)
-        return torch.cat([y.roll(3, 1), x], 1) if self.how == "roll" else x * y[:, torch.arange(x.shape[1])]
+        return torch.cat([y.roll(3, 1), x], 1) if self.how == "roll" else x * y[:, self.order]
 
 
 class OneDimensional(nn.Module):

@@ -201,6 +201,11 @@ def _recorded(network: nn.Module, inputs: Inputs, account: _Account) -> Recordin
         except Exception as error:
             last = account.operations[-1].operator if account.operations else "the first operator"
             raise cannot_trace(error, account.path[-1], last, meta.tensors) from error
+    for _, module in paths:
+        module.__dict__.pop(
+            "forward", None
+        )  # each refers to its module: the copy can go at once, not by a collection
+    account.modules.clear()
     if not tensors_in(result):
         raise CompressError(
             f"cannot follow the network's output, a {type(result).__name__} without tensors to be seen in it",
