@@ -68,15 +68,16 @@ class _Silencing:
     ) -> Any:
         if operation.operator in SUMS_OVER:
             heard = list(args)
+            constants = self.constants.get(number)
             for place, dim in SUMS_OVER[operation.operator].items():
+                if place == 1 and constants is not None:
+                    continue  # its columns are what the constants are multiplied by
                 meta = operation.args[place]
                 if place == 1 and operation.operator == "convolution" and operation.args[6]:
                     dim = 0  # transposed
                 kept = self.remaining.kept(meta, dim % meta.dim())
                 if kept is not None and not kept.all():
-                    heard[place] = _heard(
-                        args[place], kept, dim, self.constants.get(number) if place == 0 else None
-                    )
+                    heard[place] = _heard(args[place], kept, dim, constants)
             return operation.function(*heard, **kwargs)
         if operation.operator in OVER_CHANNELS and self._narrower(operation):
             return self._on_what_remains(operation, args, kwargs)
