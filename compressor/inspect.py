@@ -96,4 +96,4 @@ def print_inspection(found: Inspection, console: Console) -> None:
     if graph.unsupported:
         console.print("\noperators without a rule:", style="bold")
         for item in graph.unsupported:
-            console.print(f"  {item.operator} in {item.module or 'the network itself'}")
+            console.print(f"  {item.operator} in {item.where}", markup=False)

@@ -210,7 +210,7 @@ def _begun(run: RunFolder) -> tuple[Stage, ...] | None:
 def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
     operators = sorted({item.operator for item in graph.unsupported})
     if operators:
-        where = ", ".join(sorted({item.module or "the network itself" for item in graph.unsupported})[:3])
+        where = ", ".join(sorted({item.where for item in graph.unsupported})[:3])
         steps.warn(
             f"no rule for {', '.join(f'`{name}`' for name in operators)} (in {where}): left whole there"
         )

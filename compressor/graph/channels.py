@@ -86,6 +86,11 @@ class Unsupported:
     operator: str
     line: str = ""
 
+    @property
+    def where(self) -> str:
+        """The module, and the line of its source."""
+        return (self.module or "the network itself") + (f" ({self.line})" if self.line else "")
+
 
 @dataclass(frozen=True)
 class ChannelGraph:
