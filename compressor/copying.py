@@ -23,13 +23,14 @@ _AS_THEY_ARE = frozenset(
     (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 )
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_HOOKS = tuple(key for key, value in nn.Module().__dict__.items() if type(value) is OrderedDict)
+_EVERY_MODULE = nn.Module().__dict__
+_HOOKS = tuple(key for key, value in _EVERY_MODULE.items() if type(value) is OrderedDict)
 _OWN_COPYING = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every tensor by name, each once: parameters and buffers, then plain attributes by their path."""
-    return _named(_paths(network))
+    return _named(_paths(network), {})
 
 
 def copy_with(network: nn.Module, change: Change) -> nn.Module:
@@ -40,15 +41,21 @@ def copy_with(network: nn.Module, change: Change) -> nn.Module:
 def copy_and_paths(network: nn.Module, change: Change) -> tuple[nn.Module, Paths]:
     """The copy, and each of its modules with its path."""
     memo: dict[int, Any] = {}
+    simple: dict[int, bool] = {}
     paths = _paths(network)
     with torch.no_grad():
-        for name, tensor in _named(paths).items():
+        for name, tensor in _named(paths, simple).items():
             changed = change(name, tensor)
-            if isinstance(tensor, nn.Parameter) and not isinstance(changed, nn.Parameter):
+            # The first question is needed for speed only: the class of parameters takes its time with the second.
+            if (
+                type(tensor) is not type(changed)
+                and isinstance(tensor, nn.Parameter)
+                and not isinstance(changed, nn.Parameter)
+            ):
                 changed = nn.Parameter(changed, tensor.requires_grad)
             memo[id(tensor)] = changed
     try:
-        copied = _copy(network, memo)
+        copied = _copy(network, memo, simple)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CompressError(
             f"cannot copy the network: {str(error).splitlines()[0]}",
@@ -86,7 +93,8 @@ def _paths(network: nn.Module) -> Paths:
     return found
 
 
-def _named(paths: Paths) -> dict[str, Tensor]:
+def _named(paths: Paths, simple: dict[int, bool]) -> dict[str, Tensor]:
+    """Every tensor by name; ``simple`` is told which modules are."""
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
 
@@ -102,7 +110,8 @@ def _named(paths: Paths) -> dict[str, Tensor]:
                 if tensor is not None:
                     add(prefix + name, tensor)
     for path, module in paths:
-        if not _is_simple(module):
+        simple[id(module)] = _is_simple(module)
+        if not simple[id(module)]:
             for name, tensor in _plain_tensors(module):
                 add(f"{path}.{name}" if path else name, tensor)
     return named
@@ -122,7 +131,7 @@ def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield key, value
 
 
-def _copy(module: Any, memo: dict[int, Any]) -> Any:
+def _copy(module: Any, memo: dict[int, Any], simple: dict[int, bool]) -> Any:
     """``copy.deepcopy``, but a plain module is copied attribute by attribute: some ten times faster."""
     if id(module) in memo:
         return memo[id(module)]
@@ -133,23 +142,23 @@ def _copy(module: Any, memo: dict[int, Any]) -> Any:
     memo[id(module)] = new
     state = new.__dict__
     given = module.__dict__
-    if _is_simple(module):
+    if simple.get(id(module)):
         state.update(given)
         for key in _HOOKS:
             state[key] = OrderedDict()
     else:
         for key, item in given.items():
             if key not in _REGISTERED:
-                state[key] = _copied_attribute(item, memo)
+                state[key] = _copied_attribute(item, memo, simple)
     for key in ("_parameters", "_buffers"):
         tensors = given[key]
         state[key] = type(tensors)((name, t if t is None else memo[id(t)]) for name, t in tensors.items())
     children = given["_modules"]
-    state["_modules"] = type(children)((name, _copy(child, memo)) for name, child in children.items())
+    state["_modules"] = type(children)((name, _copy(child, memo, simple)) for name, child in children.items())
     return new
 
 
-def _copied_attribute(item: Any, memo: dict[int, Any]) -> Any:
+def _copied_attribute(item: Any, memo: dict[int, Any], simple: dict[int, bool]) -> Any:
     kind = type(item)
     if kind in _AS_THEY_ARE:
         return item
@@ -157,7 +166,7 @@ def _copied_attribute(item: Any, memo: dict[int, Any]) -> Any:
         return kind()
     if kind is tuple and all(type(part) in _AS_THEY_ARE for part in item):
         return item
-    return _copy(item, memo) if isinstance(item, nn.Module) else copy.deepcopy(item, memo)
+    return _copy(item, memo, simple) if isinstance(item, nn.Module) else copy.deepcopy(item, memo)
 
 
 _plain_kinds: dict[type, bool] = {}
@@ -180,8 +189,9 @@ def _is_simple(module: nn.Module) -> bool:
     kind = type(module)
     if not _is_torchs_own(kind) or module._forward_pre_hooks or module._forward_hooks:
         return False
-    for key, value in module.__dict__.items():
-        item = type(value)
+    own = module.__dict__
+    for key in own.keys() - _EVERY_MODULE.keys():
+        item = type(own[key])
         if item not in _AS_THEY_ARE and key[0] != "_" and item is not tuple:
             return False
     return True

@@ -226,22 +226,23 @@ _READINGS: dict[str, Callable[[Program, Any], Reading]] = {
 }
 
 
-def _numbers_in(value: Any) -> set[int]:
+def referred(value: Any, kind: str) -> set[Any]:
+    """What part of a program refers to: the names of tensors (``tensor``), or the numbers of values (``value``)."""
     if isinstance(value, list):
-        return {number for item in value for number in _numbers_in(item)}
+        return {found for item in value for found in referred(item, kind)}
     if isinstance(value, dict):
-        if value.keys() == {"value"}:
-            return {value["value"]}
-        return {number for item in value.values() for number in _numbers_in(item)}
+        if value.keys() == {kind}:
+            return {value[kind]}
+        return {found for item in value.values() for found in referred(item, kind)}
     return set()
 
 
 def _last_uses(steps: list[Any], result: Any) -> list[list[int]]:
     """After each step, the values that nothing reads any more."""
-    seen = _numbers_in(result)
+    seen = referred(result, "value")
     unused: list[list[int]] = []
     for _, given, options, results in reversed(steps):
-        now = (_numbers_in(given) | _numbers_in(options) | set(results)) - seen
+        now = (referred([given, options], "value") | set(results)) - seen
         seen |= now
         unused.append(sorted(now))
     return unused[::-1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compressor.budget.plan import Plan
 from compressor.copying import named_tensors
-from compressor.cutting.program import OWN, RENAMED, Program, counter_beside, function_named
+from compressor.cutting.program import OWN, RENAMED, Program, counter_beside, function_named, referred
 from compressor.cutting.rewrite import Step, rewritten
 from compressor.cutting.sliced import slice_tensor
 from compressor.errors import CompressError
@@ -39,7 +39,7 @@ def program_of(network: nn.Module, plan: Plan, inputs: Inputs) -> Program:
     except (_DiffersError, CompressError):
         description, constants = _coded(network, plan, inputs)
         description["batch"] = inputs.tensors[0].shape[0]
-    used = _names_in(description["steps"])
+    used = referred(description["steps"], "tensor")
     used |= {counter_beside(name) for name in used if name.endswith("running_mean")}
     kept: dict[str, Tensor] = {}
     memo: dict[int, Tensor] = {}
@@ -207,13 +207,3 @@ def _require_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Numbers that grow otherwise than with the batch (with its square) are found by a third one."""
     if any(one[key] != other[key] for key in ("steps", "result")):
         raise _DiffersError
-
-
-def _names_in(value: Any) -> set[str]:
-    if isinstance(value, list):
-        return {name for item in value for name in _names_in(item)}
-    if isinstance(value, dict):
-        if value.keys() == {"tensor"}:
-            return {value["tensor"]}
-        return {name for item in value.values() for name in _names_in(item)}
-    return set()

@@ -59,7 +59,7 @@ def _graph(walked: Walk, inputs: object) -> ChannelGraph:
         name = _unique((made or slots)[0].tensor, taken)
         group = Group(name, len(units.roots), slots, made, reason)
         if reason is None:
-            members.assign(units, len(groups))
+            members.assign(units)
             groups.append(group)
         else:
             frozen.append(group)

@@ -101,12 +101,12 @@ def _flow(recording: Recording, heads: frozenset[int]) -> Flow:
         rule = rule_of(operation.operator)
         flow.position = position
         if rule is None or (operation.operator in DROPOUTS and operation.args[2]):
-            _refuse_random(operation)
+            _refuse_if_random(operation)
             flow.unsupported.append(Unsupported(operation.module, operation.operator, operation.line))
             leave_whole(flow, operation)
             continue
         if operation.operator[-1] == "_":
-            _refuse_to_modify(flow, operation)
+            _refuse_if_it_changes_weights(flow, operation)
             flow.written[id(operation.outputs[0])] = position
         rule(flow, operation)
         flow.note_own(operation)
@@ -120,7 +120,7 @@ def _place(operation: Operation) -> str:
     return where + (f" ({operation.line})" if operation.line else "")
 
 
-def _refuse_random(operation: Operation) -> None:
+def _refuse_if_random(operation: Operation) -> None:
     if operation.operator.removesuffix("_") in RANDOM or operation.operator in DROPOUTS:
         raise CompressError(
             f"the network draws random numbers in evaluation mode: `{operation.operator}` {_place(operation)}",
@@ -128,7 +128,7 @@ def _refuse_random(operation: Operation) -> None:
         )
 
 
-def _refuse_to_modify(flow: Flow, operation: Operation) -> None:
+def _refuse_if_it_changes_weights(flow: Flow, operation: Operation) -> None:
     name = flow.name_of(operation.outputs[0])
     if name is not None and operation.outputs[0].dim():
         raise CompressError(

@@ -13,7 +13,7 @@ from compressor.errors import CompressError
 
 
 def refuse_strange(name: str, tensor: Tensor) -> None:
-    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+    if type(tensor) in (UninitializedParameter, UninitializedBuffer):
         raise CompressError(
             f"cannot trace: `{name}` has no shape yet", "run the network with lazy layers once"
         )

@@ -22,7 +22,7 @@ from compressor.copying import Paths, copy_and_paths
 from compressor.errors import CompressError
 from compressor.graph.recording.example import Inputs, meta_like
 from compressor.graph.recording.failures import callers_line, cannot_trace, refuse_strange
-from compressor.graph.recording.shapes import SHAPES, no_dispatch
+from compressor.graph.recording.shapes import META, SHAPES, no_dispatch
 from compressor.graph.recording.whole import COMPOSED, WHOLE, drop_path, unguarded
 
 
@@ -170,6 +170,7 @@ class _Operators(TorchDispatchMode):
 
 
 VIEWS = ("view", "_unsafe_view", "_reshape_alias")
+PLAIN = frozenset((type(None), bool, int, float, str))
 
 
 def record(network: nn.Module, inputs: Inputs, *, known: frozenset[str] = frozenset()) -> Recording:
@@ -228,7 +229,7 @@ def on_meta(
 
     def empty(name: str, tensor: Tensor) -> Tensor:
         refuse_strange(name, tensor)
-        meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        meta = torch.empty_like(tensor, device=META, memory_format=torch.contiguous_format)
         if isinstance(tensor, nn.Parameter):
             meta = nn.Parameter(meta, requires_grad=False)
         elif tensor.dim() and tensor.dtype == torch.int64 and not tensor.is_meta:
@@ -245,10 +246,12 @@ def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in a value: in lists, tuples, dictionaries, dataclasses, in the order met."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if type(value) in PLAIN:  # asked thousands of times: the others take longer to be told
+        return []
     if isinstance(value, list | tuple):
         return [tensor for item in value for tensor in tensors_in(item)]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
     if is_dataclass(value) and not isinstance(value, type):
         return [tensor for item in vars(value).values() for tensor in tensors_in(item)]
     return []

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+META = torch.device("meta")
 _PYTHON = torch._C.DispatchKeySet(torch._C.DispatchKey.Python)
 
 
@@ -21,14 +22,12 @@ def no_dispatch() -> Any:
 
 def empty(shape: Any, like: Tensor) -> Tensor:
     """A contiguous tensor without data."""
-    return torch.empty(shape, dtype=like.dtype, device="meta")
+    return torch.empty(shape, dtype=like.dtype, device=META)
 
 
 def alike(x: Tensor) -> Tensor:
-    """``torch.empty_like``, which on meta tensors is slow where nothing needs it."""
-    if x.is_contiguous():
-        return torch.empty(x.shape, dtype=x.dtype, device="meta")
-    return torch.empty_like(x)
+    """``torch.empty_like``, which on meta tensors is slow. Sharing a storage does no harm where it has no data."""
+    return x.detach() if x.is_contiguous() else torch.empty_like(x)
 
 
 def fresh(like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +12,19 @@ from compressor.graph.recording.record import Operation
 from compressor.graph.rules.flow import Flow, Multiply, first_output
 from compressor.graph.rules.labels import NOT_A_CHANNEL, Ids
 from compressor.graph.rules.products import FIXED
+
+FIXED_BLOCKS = "its grouped convolution reads a tensor of fixed width"
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """A grouped convolution's weight, and the channels that it reads, makes and sums over within a block."""
+
+    weight: Tensor
+    groups: int
+    read: Ids | None
+    produced: Ids | None
+    consumed: Ids | None
 
 
 def convolution(flow: Flow, operation: Operation) -> None:
@@ -29,11 +43,11 @@ def convolution(flow: Flow, operation: Operation) -> None:
         consumed_size = consumed_size if consumed is None else consumed
     elif transposed:
         consumed_size = weight.shape[0] // groups
-        produced = _transposed_blocks(flow, weight, groups, read, produced, consumed, out.shape[1])
+        produced = _transposed_blocks(flow, _Grouped(weight, groups, read, produced, consumed), out.shape[1])
     elif groups >= weight.shape[1]:
-        _whole_blocks(flow, weight, groups, read, produced, consumed)
+        _whole_blocks(flow, _Grouped(weight, groups, read, produced, consumed))
     else:
-        consumed_size = _positions_in_blocks(flow, weight, groups, read, produced, consumed)
+        consumed_size = _positions_in_blocks(flow, _Grouped(weight, groups, read, produced, consumed))
     if isinstance(bias, Tensor):
         flow.tie(flow.of(bias).get(0), produced, "its bias is of fixed width")
     result = {0: labels[0]} if 0 in labels else {}
@@ -51,21 +65,15 @@ def convolution(flow: Flow, operation: Operation) -> None:
     )
 
 
-def _whole_blocks(
-    flow: Flow,
-    weight: Tensor,
-    groups: int,
-    read: Ids | None,
-    produced: Ids | None,
-    consumed: Ids | None,
-) -> None:
+def _whole_blocks(flow: Flow, met: _Grouped) -> None:
     """Many narrow blocks (depthwise is the extreme): a unit is a block, with all it reads and writes."""
-    if consumed is not None:
-        flow.ledger.freeze(consumed, NOT_A_CHANNEL)
-    name = flow.name_of(weight)
+    read, produced, groups = met.read, met.produced, met.groups
+    if met.consumed is not None:
+        flow.ledger.freeze(met.consumed, NOT_A_CHANNEL)
+    name = flow.name_of(met.weight)
     if read is None or produced is None or name is None or read.ndim > 1:
         flow.tie(read, None, "it feeds a grouped convolution of fixed width")
-        flow.tie(produced, None, "its grouped convolution reads a tensor of fixed width")
+        flow.tie(produced, None, FIXED_BLOCKS)
         return
     flow.blocks[name] = groups
     if len(read) == len(produced) == groups:
@@ -77,48 +85,33 @@ def _whole_blocks(
     flow.ledger.join(blocks_in[:, 0], blocks_out[:, 0])
 
 
-def _positions_in_blocks(
-    flow: Flow,
-    weight: Tensor,
-    groups: int,
-    read: Ids | None,
-    produced: Ids | None,
-    consumed: Ids | None,
-) -> Ids | int:
+def _positions_in_blocks(flow: Flow, met: _Grouped) -> Ids | int:
     """Few wide blocks: a unit is one position, taken from every block alike, so that blocks stay equal."""
-    if produced is not None:
-        rows = produced.reshape(groups, -1)
+    if met.produced is not None:
+        rows = met.produced.reshape(met.groups, -1)
         flow.ledger.join(rows, rows[:1])
-    if read is None or consumed is None or read.ndim > 1:
-        flow.tie(read, None, "its grouped convolution reads a tensor of fixed width")
-        flow.tie(consumed, None, "its grouped convolution reads a tensor of fixed width")
-        return int(weight.shape[1])
-    flow.ledger.join(read.reshape(groups, -1), consumed[None, :])
-    return consumed
+    if met.read is None or met.consumed is None or met.read.ndim > 1:
+        flow.tie(met.read, None, FIXED_BLOCKS)
+        flow.tie(met.consumed, None, FIXED_BLOCKS)
+        return int(met.weight.shape[1])
+    flow.ledger.join(met.read.reshape(met.groups, -1), met.consumed[None, :])
+    return met.consumed
 
 
-def _transposed_blocks(
-    flow: Flow,
-    weight: Tensor,
-    groups: int,
-    read: Ids | None,
-    produced: Ids | None,
-    consumed: Ids | None,
-    channels: int,
-) -> Ids | None:
+def _transposed_blocks(flow: Flow, met: _Grouped, channels: int) -> Ids | None:
     """A grouped transposed convolution: its blocks are rows of the weight, and whole blocks may go.
 
     Positions inside a block are left whole: the axis that makes them has one block of the output, not all.
     """
-    if produced is not None:
-        flow.ledger.freeze(produced, "a grouped transposed convolution makes it")
-    name = flow.name_of(weight)
-    if read is None or consumed is None or name is None or read.ndim > 1:
-        flow.tie(read, None, FIXED)
-        flow.tie(consumed, None, FIXED)
+    if met.produced is not None:
+        flow.ledger.freeze(met.produced, "a grouped transposed convolution makes it")
+    name = flow.name_of(met.weight)
+    if met.read is None or met.consumed is None or name is None or met.read.ndim > 1:
+        flow.tie(met.read, None, FIXED)
+        flow.tie(met.consumed, None, FIXED)
         return None
-    flow.ledger.join(read, consumed)
-    blocks = consumed.reshape(groups, -1)
+    flow.ledger.join(met.read, met.consumed)
+    blocks = met.consumed.reshape(met.groups, -1)
     flow.ledger.join(blocks, blocks[:, :1])
-    flow.blocks[name] = groups
-    return np.repeat(blocks[:, 0], channels // groups)
+    flow.blocks[name] = met.groups
+    return np.repeat(blocks[:, 0], channels // met.groups)

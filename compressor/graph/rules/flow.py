@@ -84,8 +84,7 @@ class Flow:
             return {}
         shape = tuple(tensor.shape)
         self.shapes[name] = shape
-        # One index cannot be cut to none, and it broadcasts: it is no channel.
-        labels = {axis: ids for axis, ids in self.ledger.register(name, shape).items() if shape[axis] > 1}
+        labels = self.ledger.register(name, shape)
         self._labels[id(tensor)] = labels
         return labels
 
@@ -160,12 +159,12 @@ class Flow:
                 self.ledger.freeze(ids, reason)
         return None
 
-    def combine(self, tensors: Sequence[Tensor], dims: int, reason: str) -> Labels:
-        """The labels of what tensors give together by broadcasting to ``dims`` dimensions."""
+    def combine(self, tensors: Sequence[Tensor], dims: int, reason: str, *, last: int = 0) -> Labels:
+        """The labels of what tensors give together by broadcasting to ``dims`` dimensions, the ``last`` left out."""
         if len(tensors) == 1 and tensors[0].dim() == dims:
             return self.of(tensors[0])
         result: Labels = {}
-        for dim in range(dims):
+        for dim in range(dims - last):
             met: list[Ids] = []
             fixed = False
             for tensor in tensors:
@@ -233,6 +232,3 @@ def leave_whole(flow: Flow, operation: Operation, reason: str = "") -> None:
     reason = reason or f"no rule for the operator `{operation.operator}` in {where}"
     for tensor in tensors_in([operation.args, operation.kwargs, list(operation.outputs)]):
         flow.freeze(tensor, reason)
-
-
-__all__ = ["Flow", "Ids", "Labels", "Multiply", "first_output", "leave_whole", "tensors_in"]

@@ -39,23 +39,21 @@ class Ledger:
     _right: list[Ids] = field(default_factory=list)
 
     def register(self, tensor: str, shape: tuple[int, ...]) -> Labels:
-        """Fresh atoms for every axis of a named tensor."""
-        labels: Labels = {}
-        first = start = self.starts[-1]
-        atoms = np.arange(first, first + sum(shape))
-        for axis, size in enumerate(shape):
-            self.axes.append((tensor, axis))
-            ids = atoms[start - first : start - first + size]
-            self._whole[id(ids)] = len(self.axes) - 1
-            self._kept.append(ids)
-            labels[axis] = ids
-            start += size
-            self.starts.append(start)
-        return labels
+        """Fresh atoms for every axis of a named tensor that could be cut: one index cannot, and it broadcasts."""
+        return {axis: self._atoms(tensor, axis, size) for axis, size in enumerate(shape) if size > 1}
 
     def unnamed(self, size: int) -> Ids:
         """Fresh atoms for a dimension that no tensor of the network makes."""
-        return self.register("", (size,))[0]
+        return self._atoms("", 0, size)
+
+    def _atoms(self, tensor: str, axis: int, size: int) -> Ids:
+        start = self.starts[-1]
+        ids = np.arange(start, start + size)
+        self._whole[id(ids)] = len(self.axes)
+        self._kept.append(ids)
+        self.axes.append((tensor, axis))
+        self.starts.append(start + size)
+        return ids
 
     def join(self, one: Ids, other: Ids) -> None:
         """Declare that the atoms of two arrays are pairwise the same channel."""
@@ -85,16 +83,18 @@ class Ledger:
 
         A real reason wins over ``NOT_A_CHANNEL`` (which comes last), the first given over later ones.
         """
-        texts = [*dict.fromkeys(reason for _, reason in self._frozen if reason), NOT_A_CHANNEL]
-        number = {text: place for place, text in enumerate(texts)}
-        first = np.full(len(classes), len(texts))
-        if self._frozen:
-            roots = classes[np.concatenate([ids for ids, _ in self._frozen])]
-            said = np.repeat(
-                [number[reason] for _, reason in self._frozen], [len(ids) for ids, _ in self._frozen]
-            )
-            np.minimum.at(first, roots, said)
-        return np.where(first == len(texts), -1, first), texts
+        said: dict[str, list[Ids]] = {reason: [] for _, reason in self._frozen if reason}
+        texts = [*said, NOT_A_CHANNEL]
+        said[NOT_A_CHANNEL] = []
+        for ids, reason in self._frozen:
+            said[reason].append(ids)
+        first = np.full(len(classes), -1)
+        for number, text in reversed(
+            list(enumerate(texts))
+        ):  # what is said first is written last, over the rest
+            if said[text]:
+                first[classes[np.concatenate(said[text])]] = number
+        return first, texts
 
     def families(self) -> list[int]:
         """For every axis the first one that is the same as it from end to end.
@@ -114,9 +114,9 @@ class Ledger:
             root[high] = low
         return [top(axis) for axis in root]
 
-    def joined_singly(self) -> Ids:
+    def joined_singly(self) -> list[Ids]:
         """The atoms that were joined other than by whole axes, with repetitions."""
-        return np.concatenate([np.zeros(0, np.int64), *self._left, *self._right])
+        return [*self._left, *self._right]
 
     def axis_made_by(self, ids: Ids) -> int | None:
         """The axis that these labels are the whole of, if they were handed out as such."""
@@ -127,26 +127,30 @@ class Ledger:
         starts = np.array(self.starts)
         tops = np.array(self.families(), dtype=np.int64)
         shift = starts[:-1] - starts[tops] if len(tops) else starts[:0]
-        return np.arange(self.starts[-1]) - np.repeat(shift, np.diff(starts))
+        place = np.arange(self.starts[-1])
+        place -= np.repeat(shift, np.diff(starts))
+        return place
 
     def classes(self) -> Ids:
         """For every atom the smallest atom it is joined with."""
         parent = self._at_their_place()
         if not self._left:
             return parent
-        left, right = np.concatenate(self._left), np.concatenate(self._right)
+        left, right = parent[np.concatenate(self._left)], parent[np.concatenate(self._right)]
+        nodes = np.concatenate([left, right])
         # Minimum-label hooking with pointer jumping: each round every edge pulls the larger root to
         # the smaller one, and chains are flattened; a few rounds suffice whatever the graph.
         while True:
             root_left, root_right = parent[left], parent[right]
             apart = root_left != root_right
             if not apart.any():
-                return parent
+                return parent[parent]
             left, right = root_left[apart], root_right[apart]
             low, high = np.minimum(left, right), np.maximum(left, right)
             np.minimum.at(parent, high, low)
             while True:
-                jumped = parent[parent]
-                if np.array_equal(jumped, parent):
+                above = parent[nodes]
+                jumped = parent[above]
+                if np.array_equal(jumped, above):
                     break
-                parent = jumped
+                parent[nodes] = jumped

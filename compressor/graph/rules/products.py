@@ -67,7 +67,7 @@ def batched_product(flow: Flow, operation: Operation) -> None:
     out = first_output(operation)
     one, other, dims = flow.of(a), flow.of(b), out.dim()
     inner = flow.tie(one.get(a.dim() - 1), other.get(b.dim() - 2), FIXED)
-    result = _before_the_last_two(flow, [a, b], dims)
+    result = flow.combine([a, b], dims, FIXED, last=2)
     positions = math.prod(size for dim, size in enumerate(out.shape[:-2]) if dim not in result)
     rows, columns = one.get(a.dim() - 2), other.get(b.dim() - 1)
     sizes = [
@@ -100,7 +100,7 @@ def attention(flow: Flow, operation: Operation) -> None:
     dims = out.dim()
     width = flow.tie(flow.of(q).get(q.dim() - 1), flow.of(k).get(k.dim() - 1), FIXED)
     seen = flow.tie(flow.of(k).get(k.dim() - 2), flow.of(v).get(v.dim() - 2), FIXED)
-    result = _before_the_last_two(flow, [q, k, v], dims)
+    result = flow.combine([q, k, v], dims, FIXED, last=2)
     rows, made = flow.of(q).get(q.dim() - 2), flow.of(v).get(v.dim() - 1)
     if isinstance(mask, Tensor):
         scores: Labels = dict(result)
@@ -134,27 +134,6 @@ def attention(flow: Flow, operation: Operation) -> None:
     if made is not None:
         result[dims - 1] = made
     flow.give(out, result)
-
-
-def _before_the_last_two(flow: Flow, tensors: list[Tensor], dims: int) -> Labels:
-    """The labels of the leading dimensions of several tensors, as broadcasting brings them together."""
-    result: Labels = {}
-    for dim in range(dims - 2):
-        tied: Ids | None = None
-        fixed = False
-        met = []
-        for tensor in tensors:
-            own = dim - (dims - tensor.dim())
-            if own >= 0 and tensor.shape[own] > 1:
-                ids = flow.of(tensor).get(own)
-                fixed = fixed or ids is None
-                if ids is not None:
-                    met.append(ids)
-        for ids in met:
-            tied = flow.tie(tied, ids, FIXED) if fixed or tied is not None else ids
-        if tied is not None and not fixed:
-            result[dim] = tied
-    return result
 
 
 def _meet(flow: Flow, tensor: Tensor, labels: Labels, dims: int) -> None:

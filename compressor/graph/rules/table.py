@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compressor.graph.recording.record import Operation
+from compressor.graph.recording.record import Operation, tensors_in
 from compressor.graph.rules import convolutions, joining, lookup, moving, norms, products, space
-from compressor.graph.rules.flow import Flow, first_output, tensors_in
+from compressor.graph.rules.flow import Flow, first_output
 from compressor.graph.rules.recurrent import recurrent
 
 Rule = Callable[[Flow, Operation], None]
