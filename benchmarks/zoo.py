@@ -38,9 +38,9 @@ from torch import nn
 from torchvision import models
 from zoo_torch_pruning import torch_pruning
 
-from compressor.budget.cost import costs_of, full_widths
 from compressor.errors import CompressError
 from compressor.graph.channels import ChannelGraph
+from compressor.graph.cost import costs_of, full_widths
 from compressor.graph.trace import trace
 from profiles import fingerprint
 from tests.compressor.zoo import Images, Outcome, by_lot, by_magnitude, cut_and_check, first, network_named

@@ -13,10 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from compressor.budget.allocate import step_of
-from compressor.budget.cost import costs_of, full_widths
 from compressor.budget.request import Budget
 from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph
+from compressor.graph.cost import costs_of, full_widths
 from compressor.graph.trace import trace
 from compressor.recipe import ModelRecipe
 from compressor.report.table import percent, short

@@ -14,12 +14,12 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.budget.cost import Cost, Widths, costs_of, full_widths
 from compressor.budget.plan import Plan, plan_keeping
 from compressor.budget.request import COST_TITLES, Budget
 from compressor.budget.search import Space, closest, round_up, smallest_misfit
 from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph, Group
+from compressor.graph.cost import Cost, Widths, costs_of, full_widths
 from compressor.saliency.scores import Scores
 
 CLOSE = 0.01

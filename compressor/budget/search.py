@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.budget.cost import Cost, Widths
+from compressor.graph.cost import Cost, Widths
 
 
 @dataclass(frozen=True)

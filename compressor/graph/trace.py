@@ -67,7 +67,12 @@ def _graph(walked: Walk, inputs: object) -> ChannelGraph:
         groups=tuple(groups),
         frozen=tuple(frozen),
         layers=tuple(
-            Layer(each.module, each.kind, each.positions, tuple(members.factor(size) for size in each.sizes))
+            Layer(
+                each.operation.module,
+                each.kind,
+                each.positions,
+                tuple(members.factor(size) for size in each.sizes),
+            )
             for each in flow.multiplies
         ),
         parameters=tuple(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.budget.cost import costs_of, full_widths
+from compressor.graph.cost import costs_of, full_widths
 from compressor.graph.trace import trace
 from profiles import count
 from tests.compressor.networks import Function, images

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from compressor.budget.cost import costs_of
 from compressor.budget.plan import Plan, plan_keeping
 from compressor.cutting import cut, form_of
 from compressor.cutting.program import Program
 from compressor.cutting.proof import check_cut
 from compressor.errors import CompressError
+from compressor.graph.cost import costs_of
 from compressor.graph.recording.example import Given
 from compressor.graph.trace import trace
 from compressor.student import same_bits

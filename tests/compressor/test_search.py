@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compressor.budget.cost import Cost
 from compressor.budget.search import Space, closest, round_up, smallest_misfit
+from compressor.graph.cost import Cost
 
 
 def chain(units: list[int], steps: list[int], allowed: float, seed: int = 0) -> Space:

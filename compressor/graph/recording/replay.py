@@ -34,6 +34,7 @@ def replay(
 
     ``tensors`` are the network's own, by name. ``batch_statistics``: batch norms as in training.
     """
+    last = _last_readers(recording)
     real: dict[int, Tensor] = {id(meta): tensors[recording.names[id(meta)]] for meta in recording.tensors}
     real.update(recording.constants)
     real.update(zip(map(id, recording.inputs), inputs, strict=True))
@@ -47,7 +48,23 @@ def replay(
             args = (*args[:BATCH_STATISTICS], True, *args[BATCH_STATISTICS + 1 :])
         outputs = tensors_in(step(operation, number, args, kwargs))
         real.update(zip(map(id, operation.outputs), outputs, strict=True))
+        for gone in last.get(number, ()):
+            real.pop(gone, None)
     return [real[id(output)] for output in recording.outputs]
+
+
+def _last_readers(recording: Recording) -> dict[int, list[int]]:
+    """After each operation, the tensors made on the way that nothing reads any more: their memory is needed."""
+    last: dict[int, int] = {}
+    for number, operation in enumerate(recording.operations):
+        for tensor in (*tensors_in(operation.args), *tensors_in(operation.kwargs), *operation.outputs):
+            last[id(tensor)] = number
+    stay = {*map(id, recording.tensors), *recording.constants, *map(id, recording.outputs)}
+    gone: dict[int, list[int]] = {}
+    for tensor_id, number in last.items():
+        if tensor_id not in stay:
+            gone.setdefault(number, []).append(tensor_id)
+    return gone
 
 
 def substituted(value: Any, real: Mapping[int, Tensor]) -> Any:

@@ -57,7 +57,7 @@ def convolution(flow: Flow, operation: Operation) -> None:
     space = x.shape[2:] if transposed else out.shape[2:]
     flow.multiplies.append(
         Multiply(
-            operation.module,
+            operation,
             "convolution",
             math.prod(space) * math.prod(weight.shape[2:]) * (1 if 0 in labels else x.shape[0]),
             (out.shape[1] if produced is None else produced, consumed_size, labels.get(0, 1)),

@@ -27,7 +27,7 @@ class Multiply:
     an axis of a weight.
     """
 
-    module: str
+    operation: Operation
     kind: str
     positions: int
     sizes: tuple[Ids | int, ...]

@@ -58,7 +58,7 @@ def _product(
         result[out.dim() - 1] = produced
     flow.give(out, result)
     kind = "linear" if named else "matrix product"
-    flow.multiplies.append(Multiply(operation.module, kind, positions, sizes, named))
+    flow.multiplies.append(Multiply(operation, kind, positions, sizes, named))
 
 
 def batched_product(flow: Flow, operation: Operation) -> None:
@@ -88,7 +88,7 @@ def batched_product(flow: Flow, operation: Operation) -> None:
         sizes[0], sizes[2] = sizes[2], sizes[0]
     named = columns_made or rows_made
     kind = "linear" if named else "matrix product"
-    flow.multiplies.append(Multiply(operation.module, kind, positions, tuple(sizes), named))
+    flow.multiplies.append(Multiply(operation, kind, positions, tuple(sizes), named))
     if bias:
         flow.give(out, flow.combine([bias[0], out], dims, "it is added to a product"))
 
@@ -114,14 +114,14 @@ def attention(flow: Flow, operation: Operation) -> None:
     )
     flow.multiplies += [
         Multiply(
-            operation.module,
+            operation,
             "matrix product",
             positions,
             (q.shape[-1] if width is None else width, *common),
             makes=False,
         ),
         Multiply(
-            operation.module,
+            operation,
             "matrix product",
             positions,
             (v.shape[-1] if made is None else made, *common),
@@ -154,7 +154,7 @@ def vector_product(flow: Flow, operation: Operation) -> None:
     sizes = (a.shape[0] if rows is None and a.dim() == 2 else 1 if rows is None else rows,)
     flow.multiplies.append(
         Multiply(
-            operation.module,
+            operation,
             "matrix product",
             1,
             (*sizes, a.shape[-1] if inner is None else inner),

@@ -45,10 +45,8 @@ def recurrent(flow: Flow, operation: Operation) -> None:
             flow.tie(read if layer == 0 else np.concatenate([hidden] * directions), consumed, FIXED)
             made = flow.of(into)[0]
             flow.multiplies += [
-                Multiply(
-                    operation.module, "linear", steps, (made, into.shape[1] if consumed is None else consumed)
-                ),
-                Multiply(operation.module, "linear", steps, (flow.of(again)[0], hidden)),
+                Multiply(operation, "linear", steps, (made, into.shape[1] if consumed is None else consumed)),
+                Multiply(operation, "linear", steps, (flow.of(again)[0], hidden)),
             ]
     assert hidden is not None
     for state in states:
