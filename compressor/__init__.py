@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from compressor.distill.schedule import Schedule
     from compressor.errors import CompressError
     from compressor.recipe import Recipe, read_recipe
+    from compressor.saliency.request import Scoring
 
 __all__ = [
     "Budget",
     "CompressError",
     "Recipe",
     "Schedule",
+    "Scoring",
     "apply",
     "check",
     "compress",
@@ -62,6 +64,7 @@ _HOMES = {
     "CompressError": "compressor.errors",
     "Recipe": "compressor.recipe",
     "Schedule": "compressor.distill.schedule",
+    "Scoring": "compressor.saliency.request",
     "read_recipe": "compressor.recipe",
 }
 

@@ -53,7 +53,13 @@ def cli(debug: bool) -> None:
 @click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
 @click.option("--weights", help="safetensors or torch file, or `pretrained` for the published weights.")
 @click.option("--classes", type=int, help="Number of classes, where the data does not say; of the glyphs.")
-@click.option("--criterion", help="How channels are scored  [default: taylor]")
+@click.option(
+    "--criterion",
+    help="How channels are scored: a name of docs/criteria.md, or package.module:function  [default: taylor]",
+)
+@click.option("--combine", help="How a group's layers make one score: sum, mean, max, first.")
+@click.option("--normalise", help="How groups are put on one scale: none, mean, max, per-macs.")
+@click.option("--backend", help="Who sums weights and gradients: auto, torch, cuda  [default: auto]")
 @click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
@@ -250,6 +256,9 @@ SETTINGS = {
     "size": "data.size",
     "classes": "data.classes",
     "criterion": "saliency.criterion",
+    "combine": "saliency.combine",
+    "normalise": "saliency.normalise",
+    "backend": "saliency.backend",
     "assistants": "distil.assistants",
     "epochs": "distil.schedule.epochs",
     "seed": "seed",

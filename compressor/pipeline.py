@@ -22,7 +22,7 @@ from compressor.cutting.proof import check_cut, require
 from compressor.data import load_data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
-from compressor.errors import CompressError, unknown_name
+from compressor.errors import CompressError
 from compressor.files import write_atomic, write_json
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
@@ -32,8 +32,7 @@ from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
 from compressor.report.sections import costs, layer_rows, training_row
 from compressor.rundir import RunFolder, open_run
-from compressor.saliency.criteria import CRITERIA
-from compressor.saliency.score import score
+from compressor.saliency.score import criterion_named, score
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
 from compressor.teacher import check_teacher, load_teacher
@@ -44,8 +43,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
     A finished run is not repeated: its report is read. ``fresh`` ignores the cache of built-in teachers.
     """
-    if recipe.saliency.criterion not in CRITERIA:
-        raise unknown_name("criterion", recipe.saliency.criterion, CRITERIA)
+    criterion = criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
     device = choose_device(recipe.device)
     run = open_run(out, recipe)
@@ -78,8 +76,12 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
         batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
         chosen = islice(batches, recipe.saliency.batches)
-        scores = score(teacher.network, graph, recipe.saliency.criterion, chosen, device=device)
+        scores = score(teacher.network, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
         write_atomic(run.scores, scores.to_bytes())
+        if criterion.by_teacher:
+            steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
+        if scores.fallback:
+            steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
         if scores.unscored:
             steps.warn(
                 f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
@@ -171,6 +173,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             "form": form,
         },
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
+        saliency=scores.to_dict(),
         cost=costs(profile, plan.costs["channels"]),
         accuracy={"metric": "top-1", **right},
         latency=profile.latency,

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from compressor.budget.request import Budget
 from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError, unknown_name
+from compressor.saliency.request import Scoring
 
 T = TypeVar("T")
 
@@ -48,18 +49,6 @@ class DataRecipe:
     std: tuple[float, ...] = ()
     classes: int | None = None
     workers: int = 2
-
-
-@dataclass(frozen=True)
-class SaliencyRecipe:
-    """The criterion, and how many training batches a data-driven one reads."""
-
-    criterion: str = "taylor"
-    batches: int = 8
-    batch: int = 128
-
-    def __post_init__(self) -> None:
-        _at_least(1, "saliency", batches=self.batches, batch=self.batch)
 
 
 @dataclass(frozen=True)
@@ -128,7 +117,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     budget: Budget = field(default_factory=Budget)
-    saliency: SaliencyRecipe = field(default_factory=SaliencyRecipe)
+    saliency: Scoring = field(default_factory=Scoring)
     distil: DistilRecipe = field(default_factory=DistilRecipe)
     export: ExportRecipe = field(default_factory=ExportRecipe)
     profile: ProfileRecipe = field(default_factory=ProfileRecipe)

@@ -23,7 +23,8 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safeten
 # A flag that is not in this table was not decided upon: it is a promise to users, and is documented.
 FLAGS = {
     "run": """--ratio --of --keep --granule --whole-heads --data --data-root --download --size --weights --classes
-              --criterion --assistants --epochs --seed --device --trust --recipe --out --fresh --json""",
+              --criterion --combine --normalise --backend --assistants --epochs --seed --device --trust --recipe
+              --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --batch --threads --samples --trust --json",
     "export": "--to --out --weights --classes --shape --opset --trust --json",

@@ -26,6 +26,7 @@ class Report:
     request: Json
     model: Json
     data: Json
+    saliency: Json
     cost: Mapping[str, Json]
     accuracy: Json
     latency: Sequence[Json]

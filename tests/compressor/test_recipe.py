@@ -20,11 +20,12 @@ from compressor.recipe import (
     ModelRecipe,
     ProfileRecipe,
     Recipe,
-    SaliencyRecipe,
     changed,
     read_recipe,
     recipe_from,
 )
+from compressor.saliency.combine import COMBINATIONS, NORMALISATIONS
+from compressor.saliency.request import BACKENDS, Scoring
 
 # Everything but lone surrogates, which no file in UTF-8 can hold.
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -56,7 +57,15 @@ recipes = st.builds(
         least_width=st.integers(1),
         whole_heads=st.booleans(),
     ),
-    saliency=st.builds(SaliencyRecipe, texts, st.integers(1), st.integers(1)),
+    saliency=st.builds(
+        Scoring,
+        texts,
+        st.sampled_from(["", *COMBINATIONS]),
+        st.sampled_from(["", *NORMALISATIONS]),
+        st.integers(1),
+        st.integers(1),
+        st.sampled_from(BACKENDS),
+    ),
     distil=st.builds(
         DistilRecipe,
         st.integers(0),
