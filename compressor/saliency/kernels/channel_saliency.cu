@@ -215,12 +215,14 @@ weight_totals(const Output* outputs, const int* block_outputs, const float* part
     const int block = static_cast<int>(blockIdx.x) - output.first_block;
     const long long channel = static_cast<long long>(block) * WARPS + warp;
     if (channel >= output.channels) return;
+    // A channel has fewer than 2^32 partial sums; dividing long numbers is a call, which spilled a register on sm_120.
+    const unsigned run = static_cast<unsigned>(output.run), count = static_cast<unsigned>(output.outers) * run;
     for (int kind = 0; kind < KINDS; ++kind) {
         const float* first = partials + output.partials + kind * output.moment_stride;
         double total = 0.0;
-        for (long long i = lane; i < output.outers * output.run; i += LANES) {
-            const long long outer = output.outers == 1 ? 0 : i / output.run;
-            total += first[(outer * output.channels + channel) * output.run + i - outer * output.run];
+        for (unsigned i = lane; i < count; i += LANES) {
+            const unsigned outer = i / run;
+            total += first[(outer * output.channels + channel) * output.run + i - outer * run];
         }
         total = sum_of_warp(total);
         if (lane != 0) continue;

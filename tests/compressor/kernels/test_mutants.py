@@ -43,7 +43,7 @@ MUTANTS = {
     "the wrong modulus": ("job.first_tile) % job.row_tiles", "job.first_tile) % job.column_tiles", "vector"),
     "columns of the wrong lane": ("k / PACK * PACK * LANES", "k / PACK * LANES", "vector"),
     "a sign that stays": ("fabsf(product)", "product", "vector"),
-    "half of a channel's stretches": ("i < output.outers * output.run", "i < output.run", "vector"),
+    "half of a channel's stretches": ("i < count", "i < run", "vector"),
     "stretches too near": ("outer * output.channels + channel", "outer + channel", "vector"),
     "earlier sums forgotten": ("total += *place", "total += 0 * *place", "vector"),
     "a flag blind to infinity": ("total - total != 0.0", "total != total", "vector"),
