@@ -15,29 +15,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.cutting.proof import Check
 from compressor.recipe import ProfileRecipe
 from export import open_session
-from profiles import Counts, Timing, count, fingerprint, measure, paired_speedup
+from profiles import (
+    Counts,
+    FileCounts,
+    ProfileError,
+    Timing,
+    count,
+    count_file,
+    fingerprint,
+    measure,
+    paired_speedup,
+)
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of each network, bytes of each file, a latency row for each runtime, and the device."""
+    """Counts of each network and file, a latency row for each runtime, the device; ``notes``: what was not counted."""
 
     counts: Mapping[str, Counts]
+    file_counts: Mapping[str, FileCounts]
     file_bytes: Mapping[str, int]
     latency: tuple[Row, ...]
     device: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             "counts": {name: counts.to_dict() for name, counts in self.counts.items()},
+            "file_counts": {name: counts.to_dict() for name, counts in self.file_counts.items()},
             "file_bytes": dict(self.file_bytes),
             "latency": list(self.latency),
             "device": dict(self.device),
+            "notes": list(self.notes),
         }
 
 
@@ -45,11 +60,32 @@ def profiled(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
 ) -> Profile:
     """Count all subjects for one image, and time them at the batch that the recipe says."""
+    file_counts: dict[str, FileCounts] = {}
+    notes: list[str] = []
+    for name, path in files.items():
+        try:
+            file_counts[name] = count_file(path, side=image.shape[2:])
+        except ProfileError as error:  # what cannot be counted can still be timed
+            notes.append(str(error))
     return Profile(
         counts={name: count(network, (image[:1],)) for name, network in networks.items()},
+        file_counts=file_counts,
         file_bytes={name: path.stat().st_size for name, path in files.items()},
         latency=tuple(_latencies(networks, files, image, recipe)),
         device=fingerprint(),
+        notes=tuple(notes),
+    )
+
+
+def costs_alike(profile: Profile, name: str) -> Check:
+    """The multiply-adds counted in a file against those counted in its network."""
+    file, network = profile.file_counts[name].macs, profile.counts[name].macs
+    return Check(
+        f"{name}.onnx costs the MACs of the network",
+        file == network,
+        float(abs(file - network)),
+        0.0,
+        f"{file:,} in the file, {network:,} in the network",
     )
 
 

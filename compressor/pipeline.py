@@ -26,7 +26,7 @@ from compressor.errors import CompressError
 from compressor.files import write_atomic, write_json
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
-from compressor.measure import profiled
+from compressor.measure import costs_alike, profiled
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
@@ -160,6 +160,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         for name, counts in profile.counts.items():
             if counts.fallback_reason:
                 steps.warn(f"{name} was counted on the CPU: {counts.fallback_reason}")
+        for note in profile.notes:
+            steps.warn(note)
+        checks += [costs_alike(profile, name) for name in profile.file_counts]
         step.outcome = ", ".join(
             f"{row['runtime']} {row['speedup']['median']:.2f}× faster" for row in profile.latency
         )

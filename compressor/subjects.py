@@ -27,6 +27,7 @@ from compressor.rundir import RunFolder
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
 from export import FORMATS, Artifact, open_session
+from profiles import Counts, FileCounts
 
 Shape = tuple[int, int, int]
 
@@ -130,14 +131,17 @@ def print_profile(profile: Profile, console: Console) -> None:
         table.add_row(f"{RUNTIMES[row['runtime']]}, ms", *cells)
     console.print(table)
     console.print(f"batch {row['batch']}, threads {row['threads']}, {profile.device['cpu']}", style="dim")
+    for note in profile.notes:
+        console.print(note, style="dim", markup=False)
 
 
 def _figures(profile: Profile) -> list[tuple[str, dict[str, float]]]:
     rows: list[tuple[str, dict[str, float]]] = []
-    if profile.counts:
-        rows.append(("MACs", {name: counts.macs for name, counts in profile.counts.items()}))
-        rows.append(("FLOPs", {name: counts.flops for name, counts in profile.counts.items()}))
-        rows.append(("parameters", {name: counts.params for name, counts in profile.counts.items()}))
+    counted: dict[str, Counts | FileCounts] = {**profile.file_counts, **profile.counts}
+    if counted:
+        rows.append(("MACs", {name: counts.macs for name, counts in counted.items()}))
+        rows.append(("FLOPs", {name: counts.flops for name, counts in counted.items()}))
+        rows.append(("parameters", {name: counts.params for name, counts in counted.items()}))
     if profile.file_bytes:
         rows.append(("file bytes", dict(profile.file_bytes)))
     return rows

@@ -1,7 +1,7 @@
 """What does it cost: multiply-adds, parameters and bytes by counting; milliseconds by measuring.
 
-Counting needs torch, measuring and naming the device do not. So ``count``, ``Counts`` and
-``LayerCount`` are loaded on first use: a process that times ONNX sessions never loads torch.
+Counting needs torch or onnx, measuring and naming the device do not. So what counts is loaded on
+first use: a process that times ONNX sessions never loads torch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from .latency import Clock, Speedup, Timing, measure, paired_speedup
 
 if TYPE_CHECKING:
     from .counts import Counts, LayerCount, count
+    from .onnx_counts import FileCounts, NodeCount, count_file
 
 __all__ = [
     "Clock",
     "Counts",
+    "FileCounts",
     "LayerCount",
+    "NodeCount",
     "ProfileError",
     "Speedup",
     "Timing",
     "count",
+    "count_file",
     "fingerprint",
     "measure",
     "paired_speedup",
@@ -35,4 +39,8 @@ if not TYPE_CHECKING:  # hidden from the type checker, to which every misspelt n
             from . import counts
 
             return getattr(counts, name)
+        if name in ("FileCounts", "NodeCount", "count_file"):
+            from . import onnx_counts
+
+            return getattr(onnx_counts, name)
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

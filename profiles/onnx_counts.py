@@ -1,0 +1,206 @@
+"""Multiply-adds, numbers and operators of an ONNX file, by the same convention as for a module.
+
+The file runs once, on zeros, one sample, as it was written (no optimisation), and ONNX Runtime's own profile says what
+shape every product had. Inferring shapes from the file would be quicker and fails wherever sizes are computed in the
+graph, as exporters with a free batch like to do. Counted are convolutions, matrix products and recurrent layers; an
+operator that multiplies and is not in ``PRODUCTS`` costs nothing here, so ``operators`` lists them all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ProfileError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NodeCount:
+    """One multiplying node; ``width`` is the number of channels that it writes."""
+
+    name: str
+    kind: str
+    macs: int
+    width: int
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    """The cost of one sample. ``params`` are the floating-point constants that the file holds."""
+
+    macs: int
+    params: int
+    bytes: int
+    operators: Mapping[str, int]
+    layers: tuple[NodeCount, ...]
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.macs
+
+    def to_dict(self) -> dict[str, object]:
+        return {**asdict(self), "flops": self.flops}
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A node as it ran: the shapes of its constants, of the first thing that it read, and of what it wrote."""
+
+    node: Any
+    constants: Mapping[str, Shape]
+    first: Shape
+    out: Shape
+
+    def constant(self, place: int) -> Shape:
+        return self.constants[self.node.input[place]]
+
+
+def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
+    """Count one pass of one sample. ``side``: the sizes of free axes behind the batch, in order."""
+    import onnx
+
+    model = _read(path)
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    layers = []
+    for node, shapes in zip(*_as_it_ran(path, model, list(side)), strict=True):
+        try:
+            macs, width = PRODUCTS[node.op_type](_Ran(node, constants, *shapes))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ProfileError(
+                f"cannot count `{path}`: node `{node.name or node.output[0]}` ({node.op_type}) has no constant weight"
+            ) from error
+        layers.append(NodeCount(node.name or node.output[0], node.op_type, macs, width))
+    kinds = onnx.TensorProto
+    floating = {kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
+    held = (tensor for tensor in model.graph.initializer if tensor.data_type in floating)
+    beside = path.with_name(f"{path.name}.data")
+    return FileCounts(
+        macs=sum(layer.macs for layer in layers),
+        params=sum(math.prod(tensor.dims) for tensor in held),
+        bytes=path.stat().st_size + (beside.stat().st_size if beside.exists() else 0),
+        operators=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        layers=tuple(layers),
+    )
+
+
+def _read(path: Path) -> Any:
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError as error:
+        raise ProfileError(f"cannot count `{path}`: no such file") from error
+    except Exception as error:  # protobuf's own types
+        raise ProfileError(f"cannot count `{path}`: it is no ONNX file") from error
+    if not model.graph.node:
+        raise ProfileError(f"cannot count `{path}`: it is no ONNX file, or an empty one")
+    return model
+
+
+def _as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
+    """The multiplying nodes in the file's order, and beside each the shapes of its first input and its output."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            feed = {
+                each.name: np.zeros(_one_sample(path, each, side), _dtype(each))
+                for each in session.get_inputs()
+            }
+            session.run(None, feed)
+        except ProfileError:
+            raise
+        except Exception as error:  # ONNX Runtime's exception types share no base class of their own
+            raise ProfileError(f"cannot count `{path}`: {str(error).splitlines()[0]}") from error
+        events = json.loads(Path(session.end_profiling()).read_text())
+    ran = sorted(
+        (
+            event
+            for event in events
+            if event["name"].endswith("_kernel_time") and event["args"]["op_name"] in PRODUCTS
+        ),
+        key=lambda event: int(event["args"]["node_index"]),
+    )
+    nodes = [node for node in model.graph.node if node.op_type in PRODUCTS]
+    if [event["args"]["op_name"] for event in ran] != [node.op_type for node in nodes]:
+        raise ProfileError(
+            f"cannot count `{path}`: it has {len(nodes)} products, of which {len(ran)} ran once",
+            "loops, branches and functions inside a file are not counted",
+        )
+    return nodes, [
+        tuple(_shape(event["args"][key][0]) for key in ("input_type_shape", "output_type_shape"))  # type: ignore[misc]
+        for event in ran
+    ]
+
+
+def _one_sample(path: Path, given: Any, side: list[int]) -> list[int]:
+    first, *others = given.shape or [1]
+    free = [axis for axis, size in enumerate(others, 1) if not isinstance(size, int)]
+    if len(free) > len(side):
+        raise ProfileError(
+            f"cannot count `{path}`: axis {free[len(side)]} of its input `{given.name}` is free "
+            f"(`{others[free[len(side)] - 1]}`)",
+            "give its size; only the batch, the first axis, is known to be one",
+        )
+    sizes = iter(side)
+    return [first if isinstance(first, int) and len(given.shape) == 1 else 1] + [
+        size if isinstance(size, int) else next(sizes) for size in others
+    ]
+
+
+def _dtype(given: Any) -> str:
+    kind = given.type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(kind, kind)
+
+
+def _shape(typed: Mapping[str, Sequence[int]]) -> Shape:
+    (sizes,) = typed.values()
+    return tuple(sizes)
+
+
+Product = Callable[[_Ran], tuple[int, int]]
+"""What ran -> multiply-adds, and the channels written."""
+
+
+def _convolution(weight_at: int) -> Product:
+    return lambda ran: (math.prod(ran.out) * math.prod(ran.constant(weight_at)[1:]), ran.out[1])
+
+
+def _recurrent(ran: _Ran) -> tuple[int, int]:
+    steps, batch = ran.first[:2]
+    return steps * batch * (math.prod(ran.constant(1)) + math.prod(ran.constant(2))), ran.constant(2)[-1]
+
+
+def _gemm(ran: _Ran) -> tuple[int, int]:
+    turned = any(each.name == "transA" and each.i for each in ran.node.attribute)
+    return math.prod(ran.out) * ran.first[0 if turned else -1], ran.out[-1]
+
+
+def _matmul(ran: _Ran) -> tuple[int, int]:
+    return math.prod(ran.out) * ran.first[-1], ran.out[-1] if ran.out else 1
+
+
+PRODUCTS: dict[str, Product] = {
+    "Conv": _convolution(1),
+    "ConvInteger": _convolution(1),
+    "QLinearConv": _convolution(3),
+    "ConvTranspose": lambda ran: (math.prod(ran.first) * math.prod(ran.constant(1)[1:]), ran.out[1]),
+    "Gemm": _gemm,
+    **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul"), _matmul),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+}
