@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .device import fingerprint
 from .errors import ProfileError
 from .latency import Clock, Speedup, Timing, measure, paired_speedup
+from .regression import Launch, Regression, Rule, decide
 
 if TYPE_CHECKING:
     from .counts import Counts, LayerCount, count
@@ -20,13 +21,17 @@ __all__ = [
     "Clock",
     "Counts",
     "FileCounts",
+    "Launch",
     "LayerCount",
     "NodeCount",
     "ProfileError",
+    "Regression",
+    "Rule",
     "Speedup",
     "Timing",
     "count",
     "count_file",
+    "decide",
     "fingerprint",
     "measure",
     "paired_speedup",

@@ -1,0 +1,112 @@
+"""The second tier of a check: fresh processes, one after the other, until it is decided or enough is enough."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.errors import CompressError, UsageError
+from compressor.guard.sides import Side
+from profiles import Launch, Regression, Rule, Timing, decide, fingerprint
+from profiles.regression import ClockName
+
+WARMUP_S = 0.3
+TIMEOUT_S = 600
+BUSY = 0.5
+"""The share of processes that other programs may have disturbed before wall time is not believed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The verdict, every sample that it rests on, and the machine."""
+
+    regression: Regression
+    launches: tuple[dict[str, Any], ...]
+    device: dict[str, Any]
+
+
+def measure_slowdown(
+    baseline: Side,
+    candidate: Side,
+    rule: Rule,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    moved: Callable[[int, int], None] = lambda done, most: None,
+) -> Measured:
+    """Launch processes up to each look, and stop at the first that decides.
+
+    On one thread CPU time decides: it is what the runtime used, whoever else was on the machine. On several it would
+    count waiting threads too, and wall time decides, unless the machine was busy.
+    """
+    for name, number in (("batch", batch), ("threads", threads)):
+        if number < 1:
+            raise UsageError(f"--{name} is {number}, expected at least 1")
+    clock: ClockName = "cpu" if threads == 1 else "wall"
+    answers: list[dict[str, Any]] = []
+    launches: list[Launch] = []
+    decision = decide([], rule, clock)
+    for look in rule.looks:
+        while len(launches) < look:
+            answer = _launched(_order(baseline, candidate, rule, batch, threads, seed=len(launches)))
+            answers.append(answer)
+            launches.append(Launch(*(_timing(answer[side]) for side in ("baseline", "candidate"))))
+            moved(len(launches), rule.looks[-1])
+        decision = decide([each.log_ratio(clock) for each in launches], rule, clock, _busy(launches, clock))
+        if decision.outcome != "INCONCLUSIVE":
+            break
+    return Measured(decision, tuple(answers), dict(fingerprint()))
+
+
+def undecided(rule: Rule, reason: str) -> Measured:
+    """Where nothing could be measured."""
+    return Measured(decide([], rule, "cpu", [reason]), (), dict(fingerprint()))
+
+
+def _order(
+    baseline: Side, candidate: Side, rule: Rule, batch: int, threads: int, seed: int
+) -> dict[str, Any]:
+    return {
+        "baseline": str(baseline.file),
+        "candidate": str(candidate.file),
+        "batch": batch,
+        "threads": threads,
+        "pairs": rule.pairs,
+        "warmup_s": WARMUP_S,
+        "seed": seed,
+    }
+
+
+def _launched(order: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "compressor.guard.launch"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CompressError(
+            f"a measuring process did not end in {TIMEOUT_S} s", "use a smaller --batch"
+        ) from error
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as error:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise CompressError(f"a measuring process died: {last}") from error
+    if "error" in answer:
+        raise CompressError(answer["error"], answer["hint"])
+    return dict(answer)
+
+
+def _timing(value: dict[str, Any]) -> Timing:
+    return Timing(tuple(value["samples_ms"]), tuple(value["cpu_ms"]))
+
+
+def _busy(launches: list[Launch], clock: ClockName) -> list[str]:
+    disturbed = sum(launch.contended for launch in launches)
+    if clock == "cpu" or disturbed <= BUSY * len(launches):
+        return []
+    return [f"other programs took the cores in {disturbed} of {len(launches)} processes"]

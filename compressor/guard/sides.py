@@ -1,0 +1,144 @@
+"""The two sides of a check, read from an ONNX file, a run folder or a baseline that was written before.
+
+A ``baseline.json`` keeps the exact costs and names its artifact by path and hash: costs can be compared without the
+file, time cannot, since a number from another hour says nothing about this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from compressor.errors import CompressError, UsageError
+from compressor.files import write_json
+from compressor.report.report import read_report
+from compressor.rundir import RunFolder
+from profiles import count_file, fingerprint
+
+SCHEMA = 1
+KIND = "compress baseline"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is known of one side. ``file`` is the artifact, where it is at hand; ``missing`` says why it is not."""
+
+    name: str
+    file: Path | None
+    sha256: str
+    macs: int
+    params: int
+    bytes: int
+    operators: Mapping[str, int]
+    widths: tuple[int, ...]
+    accuracy: float | None = None
+    missing: str | None = None
+
+    @property
+    def nodes(self) -> int:
+        """How many operators run, of whatever kind."""
+        return sum(self.operators.values())
+
+
+def read_side(given: str) -> Side:
+    """The side that an argument of ``compress check`` means."""
+    path = Path(given)
+    if path.is_dir():
+        return _from_run(path)
+    if path.suffix == ".json":
+        return _from_baseline(path)
+    if not path.is_file():
+        raise UsageError(f"no file `{given}`", "give an ONNX file, a run folder or a baseline.json")
+    return _from_file(path, given, None)
+
+
+def save_baseline(side: Side, path: Path) -> None:
+    """Write what later checks compare with. The artifact is named relative to the file, so both can move."""
+    if side.file is None:
+        raise UsageError(f"`{side.name}` has no artifact at hand to be named: {side.missing}")
+    value = asdict(side) | {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "file": Path(os.path.relpath(side.file.resolve(), path.resolve().parent)).as_posix(),
+        "device": fingerprint(),
+    }
+    del value["missing"]
+    write_json(path, value)
+
+
+def _from_file(path: Path, name: str, accuracy: float | None) -> Side:
+    counts = count_file(path)
+    widths = tuple(layer.width for layer in counts.layers)
+    return Side(
+        name,
+        path,
+        _sha256(path),
+        counts.macs,
+        counts.params,
+        counts.bytes,
+        dict(counts.operators),
+        widths,
+        accuracy,
+    )
+
+
+def _from_run(path: Path) -> Side:
+    report = read_report(path)
+    return _from_file(RunFolder(path).artifact("student", ".onnx"), str(path), report.accuracy.get("onnx"))
+
+
+def _from_baseline(path: Path) -> Side:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"no baseline at `{path}`: {error.strerror}") from error
+    except ValueError as error:
+        raise CompressError(f"`{path}` is no baseline: it is not JSON") from error
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        raise CompressError(
+            f"`{path}` is no baseline", "`compress check FILE --save baseline.json` writes one"
+        )
+    if value.get("schema") != SCHEMA:
+        raise CompressError(
+            f"`{path}` has schema {value.get('schema')}, this version reads {SCHEMA}",
+            "write it again with --save",
+        )
+    try:
+        side = Side(
+            str(path),
+            path.parent / str(value["file"]),
+            str(value["sha256"]),
+            int(value["macs"]),
+            int(value["params"]),
+            int(value["bytes"]),
+            {str(name): int(number) for name, number in value["operators"].items()},
+            tuple(int(width) for width in value["widths"]),
+            None if value["accuracy"] is None else float(value["accuracy"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CompressError(f"`{path}` is damaged: {error}", "write it again with --save") from error
+    return _at_hand(side)
+
+
+def _at_hand(side: Side) -> Side:
+    """The same, without its artifact where that is gone or has changed."""
+    why = None
+    if side.file is None or not side.file.is_file():
+        why = f"its artifact `{side.file}` is not there"
+    elif _sha256(side.file) != side.sha256:
+        why = f"its artifact `{side.file}` is not the one that it was written for (another hash)"
+    return side if why is None else replace(side, file=None, missing=why)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (path, path.with_name(f"{path.name}.data")):
+        if file.exists():
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
