@@ -56,6 +56,8 @@ class Program(nn.Module):
         ]
         self._result = _reading(self, description["result"])
         self.batch_statistics = False
+        # While statistics are measured anew: the number of the batch that is averaged with those before it.
+        self.averaging = 0
 
     def forward(self, input: Any = None, *more: Any, **named: Any) -> Any:
         """The student's answer, in the form in which the teacher gave it."""
@@ -281,7 +283,9 @@ def counter_beside(running_mean: str) -> str:
 
 def _batch_norm(program: Program, args: list[Any], counter: str | None) -> None:
     # With no running statistics a norm always takes those of the batch.
-    args[5] = args[5] or program.training or program.batch_statistics
+    args[5] = args[5] or program.training or program.batch_statistics or bool(program.averaging)
+    if program.averaging:
+        args[6] = 1 / program.averaging
     if program.training and counter in program._places:
         count = program.tensor(counter)
         count.add_(1)

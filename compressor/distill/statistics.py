@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,9 @@ def reestimate(
     ``seed`` (fewer if one pass has fewer), not the exponential one that training keeps. Only
     batch norms are in training mode meanwhile: dropout would falsify what the layers behind it
     see. A network without batch norm comes back as an equal copy.
+
+    A network that is a program has no modules to be put into a mode: it has ``averaging``, the number of the batch
+    that its norms are to average with those before it.
     """
     if batches < 1:
         raise UsageError(f"`batches` is {batches}, expected at least 1")
@@ -44,7 +48,8 @@ def reestimate(
         for module in measured.modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
-    if not norms:
+    programs: list[Any] = [module for module in measured.modules() if hasattr(module, "averaging")]
+    if not norms and not programs:
         return measured
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -53,10 +58,14 @@ def reestimate(
         norm.training = True
     seen = 0
     for each in islice(split.batches(batch, shuffle=seed), batches):
-        measured(each.images.to(device))
         seen += 1
+        for program in programs:
+            program.averaging = seen
+        measured(each.images.to(device))
     if seen == 0:
         raise CompressError("batch-norm statistics cannot be measured: the split is empty")
+    for program in programs:
+        program.averaging = 0
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False

@@ -136,7 +136,8 @@ def fpgm(seen: Seen) -> Tensor | None:
 def lamp(seen: Seen) -> Tensor | None:
     """``|w_i|² / sum of |w_j|² over all j with |w_j| >= |w_i|`` (Lee et al. 2021, for channels instead of weights).
 
-    The share of what would be lost of all that would still be there, so it compares across layers as it is.
+    The share of what would be lost of all that would still be there, so it compares across layers as it is; for each
+    MAC that it costs it was the best of all just after a cut (docs/criteria.md).
     """
     if seen.kind != WEIGHT:
         return None
@@ -171,7 +172,7 @@ CRITERIA: dict[str, Criterion] = {
     "gate-cascade": Criterion(gate, ("gate",), by_teacher=True),
     "fisher": Criterion(fisher, ("gate2",)),
     "fpgm": Criterion(fpgm),
-    "lamp": Criterion(lamp, ("w2",), normalise="none"),
+    "lamp": Criterion(lamp, ("w2",), normalise="per-macs"),
     "hrank": Criterion(hrank, ("rank",)),
     "random": Criterion(random, combine="first", normalise="none"),
 }

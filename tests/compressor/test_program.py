@@ -22,6 +22,7 @@ from compressor.budget.plan import Plan, plan_keeping
 from compressor.cutting import cut, form_of
 from compressor.cutting.program import Program
 from compressor.cutting.writing import program_of
+from compressor.distill import reestimate
 from compressor.errors import CompressError
 from compressor.graph.recording.example import inputs_of
 from compressor.graph.trace import trace
@@ -44,6 +45,7 @@ from tests.compressor.networks import (
     random_units,
     with_statistics,
 )
+from tests.compressor.test_distill_loop import Pixels
 
 
 class Regular(nn.Module):
@@ -431,3 +433,21 @@ def test_tied_weights_are_one_tensor_in_a_program_too() -> None:
     network(images(2)).sum().backward()
     # float32; one product, twice in the same order.
     torch.testing.assert_close(student.get_parameter("one.bias").grad, network.one.bias.grad)
+
+
+def test_a_program_measures_its_statistics_anew_as_its_network_does() -> None:
+    network = with_statistics(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 4, 3))
+    )
+    pixels = images(24)
+    split = Pixels(pixels, torch.zeros(24, dtype=torch.int64))
+    expected = reestimate(network, split, batches=3, batch=8)
+    program = program_of(network, Plan({}), inputs_of(images(1)))
+    measured = reestimate(program, split, batches=3, batch=8)
+    found, wanted = measured.state_dict(), expected.state_dict()
+    for name in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(found[name], network.state_dict()[name])
+        assert torch.equal(program.state_dict()[name], network.state_dict()[name])
+    torch.testing.assert_close(measured(pixels), expected(pixels), rtol=1e-5, atol=1e-6)
+    assert torch.equal(measured(pixels), measured(pixels))
