@@ -328,8 +328,9 @@ def network_tables(found: Mapping[str, list[Row]]) -> Iterator[str]:
                 continue
             best = max(ways, key=lambda way: (ways[way], way == own(criterion)))
             shown = [row.own_statistics for row in mine]
+            as_cut = [row.as_cut for row in mine if row.as_cut is not None]
             text = (
-                f"{criterion} | {', '.join(own(criterion))} | {spread([row.as_cut or 0.0 for row in mine])} "
+                f"{criterion} | {', '.join(own(criterion))} | {spread(as_cut) if as_cut else 'not run'} "
                 f"| {spread(shown)} | {', '.join(best)} | {100 * (ways[best] - ways[own(criterion)]):+.1f} |"
             )
             lines.append((statistics.mean(shown), text))
@@ -359,12 +360,13 @@ def over_all(found: Mapping[str, list[Row]]) -> Iterator[str]:
         ways.sort(key=lambda way: (mean[name, way], way == own(name), -WAYS.index(way)))
         if own(name) in ways:
             mine = [group[name, own(name)] for group in groups]
-            cut_only, anew = (
-                100 * statistics.mean(statistics.mean(getattr(row, field) for row in rows) for rows in mine)
-                for field in ("as_cut", "own_statistics")
+            anew = 100 * statistics.mean(statistics.mean(row.own_statistics for row in rows) for rows in mine)
+            as_cut = [[row.as_cut for row in rows if row.as_cut is not None] for rows in mine]
+            cut_only = (
+                f"{100 * statistics.mean(map(statistics.mean, as_cut)):.1f}" if all(as_cut) else "not run"
             )
             best, worst = (f"{', '.join(way)} | {100 * mean[name, way]:.1f}" for way in (ways[-1], ways[0]))
-            text = f"{name} | {', '.join(own(name))} | {cut_only:.1f} | {anew:.1f} | {best} | {worst} | {len(ways)} |"
+            text = f"{name} | {', '.join(own(name))} | {cut_only} | {anew:.1f} | {best} | {worst} | {len(ways)} |"
             lines.append((anew, text))
     yield table(
         f"Mean over {' and '.join(found)} and the three shares",
