@@ -15,9 +15,9 @@ from torch import Tensor
 
 from compressor.errors import CompressError, UsageError, unknown_name
 from compressor.saliency.kernels import host, reference
+from compressor.saliency.request import BACKENDS
 
 MOMENTS = tuple(reference.MOMENTS)  # sums of w*g, |w*g|, (w*g)^2, w^2, |w|
-BACKENDS = ("auto", "torch", "cuda")
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
