@@ -55,7 +55,7 @@ def cli(debug: bool) -> None:
 @click.option("--classes", type=int, help="Number of classes, where the data does not say; of the glyphs.")
 @click.option(
     "--criterion",
-    help="How channels are scored: a name of docs/criteria.md, or package.module:function  [default: taylor]",
+    help="How channels are scored: a name of docs/criteria.md, or package.module:function  [default: lamp]",
 )
 @click.option("--combine", help="How a group's layers make one score: sum, mean, max, first.")
 @click.option("--normalise", help="How groups are put on one scale: none, mean, max, per-macs.")

@@ -21,7 +21,7 @@ class Scoring:
     by criteria that need data. ``backend``: who sums weights and gradients; ``auto`` takes the kernel where it runs.
     """
 
-    criterion: str = "taylor"
+    criterion: str = "lamp"
     combine: str = ""
     normalise: str = ""
     batches: int = 8

@@ -38,7 +38,7 @@ FILES = """
 STEPS = [
     "Build teacher and data",
     "Trace the channel graph",
-    "Score channels by taylor",
+    "Score channels by lamp",
     "Choose widths",
     "Cut",
     "Verify the cut",
