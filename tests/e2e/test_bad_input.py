@@ -54,7 +54,7 @@ MISTAKES = [
     Mistake("class without pictures", usual("", data="hollow/"), CANNOT, ("`hollow/test/b`", "no pictures")),
     Mistake("data without test", usual("", data="untested/"), CANNOT, ("neither val/ nor test/",)),
     Mistake("empty test half", usual("", data="mypkg:empty_test"), CANNOT, ("(test) is empty",)),
-    Mistake("unreadable sample", usual("--criterion taylor", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
+    Mistake("unreadable sample", usual("--criterion gate", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
     Mistake("unreadable picture", usual("--size 8", data="torn/"), CANNOT, ("cannot read picture `torn/", ".png`")),
     Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
     Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
