@@ -32,6 +32,7 @@ from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
 from compressor.report.sections import costs, layer_rows, training_row
 from compressor.rundir import RunFolder, open_run
+from compressor.saliency.kernels.sums import choose
 from compressor.saliency.score import criterion_named, score
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
@@ -46,6 +47,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     criterion = criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
     device = choose_device(recipe.device)
+    choose(
+        [torch.empty(0, device=device)], recipe.saliency.backend
+    )  # refused now, not after training a teacher
     run = open_run(out, recipe)
     if run.report.exists():
         return read_report(run.report)

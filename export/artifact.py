@@ -43,6 +43,12 @@ def describe(
     path: Path, *, format: str, precision: str, opset: int | None, notes: tuple[str, ...] = ()
 ) -> Artifact:
     """The artifact at ``path``; weights kept in a file beside it count and are hashed too."""
+    sha256, size = content_of(path)
+    return Artifact(path, format, precision, opset, sha256, size, notes)
+
+
+def content_of(path: Path) -> tuple[str, int]:
+    """The SHA-256 and the bytes of a model and of the weights beside it."""
     digest, size = hashlib.sha256(), 0
     for file in (path, weights_beside(path)):
         if file.exists():
@@ -50,7 +56,7 @@ def describe(
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
-    return Artifact(path, format, precision, opset, digest.hexdigest(), size, notes)
+    return digest.hexdigest(), size
 
 
 def weights_beside(path: Path) -> Path:

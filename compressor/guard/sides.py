@@ -6,7 +6,6 @@ file, time cannot, since a number from another hour says nothing about this one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from compressor.errors import CompressError, UsageError
 from compressor.files import write_json
 from compressor.report.report import read_report
 from compressor.rundir import RunFolder
+from export.artifact import content_of
 from profiles import count_file, fingerprint
 
 SCHEMA = 1
@@ -76,7 +76,7 @@ def _from_file(path: Path, name: str, accuracy: float | None) -> Side:
     return Side(
         name,
         path,
-        _sha256(path),
+        content_of(path)[0],
         counts.macs,
         counts.params,
         counts.bytes,
@@ -129,16 +129,6 @@ def _at_hand(side: Side) -> Side:
     why = None
     if side.file is None or not side.file.is_file():
         why = f"its artifact `{side.file}` is not there"
-    elif _sha256(side.file) != side.sha256:
+    elif content_of(side.file)[0] != side.sha256:
         why = f"its artifact `{side.file}` is not the one that it was written for (another hash)"
     return side if why is None else replace(side, file=None, missing=why)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for file in (path, path.with_name(f"{path.name}.data")):
-        if file.exists():
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-    return digest.hexdigest()

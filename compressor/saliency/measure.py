@@ -164,6 +164,8 @@ class Measuring:
         elif loss.requires_grad:
             loss.backward()
         del loss
+        if gates is not None and gates.fell_back is not None:
+            self.backend, self.fallback = gates.fell_back.backend, gates.fell_back.fallback
         by_axis = self._sums(gradients)
         for key, sums in gates.sums.items() if gates is not None else ():
             # The loss is a mean: an image's own gradient is as many times larger as there are images.

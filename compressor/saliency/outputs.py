@@ -18,7 +18,7 @@ from torch import Tensor
 from compressor.graph.recording.record import Operation, tensors_in
 from compressor.graph.rules.table import RULES, pointwise
 from compressor.graph.walk import Walk
-from compressor.saliency.kernels.sums import gate_sums
+from compressor.saliency.kernels.sums import Choice, gate_sums
 
 Key = tuple[str, int]
 """An axis of a tensor: its name and the axis."""
@@ -117,12 +117,16 @@ def _plain(operation: Operation) -> Callable[..., Any] | None:
 
 @dataclass
 class Gates:
-    """A step of a replay that puts a gate behind some operators. ``sums``: [images, channels] for each axis."""
+    """A step of a replay that puts a gate behind some operators. ``sums``: [images, channels] for each axis.
+
+    ``fell_back``: who did the sums, and why, where the kernel was chosen and refused.
+    """
 
     made: dict[int, Made]
     images: int
     in_place: InPlace
     backend: str = "auto"
+    fell_back: Choice | None = None
     sums: dict[Key, Tensor] = field(default_factory=dict)
 
     def __call__(
@@ -142,8 +146,11 @@ class Gates:
         gated: Tensor = _Gate.apply(output, handle, lambda z, gradient: self._take(z, gradient, made))
         return gated.clone() if self.in_place.others else gated
 
+    def _fall_back(self, choice: Choice) -> None:
+        self.fell_back = choice
+
     def _take(self, output: Tensor, gradient: Tensor, made: Made) -> None:
-        rows = gate_sums(output, gradient, made.dim, backend=self.backend)
+        rows = gate_sums(output, gradient, made.dim, self.backend, self._fall_back)
         sums = rows.double().view(self.images, -1, rows.shape[1]).sum(1)
         # A shared layer is used several times: an image's gate is one, so its parts are added before any square.
         self.sums[made.key] = sums if made.key not in self.sums else self.sums[made.key] + sums

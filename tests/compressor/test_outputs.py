@@ -62,9 +62,11 @@ def test_a_gate_is_the_sum_of_weights_times_gradients_of_its_layer(network: nn.M
     gates = gates_of(network, pixels)
     expected = rows_times_gradients(network, pixels)
     assert gates
+    largest = max(float(each.abs().max()) for each in expected.values())
     for key, found in gates.items():
         if "parametrizations" not in key[0]:  # there the weight itself is made of others
-            scale = expected[key].abs().max().clamp_min(1e-9)
+            # float64; where a sum all but cancels (keys of an attention) what is left is rounding of larger numbers.
+            scale = expected[key].abs().max().clamp_min(1e-6 * largest)
             torch.testing.assert_close(found / scale, expected[key] / scale, rtol=0, atol=1e-9)
 
 

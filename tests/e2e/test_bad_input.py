@@ -57,6 +57,7 @@ MISTAKES = [
     Mistake("unreadable sample", usual("--criterion gate", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
     Mistake("unreadable picture", usual("--size 8", data="torn/"), CANNOT, ("cannot read picture `torn/", ".png`")),
     Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
+    Mistake("kernel without a GPU", usual("--device cpu --backend cuda"), WRONG, ("CUDA device",)),
     Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
     Mistake("unknown cost", usual("--of mac"), WRONG, ("`mac`", "`macs`")),
     Mistake("unknown device", usual("--device cud"), WRONG, ("`cud`", "cuda")),

@@ -112,22 +112,9 @@ def attention(flow: Flow, operation: Operation) -> None:
         out.shape[-2] if rows is None else rows,
         *result.values(),
     )
-    flow.multiplies += [
-        Multiply(
-            operation,
-            "matrix product",
-            positions,
-            (q.shape[-1] if width is None else width, *common),
-            makes=False,
-        ),
-        Multiply(
-            operation,
-            "matrix product",
-            positions,
-            (v.shape[-1] if made is None else made, *common),
-            makes=False,
-        ),
-    ]
+    for ids, tensor in ((width, q), (made, v)):
+        sizes = (tensor.shape[-1] if ids is None else ids, *common)
+        flow.multiplies.append(Multiply(operation, "matrix product", positions, sizes, makes=False))
     flow.inside_heads += [ids for ids in (width, made) if ids is not None]
     if rows is not None:
         result[dims - 2] = rows

@@ -7,7 +7,7 @@ backend that was asked for by name and cannot run is an error. Nothing of CUDA i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +67,17 @@ def channel_sums(
     return Sums(host.weight_sums(weights, gradients, axes, moments), choice.backend, choice.fallback)
 
 
-def gate_sums(activation: Tensor, gradient: Tensor, channel: int, backend: str = "auto") -> Tensor:
+def gate_sums(
+    activation: Tensor,
+    gradient: Tensor,
+    channel: int,
+    backend: str = "auto",
+    fell_back: Callable[[Choice], None] = lambda choice: None,
+) -> Tensor:
     """``[samples, channels]``: activation times gradient, summed over every dimension but the first and ``channel``.
 
-    Accumulated in float32 at least. ``choose`` says beforehand who computes.
+    Accumulated in float32 at least. ``choose`` says beforehand who computes; ``fell_back`` is told if the kernel was
+    chosen and then refused.
     """
     if activation.shape != gradient.shape:
         raise CompressError(
@@ -89,7 +96,7 @@ def gate_sums(activation: Tensor, gradient: Tensor, channel: int, backend: str =
         try:
             return cuda.gate_sums(activation, gradient, channel)
         except CompressError as error:
-            _without_kernel(activation.device, str(error), backend)
+            fell_back(_without_kernel(activation.device, str(error), backend))
     return host.gate_sums(activation, gradient, channel)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from compressor.errors import CompressError, UsageError
-from compressor.saliency.kernels.sums import BACKENDS, channel_sums, choose, gate_sums
+from compressor.saliency.kernels import sums
+from compressor.saliency.kernels.sums import BACKENDS, Choice, channel_sums, choose, gate_sums
 
 ONES = torch.ones(2, 3)
 
@@ -77,6 +78,20 @@ def test_gates_of_unequal_shapes_or_of_samples_are_an_error() -> None:
     for channel in (0, 2):
         with pytest.raises(CompressError, match=f"channels in dimension {channel}"):
             gate_sums(ONES, ONES, channel)
+
+
+def test_gates_that_the_kernel_refuses_are_summed_by_torch_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel is chosen for tensors on a CPU, which it then refuses as it would any others it cannot read."""
+    monkeypatch.setattr(sums, "choose", lambda tensors, backend="auto": Choice(True, "cuda kernel"))
+    told: list[Choice] = []
+    assert gate_sums(ONES, ONES, 1, "auto", told.append).tolist() == ONES.tolist()
+    (choice,) = told
+    assert choice.backend == "torch on cpu"
+    assert choice.fallback
+    with pytest.raises(UsageError, match="was asked for and cannot run"):
+        gate_sums(ONES, ONES, 1, "cuda", told.append)
 
 
 def test_nothing_asked_for_is_nothing_given() -> None:
