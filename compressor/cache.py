@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,18 @@ def write_tensors(kind: str, key: str, tensors: Mapping[str, Tensor], about: Map
     except CompressError as error:
         return str(error)
     return None
+
+
+def read_numbers(kind: str, key: str) -> dict[str, float]:
+    """The numbers stored under this key; none where there are none or the file is damaged."""
+    try:
+        value = json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
+        return {str(name): float(number) for name, number in value.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write_numbers(kind: str, key: str, numbers: Mapping[str, float]) -> None:
+    """Store numbers under this key, where that is possible: a cache that cannot be written costs time only."""
+    with suppress(CompressError):
+        write_json(cache_root() / kind / f"{key}.json", dict(numbers))

@@ -7,7 +7,7 @@ network is the trained larger one with fewer channels, and that larger one is it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 from compressor.budget.allocate import Allocation, allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
+from compressor.budget.solve import Costing
 from compressor.cutting import cut
 from compressor.cutting.proof import Check, check_cut, require
 from compressor.data.split import Data
@@ -59,15 +60,29 @@ class Training:
     checks: tuple[Check, ...]
 
 
-def stages(graph: ChannelGraph, scores: Scores, budget: Budget, assistants: int) -> tuple[Stage, ...]:
-    """The assistants, largest first, and the student; what they remove is evenly spaced."""
-    student = allocate(graph, scores, budget)
+def stages(
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    assistants: int,
+    *,
+    student: Allocation | None = None,
+    measured: Mapping[str, Costing] | None = None,
+) -> tuple[Stage, ...]:
+    """The assistants, largest first, and the student; what they remove is evenly spaced.
+
+    ``student``: its widths, where they were chosen already. Where there are limits and no share, assistants go by the
+    share of MACs that the student loses.
+    """
+    student = student or allocate(graph, scores, budget, measured=measured)
+    of, remove = (budget.of, budget.remove) if budget.remove else ("macs", student.plan.removed("macs"))
     result = [Stage("student", student.plan, student.missed)]
     for number in range(assistants, 0, -1):
-        share = budget.remove * number / (assistants + 1)
-        assistant: Allocation = allocate(
-            graph, scores, replace(budget, remove=share), containing=result[0].plan
-        )
+        share = remove * number / (assistants + 1)
+        if not share:
+            continue  # nothing goes: the teacher itself
+        between = budget.share_of(of, share)
+        assistant = allocate(graph, scores, between, containing=result[0].plan, measured=measured)
         result.insert(0, Stage(f"assistant-{number}", assistant.plan, assistant.missed))
     return tuple(result)
 

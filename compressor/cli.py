@@ -42,6 +42,11 @@ def cli(debug: bool) -> None:
 @click.option(
     "--of", "cost", metavar=f"[{'|'.join(COST_TITLES)}]", help="The cost that --ratio counts  [default: macs]"
 )
+@click.option("--max-macs", type=int, help="The most MACs that may stay; limits can be combined.")
+@click.option("--max-params", type=int, help="The most parameters that may stay.")
+@click.option("--max-bytes", type=int, help="The most bytes of the ONNX file; measured.")
+@click.option("--max-latency-ms", type=float, help="The most milliseconds; measured in ONNX Runtime.")
+@click.option("--threads", type=int, help="Threads of every runtime that is measured  [default: 1]")
 @click.option(
     "--keep", multiple=True, metavar="PATTERN", help="Modules not to touch, as in 'head.*'; repeatable."
 )
@@ -86,8 +91,12 @@ def run(
     """
     from compressor.recipe import Recipe, changed, read_recipe
 
+    limits = [name for name in SETTINGS if name.startswith("max_")]
+    limited = any(options[name] is not None for name in limits)
     if options["ratio"] is None and recipe_file is None:
-        raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
+        if not limited:
+            raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
+        options["ratio"] = 0.0  # the limits alone say it
     options["model"] = model
     recipe = read_recipe(recipe_file) if recipe_file else Recipe()
     # By identity: `--ratio 0` and `--assistants 0` are given, and 0 == False.
@@ -277,6 +286,8 @@ SETTINGS = {
     "trust": "model.trust",
     "ratio": "budget.remove",
     "cost": "budget.of",
+    **{name: f"budget.{name}" for name in ("max_macs", "max_params", "max_bytes", "max_latency_ms")},
+    "threads": "profile.threads",
     "keep": "budget.keep",
     "granule": "budget.granule",
     "whole_heads": "budget.whole_heads",

@@ -6,13 +6,17 @@ This is the composition and nothing else: every step is a function of values tha
 
 from __future__ import annotations
 
+import copy
 import json
+import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from compressor.artifacts import answering, counted, exported, saved, verified
 from compressor.budget.request import COST_TITLES
@@ -20,10 +24,12 @@ from compressor.cascade import Stage, descend, stages
 from compressor.cutting import FORMS, cut, form_of
 from compressor.cutting.proof import check_cut, require
 from compressor.data import load_data
+from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
 from compressor.errors import CompressError
 from compressor.files import write_atomic, write_json
+from compressor.fitting import fit, measured_costs
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
@@ -34,9 +40,11 @@ from compressor.report.sections import costs, layer_rows, training_row
 from compressor.rundir import RunFolder, open_run
 from compressor.saliency.kernels.sums import choose
 from compressor.saliency.score import criterion_named, score
+from compressor.saliency.scores import Scores
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
 from compressor.teacher import check_teacher, load_teacher
+from compressor.timing import Bench
 
 
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
@@ -93,13 +101,14 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
 
     with steps.step("Choose widths") as step:
-        path = _begun(run) or stages(graph, scores, recipe.budget, recipe.distil.assistants)
-        plan = path[-1].plan
-        write_json(run.plan, {"schema": 1, "stages": [stage.to_dict() for stage in path]})
+        choice = _begun(run) or _chosen(recipe, teacher.network, graph, scores, data, steps, step)
+        path, plan = choice.path, choice.path[-1].plan
+        write_json(run.plan, choice.to_dict())
         for stage in path:
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
-        step.outcome = f"{plan.removed(recipe.budget.of):.1%} of the {COST_TITLES[recipe.budget.of]} will go"
+        of = recipe.budget.of if recipe.budget.remove else "macs"
+        step.outcome = f"{plan.removed(of):.1%} of the {COST_TITLES[of]} will go"
 
     with steps.step("Cut") as step:
         merely_cut = cut(teacher.network, plan)
@@ -172,7 +181,11 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         )
 
     report = Report(
-        request={"remove": recipe.budget.remove, "of": recipe.budget.of},
+        request={
+            "remove": recipe.budget.remove,
+            "of": recipe.budget.of,
+            "limits": recipe.budget.limits(),
+        },
         model={
             "name": recipe.model.name,
             "origin": teacher.origin,
@@ -198,6 +211,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         },
         warnings=[*steps.warnings],
         folder=str(run.path),
+        fit=choice.fit,
     )
     with steps.step("Report") as step:
         write_atomic(run.report_markdown, to_markdown(report))
@@ -206,13 +220,60 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     return report
 
 
-def _begun(run: RunFolder) -> tuple[Stage, ...] | None:
-    """The widths that a broken run had chosen: where gradients are not repeatable, scores may differ now."""
+@dataclass(frozen=True)
+class _Chosen:
+    """The networks on the way, and how their widths came to be where they had to be measured."""
+
+    path: tuple[Stage, ...]
+    fit: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": 1, "stages": [stage.to_dict() for stage in self.path], "fit": self.fit}
+
+
+def _chosen(
+    recipe: Recipe,
+    teacher: nn.Module,
+    graph: ChannelGraph,
+    scores: Scores,
+    data: Data,
+    steps: Steps,
+    step: Step,
+) -> _Chosen:
+    budget = recipe.budget
+    if not budget.needs:
+        return _Chosen(stages(graph, scores, budget, recipe.distil.assistants))
+    image = next(iter(data.test.batches(1))).images
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(copy.deepcopy(teacher).cpu(), image, Path(folder), recipe.export, recipe.profile)
+        costs = measured_costs(
+            graph,
+            budget,
+            bench,
+            lambda done: steps.listener.moved(step, done / 2, f"timing blocks in {bench.about}"),
+        )
+        fitted = fit(
+            teacher,
+            graph,
+            scores,
+            budget,
+            bench,
+            costs,
+            lambda text: steps.listener.moved(step, 0.75, text),
+        )
+    if fitted.chosen.real.contended:
+        steps.warn("other programs took the processor while students were timed: widths may miss the latency")
+    path = stages(graph, scores, budget, recipe.distil.assistants, student=fitted.allocation, measured=costs)
+    return _Chosen(path, fitted.to_dict())
+
+
+def _begun(run: RunFolder) -> _Chosen | None:
+    """The widths that a broken run had chosen: gradients and times may not repeat, so scores may differ now."""
     if not run.plan.exists():
         return None
     try:
         value = json.loads(run.plan.read_text(encoding="utf-8"))
-        return tuple(Stage.from_dict(stage) for stage in value["stages"])
+        return _Chosen(tuple(Stage.from_dict(stage) for stage in value["stages"]), value["fit"])
     except (ValueError, KeyError, TypeError) as error:
         raise CompressError(f"`{run.plan}` is damaged: {error}", "choose another --out") from error
 

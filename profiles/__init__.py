@@ -6,6 +6,7 @@ first use: a process that times ONNX sessions never loads torch.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .device import fingerprint
@@ -14,38 +15,52 @@ from .latency import Clock, Speedup, Timing, measure, paired_speedup
 from .regression import Launch, Regression, Rule, decide
 
 if TYPE_CHECKING:
+    from .block_times import BlockTimes, time_blocks
+    from .blocks import Block, blocks_of
     from .counts import Counts, LayerCount, count
+    from .nodes import NodeTime, NodeTimes, node_times
     from .onnx_counts import FileCounts, NodeCount, count_file
 
 __all__ = [
+    "Block",
+    "BlockTimes",
     "Clock",
     "Counts",
     "FileCounts",
     "Launch",
     "LayerCount",
     "NodeCount",
+    "NodeTime",
+    "NodeTimes",
     "ProfileError",
     "Regression",
     "Rule",
     "Speedup",
     "Timing",
+    "blocks_of",
     "count",
     "count_file",
     "decide",
     "fingerprint",
     "measure",
+    "node_times",
     "paired_speedup",
+    "time_blocks",
 ]
+
+_LAZY = {
+    "counts": ("Counts", "LayerCount", "count"),
+    "onnx_counts": ("FileCounts", "NodeCount", "count_file"),
+    "nodes": ("NodeTime", "NodeTimes", "node_times"),
+    "blocks": ("Block", "blocks_of"),
+    "block_times": ("BlockTimes", "time_blocks"),
+}
+"""The module that each of these names is loaded from."""
 
 if not TYPE_CHECKING:  # hidden from the type checker, to which every misspelt name would exist
 
     def __getattr__(name: str) -> object:
-        if name in ("Counts", "LayerCount", "count"):
-            from . import counts
-
-            return getattr(counts, name)
-        if name in ("FileCounts", "NodeCount", "count_file"):
-            from . import onnx_counts
-
-            return getattr(onnx_counts, name)
+        for module, names in _LAZY.items():
+            if name in names:
+                return getattr(import_module(f".{module}", __name__), name)
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

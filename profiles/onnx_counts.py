@@ -67,10 +67,10 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
     """Count one pass of one sample. ``side``: the sizes of free axes behind the batch, in order."""
     import onnx
 
-    model = _read(path)
+    model = read_model(path)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     layers = []
-    for node, shapes in zip(*_as_it_ran(path, model, list(side)), strict=True):
+    for node, shapes in zip(*as_it_ran(path, model, list(side)), strict=True):
         try:
             macs, width = PRODUCTS[node.op_type](_Ran(node, constants, *shapes))
         except (KeyError, IndexError, ValueError) as error:
@@ -91,7 +91,7 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
     )
 
 
-def _read(path: Path) -> Any:
+def read_model(path: Path) -> Any:
     import onnx
 
     try:
@@ -105,7 +105,7 @@ def _read(path: Path) -> Any:
     return model
 
 
-def _as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
+def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
     """The multiplying nodes in the file's order, and beside each the shapes of its first input and its output."""
     import numpy as np
     import onnxruntime

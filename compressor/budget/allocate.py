@@ -8,15 +8,19 @@ anyway. The search itself is in ``search.py``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.budget.limits import allowed_by, choices_of, share_kept, widths_within, worth_of
 from compressor.budget.plan import Plan, plan_keeping
 from compressor.budget.request import COST_TITLES, Budget
 from compressor.budget.search import Space, closest, round_up, smallest_misfit
+from compressor.budget.solve import Costing
+from compressor.budget.terms import Choices
 from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph, Group
 from compressor.graph.cost import Cost, Widths, costs_of, full_widths
@@ -28,38 +32,70 @@ CLOSE = 0.01
 
 @dataclass(frozen=True)
 class Allocation:
-    """The plan, and why it misses what was asked, if it does."""
+    """The plan, and why it misses what was asked, if it does.
+
+    ``kept``: the share of all scores that stays. ``gap``: by how much at most other widths could keep more, where a
+    search proved that; ``solver``: who chose.
+    """
 
     plan: Plan
     missed: str | None
+    kept: float = 1.0
+    gap: float | None = None
+    solver: str = "threshold"
 
 
 def allocate(
-    graph: ChannelGraph, scores: Scores, budget: Budget, *, containing: Plan | None = None
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    *,
+    containing: Plan | None = None,
+    measured: Mapping[str, Costing] | None = None,
 ) -> Allocation:
     """The plan within the budget that keeps the highest scores.
 
     ``containing``: a plan from the same scores that this one must contain, as an assistant's contains
-    its student's.
+    its student's. ``measured``: costs that are not counted (``latency``, ``bytes``), where the budget asks for them.
     """
-    costs = costs_of(graph)
-    cost = costs[budget.of]
+    costs: dict[str, Costing] = {**costs_of(graph), **(measured or {})}
     full = full_widths(graph)
-    allowed = cost.of(full) * (1 - budget.remove)
     steps = np.array([step_of(group, budget) for group in graph.groups], dtype=np.int64)
     least = _least_widths(graph, steps, budget, containing)
     _check_patterns(graph, budget)
-    _check_reachable(graph, cost, full, least, budget)
-    ranked = [np.sort(scores.of(group.name))[::-1] for group in graph.groups]
-    space = Space(cost, allowed, ranked, least, steps)
-    widths = closest(space, close=CLOSE * cost.of(full))
+    _check_any_group(graph, budget)
+    misfit, gap, solver = None, None, "threshold"
+    if budget.is_searched:
+        ranked = [np.sort(own)[::-1] for own in worth_of(graph, scores)]
+        found = widths_within(ranked, choices_of(graph, least, steps), allowed_by(graph, budget, costs))
+        widths, gap, solver = found.widths, found.gap, found.solver
+    else:
+        cost = costs_of(graph)[budget.of]
+        _check_reachable(cost, full, least, budget)
+        ranked = [np.sort(scores.of(group.name))[::-1] for group in graph.groups]
+        space = Space(cost, cost.of(full) * (1 - budget.remove), ranked, least, steps)
+        widths = closest(space, close=CLOSE * cost.of(full))
+        misfit = smallest_misfit(space, widths)
     kept = {
         group.name: _highest(scores.of(group.name), width)
         for group, width in zip(graph.groups, widths.tolist(), strict=True)
     }
     plan = plan_keeping(graph, kept)
-    plan = replace(plan, costs={name: (each.of(full), each.of(widths)) for name, each in costs.items()})
-    return Allocation(plan, _why_missed(graph, plan, budget, smallest_misfit(space, widths)))
+    plan = replace(plan, costs={name: _before_and_after(each, full, widths) for name, each in costs.items()})
+    missed = _why_missed(graph, plan, budget, misfit)
+    return Allocation(plan, missed, share_kept(graph, scores, widths), gap, solver)
+
+
+def _before_and_after(cost: Costing, full: Widths, widths: Widths) -> tuple[int, int]:
+    """In whole numbers: milliseconds as microseconds."""
+    scale = 1000 if cost.name == "latency" else 1
+    return round(cost.of(full) * scale), round(cost.of(widths) * scale)
+
+
+def choices_for(graph: ChannelGraph, budget: Budget) -> Choices:
+    """The widths that the budget lets each group have."""
+    steps = np.array([step_of(group, budget) for group in graph.groups], dtype=np.int64)
+    return choices_of(graph, _least_widths(graph, steps, budget, None), steps)
 
 
 def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing: Plan | None) -> Widths:
@@ -84,12 +120,15 @@ def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
             )
 
 
-def _check_reachable(graph: ChannelGraph, cost: Cost, full: Widths, least: Widths, budget: Budget) -> None:
+def _check_any_group(graph: ChannelGraph, budget: Budget) -> None:
     if not graph.groups:
         raise UsageError(
             f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: no channel may go",
             "`compress inspect` shows why each of them must stay",
         )
+
+
+def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) -> None:
     most = 1 - cost.of(least) / cost.of(full)
     if budget.remove > most:
         largest = math.floor(most * 1000) / 1000

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compressor.errors import UsageError, unknown_name
 
-COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels"}
+COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
 """Each cost by its name in recipes, and as people write it."""
 
 
@@ -19,7 +19,8 @@ class Budget:
     narrower layer uses the largest smaller power of two; ``granules`` sets another one for some modules
     (``layer4.*=16``). ``keep_at_least``: the share of each group that always stays, so that one threshold over all
     layers cannot empty any of them; ``least_width``: the channels that do. ``whole_heads``: attention loses heads
-    instead of width inside every head.
+    instead of width inside every head. ``max_macs`` and its like are limits of their own, beside ``remove``
+    or (with ``remove`` at 0) instead of it; widths are then searched for so that they keep the highest scores in sum.
     """
 
     remove: float = 0.5
@@ -30,11 +31,19 @@ class Budget:
     keep_at_least: float = 0.1
     least_width: int = 1
     whole_heads: bool = False
+    max_macs: int | None = None
+    max_params: int | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.of not in COST_TITLES:
             raise unknown_name("cost", self.of, COST_TITLES)
-        if not 0 < self.remove < 1:
+        for name, limit in self.limits().items():
+            if not 0 < limit < float("inf"):
+                raise UsageError(f"budget.{name} is {limit:g}, expected more than 0")
+        least = self.remove >= 0 if self.limits() else self.remove > 0
+        if not (least and self.remove < 1):
             raise UsageError(
                 f"cannot remove {self.remove:g} of the {COST_TITLES[self.of]}",
                 "--ratio is the share of the teacher's cost to remove: above 0 and below 1, as in 0.7",
@@ -45,6 +54,35 @@ class Budget:
         if not 0 <= self.keep_at_least <= 1:
             raise UsageError(f"budget.keep_at_least is {self.keep_at_least:g}, expected a share from 0 to 1")
         self.granule_patterns()
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by their names."""
+        names = ("max_macs", "max_params", "max_bytes", "max_latency_ms")
+        return {name: float(limit) for name in names if (limit := getattr(self, name)) is not None}
+
+    def share_of(self, cost: str, remove: float) -> Budget:
+        """The same wishes with one share of one cost, and without limits."""
+        return replace(
+            self,
+            of=cost,
+            remove=remove,
+            max_macs=None,
+            max_params=None,
+            max_bytes=None,
+            max_latency_ms=None,
+        )
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether widths are searched for within limits; a counted share alone is a matter of one threshold."""
+        return self.of == "latency" or bool(self.limits())
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The costs that have to be measured on files first."""
+        timed = self.of == "latency" or self.max_latency_ms is not None
+        asked = {"latency": timed, "bytes": self.max_bytes is not None}
+        return frozenset(name for name, wanted in asked.items() if wanted)
 
     def granule_patterns(self) -> list[tuple[str, int]]:
         """Patterns of modules with a granule of their own, in the order given."""

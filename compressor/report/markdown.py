@@ -10,6 +10,7 @@ from compressor.report.table import (
     asked_and_reached,
     cost_rows,
     error,
+    how_fitted,
     how_measured,
     percent,
     short,
@@ -30,7 +31,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _table(("accuracy", report.accuracy["metric"], "against the teacher"), accuracy_rows(report))
     yield from _table(("cost", "teacher", "student", "removed"), cost_rows(report))
     yield ""
-    yield how_measured(report)
+    yield " ".join(filter(None, (how_fitted(report), how_measured(report))))
     yield ""
     yield student_form(report)
     yield from _table(

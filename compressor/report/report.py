@@ -40,6 +40,7 @@ class Report:
     environment: Json
     warnings: Sequence[str]
     folder: str
+    fit: Json | None = None
     schema: int = SCHEMA
 
     @property

@@ -54,12 +54,53 @@ def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
 
 def asked_and_reached(report: Report) -> str:
     """One sentence about the promise."""
-    of = report.request["of"]
-    reached = report.cost[of]["removed"]
-    return (
-        f"Asked to remove {percent(report.request['remove'])} of the {COST_TITLES[of]}, "
-        f"removed {percent(reached, 2)}"
-    )
+    of: str = report.request["of"]
+    limits = report.request.get("limits", {})
+    parts = []
+    if report.request["remove"]:
+        reached = report.cost[KEYS.get(of, of)]["removed"]
+        parts.append(
+            f"Asked to remove {percent(report.request['remove'])} of the {COST_TITLES[of]}, "
+            f"removed {percent(reached, 2)}"
+        )
+    for name, limit in limits.items():
+        cost = name.removeprefix("max_").removesuffix("_ms")
+        figure = report.cost[KEYS.get(cost, cost)]["student"]
+        unit = " ms" if cost == "latency" else ""
+        amount, most = (f"{each:.3f}" if unit else f"{each:,.0f}" for each in (figure, limit))
+        parts.append(f"asked for at most {most}{unit} {COST_TITLES.get(cost, cost)}, reached {amount}{unit}")
+    sentence = "; ".join(parts)
+    return sentence[0].upper() + sentence[1:]
+
+
+KEYS = {"latency": "latency_ms"}
+"""Where a report keeps a cost under another name than its budget has."""
+
+
+def how_fitted(report: Report) -> str | None:
+    """How widths came to be, where time or bytes decided: promised beside measured, and the plain control."""
+    if report.fit is None:
+        return None
+    fit, chosen = report.fit, report.fit["rounds"][report.fit["chosen"]]
+    parts = [f"Widths by measuring ({fit['about']})"]
+    for name, figure in chosen["measured"].items():
+        teacher = fit["teacher"][name]
+        parts.append(
+            f"{COST_TITLES.get(name, name)} {percent(figure / teacher)} of the teacher's, "
+            f"{percent(chosen['predicted'][name] / teacher)} promised, "
+            f"{percent(fit['allowed'][name] / teacher)} allowed"
+        )
+    sentence = "; ".join(parts) + f"; {percent(chosen['scores_kept'])} of the scores kept"
+    if fit["gap"] is not None:
+        sentence += f", at most {fit['gap']:.2%} more was possible"
+    control = fit["macs_control"]
+    if control is not None:
+        sentence += (
+            f". As many MACs removed by their share alone: latency "
+            f"{percent(control['measured']['latency'] / fit['teacher']['latency'])}, "
+            f"{percent(control['scores_kept'])} of the scores"
+        )
+    return sentence + "."
 
 
 def how_measured(report: Report) -> str:

@@ -15,6 +15,7 @@ from compressor.report.table import (
     asked_and_reached,
     cost_rows,
     error,
+    how_fitted,
     how_measured,
     student_form,
 )
@@ -34,6 +35,7 @@ def _screen(report: Report) -> RenderableType:
         _table(("cost", "teacher", "student", "removed"), cost_rows(report)),
         Text(""),
         Text(asked_and_reached(report), style="bold"),
+        *([Text(fitted, style="dim")] if (fitted := how_fitted(report)) else []),
         Text(how_measured(report), style="dim"),
         Text(student_form(report), style="dim"),
         Text(""),

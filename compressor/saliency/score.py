@@ -95,7 +95,7 @@ def gather(graph: ChannelGraph, axes: AxisScores, scoring: Scoring) -> Scores:
     criterion = criterion_named(scoring.criterion)
     combine, normalise = scoring.combine or criterion.combine, scoring.normalise or criterion.normalise
     together, normalised = COMBINATIONS[combine], NORMALISATIONS[normalise]
-    prices = _macs_of_a_unit(graph)
+    prices = macs_of_a_unit(graph)
     unscored: list[str] = []
     by_group: dict[str, Numbers] = {}
     for group in graph.groups:
@@ -172,7 +172,7 @@ def _slots(group: Group, by_axis: Mapping[Key, Numbers]) -> Numbers:
     return np.array(rows, dtype=np.float64)
 
 
-def _macs_of_a_unit(graph: ChannelGraph) -> dict[str, float]:
+def macs_of_a_unit(graph: ChannelGraph) -> dict[str, float]:
     """What goes with one unit of each group while all else stays."""
     macs, full = costs_of(graph)["macs"], full_widths(graph)
     prices: dict[str, float] = {}

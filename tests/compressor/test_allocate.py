@@ -13,10 +13,11 @@ from torch import nn
 
 from compressor.budget.allocate import CLOSE, Allocation, allocate, granule_of
 from compressor.budget.plan import Plan
-from compressor.budget.request import COST_TITLES, Budget
+from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph, Group, Slot
+from compressor.graph.cost import COSTS
 from compressor.graph.trace import trace
 from compressor.models import ModelSource, build
 from compressor.saliency.scores import Scores
@@ -39,7 +40,7 @@ def allocated(graph: ChannelGraph, budget: Budget, containing: Plan | None = Non
     return allocate(graph, random_scores(graph), budget, containing=containing)
 
 
-@pytest.mark.parametrize("of", COST_TITLES)
+@pytest.mark.parametrize("of", COSTS)
 @pytest.mark.parametrize("remove", [0.1, 0.5, 0.7, 0.9])
 def test_what_is_asked_is_reached_and_hardly_more(glyphnet: ChannelGraph, remove: float, of: str) -> None:
     allocation = allocated(glyphnet, Budget(remove, of, granule=1, keep_at_least=0.02))
@@ -48,7 +49,7 @@ def test_what_is_asked_is_reached_and_hardly_more(glyphnet: ChannelGraph, remove
 
 
 @settings(max_examples=40, deadline=None)
-@given(networks(), st.floats(0.05, 0.95), st.sampled_from(sorted(COST_TITLES)), st.sampled_from((1, 2, 4, 8)))
+@given(networks(), st.floats(0.05, 0.95), st.sampled_from(sorted(COSTS)), st.sampled_from((1, 2, 4, 8)))
 def test_what_is_removed_is_never_short_by_more_than_is_called_close(
     network: nn.Module, remove: float, of: str, granule: int
 ) -> None:

@@ -50,6 +50,8 @@ recipes = st.builds(
         Budget,
         remove=st.floats(0, 1, exclude_min=True, exclude_max=True),
         of=st.sampled_from(sorted(COST_TITLES)),
+        max_macs=st.none() | st.integers(1),
+        max_latency_ms=st.none() | st.floats(0.01, 1e9),
         keep=st.lists(texts, max_size=3).map(tuple),
         granules=st.lists(st.builds("{}={}".format, texts.filter(bool), st.integers(1, 99)), max_size=3).map(
             tuple

@@ -1,0 +1,151 @@
+"""From measured blocks to the cost ``latency``: which widths of each layer to measure, and what they make together.
+
+A layer of the graph and a product of the teacher's file are the same thing, in the same order. What is measured of it
+is a sparse grid: every granule while it is narrow, every second and every fourth where it is wide, since there the
+steps of a device are small beside the whole; and fewer of the channels that it reads, in which time is nearly straight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compressor.budget.terms import Choices, ends
+from compressor.budget.timed import Grid, Latency, Scaled, TimedLayer
+from compressor.errors import CompressError
+from compressor.graph.channels import ChannelGraph, Factor, Layer
+from compressor.graph.cost import full_widths
+from profiles import Block, BlockTimes
+
+GRANULE = 8
+HEAVY = 16_000_000
+"""Numbers in a layer beyond which its grid is made of quarters: a first linear layer of VGG has a hundred million."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A layer's block at any width. ``whole``: channels in a group where groups leave whole, else None."""
+
+    layer: Layer
+    block: Block
+    whole: int | None
+
+    def at(self, out: int, inner: int) -> Block:
+        """The block that writes ``out`` channels of which each reads ``inner``."""
+        return self.block.at(out, inner, out // self.whole if self.whole else self.block.groups)
+
+    def grid(self, choices: Choices) -> tuple[list[int], list[int]]:
+        """The marks on both axes."""
+        out, inner = self.layer.factors[0], self.layer.factors[1]
+        heavy = self.block.weights > HEAVY
+        outs = marks(ends(out, choices), self.whole or self.block.groups, dense=not heavy)
+        return outs, marks(ends(inner, choices), 1, dense=False)
+
+
+def patterns(
+    graph: ChannelGraph, blocks: Sequence[Block | None], macs: Sequence[int]
+) -> list[Pattern | None]:
+    """Each layer of the graph with its block; None where it has none. ``macs``: of each product of the file."""
+    full = full_widths(graph)
+
+    def size(factor: Factor) -> int:
+        return factor.constant + sum(times * int(full[group]) for group, times in factor.times)
+
+    own = [layer.positions * math.prod(size(factor) for factor in layer.factors) for layer in graph.layers]
+    if own != list(macs):
+        raise CompressError(
+            f"cannot tell the time of layers: the network has {len(own)} products and its file {len(macs)}, "
+            "or they cost something else",
+            "choose widths by `macs` instead",
+        )
+    found: list[Pattern | None] = []
+    for layer, block in zip(graph.layers, blocks, strict=True):
+        if block is None or size(layer.factors[0]) != block.out or size(layer.factors[1]) != block.inner:
+            found.append(None)
+            continue
+        number = graph.blocks.get(f"{layer.name}.weight")
+        found.append(Pattern(layer, block, block.out // number if number else None))
+    return found
+
+
+def marks(bounds: tuple[float, float], multiple: int, *, dense: bool) -> list[int]:
+    """Widths to measure from the least to the most, all of them multiples of ``multiple``."""
+    low, high = (int(bound) for bound in bounds)
+    if low == high:
+        return [high]
+    if dense:
+        steps = [*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), *range(40, 65, 8), *range(80, 513, 16)]
+        wanted = [0.5 * GRANULE, *(step * GRANULE for step in steps)]
+    else:
+        wanted = [high * share for share in (0.125, 0.25, 0.5, 0.75)]
+    rounded = {-(-round(mark) // multiple) * multiple for mark in wanted if low < mark < high}
+    return sorted({low, high} | {mark for mark in rounded if low < mark < high})
+
+
+def wanted_blocks(found: Sequence[Pattern | None], choices: Choices) -> list[Block]:
+    """Every block at every mark of its grid."""
+    wanted: dict[Block, None] = {}
+    for pattern in found:
+        if pattern is not None:
+            outs, inners = pattern.grid(choices)
+            wanted |= dict.fromkeys(pattern.at(out, inner) for out in outs for inner in inners)
+    return list(wanted)
+
+
+def latency_from(
+    found: Sequence[Pattern | None],
+    graph: ChannelGraph,
+    choices: Choices,
+    times: BlockTimes,
+    *,
+    teacher_ms: float,
+    beside: float,
+    about: str,
+) -> Latency:
+    """The cost. ``beside``: the share of the teacher's time that is not in its products."""
+    layers = []
+    for pattern in found:
+        if pattern is None:
+            continue
+        outs, inners = pattern.grid(choices)
+        ms = [[times.ratios[pattern.at(out, inner)] * times.reference_ms for inner in inners] for out in outs]
+        grid = Grid.frontier(np.array(outs, float), np.array(inners, float), np.array(ms))
+        layers.append(
+            TimedLayer(pattern.layer.name, pattern.layer.factors[0], pattern.layer.factors[1], grid)
+        )
+    full = full_widths(graph)
+    alone = Latency(tuple(layers), (), 1.0, teacher_ms, about)
+    products = alone.of(full)
+    rest = [*_unmeasured(found, graph, products), *_beside(found, products * beside / (1 - beside))]
+    whole = Latency(tuple(layers), tuple(rest), 1.0, teacher_ms, about)
+    return whole.scaled(teacher_ms / whole.of(full))
+
+
+def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_ms: float) -> list[Scaled]:
+    """Layers without a block, at the speed of those that have one."""
+    full = full_widths(graph)
+
+    def macs(layer: Layer) -> float:
+        sizes = (f.constant + sum(t * int(full[g]) for g, t in f.times) for f in layer.factors)
+        return float(layer.positions * math.prod(sizes))
+
+    pairs = list(zip(graph.layers, found, strict=True))
+    timed = sum(macs(layer) for layer, pattern in pairs if pattern is not None)
+    return [
+        Scaled(products_ms / timed * layer.positions, layer.factors)
+        for layer, pattern in pairs
+        if pattern is None and timed
+    ]
+
+
+def _beside(found: Sequence[Pattern | None], ms: float) -> list[Scaled]:
+    """What happens between products follows what they write."""
+    written = [(pattern, pattern.block.written) for pattern in found if pattern is not None]
+    total = sum(numbers for _, numbers in written)
+    return [
+        Scaled(ms * numbers / total / pattern.block.out, (pattern.layer.factors[0],))
+        for pattern, numbers in written
+    ]

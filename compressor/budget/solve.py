@@ -1,0 +1,109 @@
+"""From scores, allowed widths and limits to the widths that keep the most: which solver, and how good its answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.budget import milp
+from compressor.budget.lagrange import Limit, Problem, Search, refined, searched
+from compressor.budget.local import improved
+from compressor.budget.terms import Choices, Terms, terms_of
+from compressor.graph.cost import Cost, Widths
+
+COARSE = 40
+"""Choices of a group while prices are searched for; the answer is then made finer."""
+GOOD = 5e-3
+"""A gap that is not worth half a minute of HiGHS."""
+
+
+class Costing(Protocol):
+    """What widths cost: counted (``Cost``) or measured (``Latency``)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def of(self, widths: Widths) -> float:
+        """The cost of these widths."""
+        ...
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Widths, what they are worth, what no widths could exceed (None: not known), and who found them."""
+
+    widths: Widths
+    value: float
+    bound: float | None
+    solver: str
+
+    @property
+    def gap(self) -> float | None:
+        """How much more than this could be kept at most, as a share."""
+        if self.bound is None:
+            return None
+        return max(0.0, self.bound / self.value - 1) if self.value > 0 else 0.0
+
+
+def solve(
+    choices: Choices, ranked: Sequence[NDArray[np.float64]], costs: Mapping[str, tuple[Costing, float]]
+) -> Solution:
+    """The choice of most summed scores in which each cost stays within what is allowed for it.
+
+    ``ranked``: the scores of each group's units, highest first. The narrowest choices must fit.
+    """
+    values = [np.concatenate([[0.0], np.cumsum(own)]) for own in ranked]
+
+    def problem_over(some: Choices) -> Problem:
+        limits = [Limit(name, _terms(cost, some), allowed) for name, (cost, allowed) in costs.items()]
+        return Problem(some, [own[widths] for own, widths in zip(values, some.of, strict=True)], limits)
+
+    coarse = Choices(tuple(_thinned(own) for own in choices.of))
+    fine = problem_over(choices)
+    found = searched(problem_over(coarse))
+    finer = refined(found, fine) if found is not None else None
+    places = _best_start(fine, [(coarse, found), (choices, finer)])
+    bound = finer.bound if finer is not None else None
+    solver = "prices" if found is not None else "steps"
+    places = improved(fine, places)
+    gap = np.inf if bound is None else bound / max(fine.value(places), 1e-300) - 1
+    if gap > GOOD and milp.is_possible(fine):
+        answer = milp.answered(fine)
+        if answer is not None:
+            solver = "highs"
+            bound = answer.bound if bound is None else min(bound, answer.bound)
+            better = improved(fine, answer.places) if fine.fits(answer.places) else places
+            places = max(places, better, key=fine.value)
+    widths = np.array([own[place] for own, place in zip(choices.of, places, strict=True)], dtype=np.int64)
+    return Solution(widths, fine.value(places), bound, solver)
+
+
+def _terms(cost: Costing, choices: Choices) -> Terms:
+    own = getattr(cost, "terms", None)
+    if own is not None:
+        return own(choices)
+    assert isinstance(cost, Cost)
+    return terms_of(cost, choices)
+
+
+def _thinned(widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most ``COARSE`` of the widths, evenly, with both ends."""
+    if len(widths) <= COARSE:
+        return widths
+    return widths[np.unique(np.linspace(0, len(widths) - 1, COARSE).round().astype(int))]
+
+
+def _best_start(fine: Problem, searches: Sequence[tuple[Choices, Search | None]]) -> list[int]:
+    """The best places found on the way, in terms of the fine choices; the narrowest where none was."""
+    starts = [[0] * len(fine.choices)]
+    for choices, search in searches:
+        if search is not None and search.best is not None:
+            widths = [own[place] for own, place in zip(choices.of, search.best, strict=True)]
+            starts.append(
+                [int(np.searchsorted(own, width)) for own, width in zip(fine.choices.of, widths, strict=True)]
+            )
+    return max((start for start in starts if fine.fits(start)), key=fine.value, default=starts[0])

@@ -1,0 +1,217 @@
+"""Widths that meet limits which can only be measured: choose, build the real network, measure it, correct, repeat.
+
+Blocks add up to a network only nearly. So the widths that a sum of blocks promises are built, exported and timed
+beside the teacher; what the promise was wrong by is put right in all of it, and widths are chosen again, three times
+at the most. Then all that were built are timed once more, side by side, and the closest is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from compressor.budget.allocate import Allocation, allocate
+from compressor.budget.limits import allowed_by
+from compressor.budget.request import COST_TITLES, Budget
+from compressor.budget.timed import FileBytes, Measured
+from compressor.cutting import cut
+from compressor.errors import UsageError
+from compressor.graph.channels import ChannelGraph
+from compressor.graph.cost import costs_of, full_widths
+from compressor.saliency.scores import Scores
+from compressor.timing import Bench, Real
+
+ROUNDS = 3
+UNDER, OVER = 0.015, 0.005
+"""How far below and above what is allowed a measured cost may be (as a share of it) without another round."""
+MISSED = 0.03
+"""From here on the report says that what was asked was missed."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One choice of widths: what was promised for it, and what the network that was built costs. In ms and bytes."""
+
+    allocation: Allocation
+    predicted: Mapping[str, float]
+    measured: Mapping[str, float]
+    real: Real
+
+    def again(self, real: Real) -> Round:
+        """The same widths, measured anew."""
+        return replace(self, real=real, measured=_measured(real, self.predicted))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "predicted": dict(self.predicted),
+            "measured": dict(self.measured),
+            "scores_kept": self.allocation.kept,
+            "macs_removed": self.allocation.plan.removed("macs"),
+            "contended": self.real.contended,
+        }
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The widths chosen, every round, and (where time was asked for) the plain MACs allocation of the same MACs."""
+
+    chosen: Round
+    rounds: tuple[Round, ...]
+    allowed: Mapping[str, float]
+    teacher: Mapping[str, float]
+    control: Round | None
+    about: str
+
+    @property
+    def allocation(self) -> Allocation:
+        """The plan, with what was measured as its cost."""
+        allocation = self.chosen.allocation
+        scales = {"latency": 1000, "bytes": 1}
+        costs = {
+            name: (round(self.teacher[name] * scales[name]), round(cost * scales[name]))
+            for name, cost in self.chosen.measured.items()
+        }
+        plan = replace(allocation.plan, costs={**allocation.plan.costs, **costs})
+        return replace(allocation, plan=plan, missed=self._missed() or allocation.missed)
+
+    def _missed(self) -> str | None:
+        reasons = [
+            f"the {COST_TITLES.get(name, name)} is {self.chosen.measured[name] / limit - 1:+.1%} from what is allowed"
+            for name, limit in self.allowed.items()
+            if self.chosen.measured[name] > limit * (1 + MISSED)
+        ]
+        if not reasons:
+            return None
+        return f"after {len(self.rounds)} rounds of building and measuring, {' and '.join(reasons)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; latency in milliseconds."""
+        return {
+            "about": self.about,
+            "teacher": dict(self.teacher),
+            "allowed": dict(self.allowed),
+            "solver": self.chosen.allocation.solver,
+            "gap": self.chosen.allocation.gap,
+            "rounds": [each.to_dict() for each in self.rounds],
+            "chosen": self.rounds.index(self.chosen),
+            "macs_control": None if self.control is None else self.control.to_dict(),
+        }
+
+
+def measured_costs(
+    graph: ChannelGraph, budget: Budget, bench: Bench, moved: Callable[[float], None] = lambda done: None
+) -> dict[str, Measured]:
+    """The costs that the budget needs and that cannot be counted."""
+    costs: dict[str, Measured] = {}
+    if "latency" in budget.needs:
+        costs["latency"] = bench.latency(graph, budget, moved)
+    if "bytes" in budget.needs:
+        params = costs_of(graph)["params"]
+        beside = bench.file.stat().st_size - 4 * params.of(full_widths(graph))
+        costs["bytes"] = FileBytes(params, beside)
+    return costs
+
+
+def fit(
+    teacher: nn.Module,
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    bench: Bench,
+    costs: Mapping[str, Measured],
+    said: Callable[[str], None] = lambda text: None,
+) -> Fitted:
+    """The widths within the budget of which the real network comes closest to what is allowed."""
+
+    def built(name: str, allocation: Allocation, now: Mapping[str, Measured]) -> Round:
+        widths = full_widths(graph)
+        for number, group in enumerate(graph.groups):
+            widths[number] = allocation.plan.widths[group.name][1]
+        real = bench.real(cut(teacher, allocation.plan), name)
+        predicted = {each: cost.of(widths) for each, cost in now.items()}
+        return Round(allocation, predicted, _measured(real, predicted), real)
+
+    limits = allowed_by(graph, budget, {**costs_of(graph), **costs})
+    allowed = {name: limit.most for name, limit in limits.items() if name in costs}
+    current, asked = dict(costs), budget
+    rounds: list[Round] = []
+    while len(rounds) < ROUNDS:
+        try:
+            allocation = allocate(graph, scores, asked, measured=current)
+        except UsageError:
+            if not rounds:
+                raise
+            break  # by what was learned it cannot be reached: the closest so far stays
+        rounds.append(built(f"round-{len(rounds) + 1}", allocation, current))
+        said(_heard(rounds[-1], allowed))
+        if _off(rounds[-1], allowed) <= 0:
+            break
+        current = {
+            name: cost.scaled(rounds[-1].measured[name] / rounds[-1].predicted[name])
+            for name, cost in current.items()
+        }
+        asked = _absolute(budget, allowed)
+    control = _control(graph, scores, budget, rounds[-1], costs, built) if "latency" in costs else None
+    everyone = [*rounds, *([control] if control is not None else [])]
+    if len(everyone) > 1:
+        everyone = [
+            each.again(real)
+            for each, real in zip(everyone, bench.timed([each.real.file for each in everyone]), strict=True)
+        ]
+    rounds, control = everyone[: len(rounds)], (everyone[-1] if control is not None else None)
+    chosen = min(rounds, key=lambda each: _off(each, allowed))
+    return Fitted(chosen, tuple(rounds), allowed, _of_teacher(bench, costs), control, bench.about)
+
+
+def _control(
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    last: Round,
+    costs: Mapping[str, Measured],
+    built: Callable[[str, Allocation, Mapping[str, Measured]], Round],
+) -> Round | None:
+    """What a plain share of MACs would have done: as many of them removed, by the usual threshold."""
+    remove = last.allocation.plan.removed("macs")
+    if not 0 < remove < 1:
+        return None
+    return built("macs", allocate(graph, scores, budget.share_of("macs", remove)), costs)
+
+
+def _measured(real: Real, names: Iterable[str]) -> dict[str, float]:
+    found = {"latency": real.latency_ms, "bytes": float(real.bytes)}
+    return {name: found[name] for name in names}
+
+
+def _off(found: Round, allowed: Mapping[str, float]) -> float:
+    """How far the worst cost is out of the band that is good enough; at most 0 where none is.
+
+    Without time only the upper side counts: steps of channels say how close to a number of bytes one can come.
+    """
+    shares = [found.measured[name] / limit - 1 for name, limit in allowed.items()]
+    worst = max(shares)
+    return max(worst - OVER, -worst - UNDER)
+
+
+def _absolute(budget: Budget, allowed: Mapping[str, float]) -> Budget:
+    """The share of time as milliseconds: what the teacher takes was measured, and no correction moves it."""
+    if budget.of != "latency" or not budget.remove:
+        return budget
+    return replace(budget, remove=0.0, max_latency_ms=allowed["latency"])
+
+
+def _of_teacher(bench: Bench, costs: Mapping[str, Measured]) -> dict[str, float]:
+    whole = {"latency": bench.teacher_ms, "bytes": float(bench.file.stat().st_size)}
+    return {name: whole[name] for name in costs}
+
+
+def _heard(found: Round, allowed: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{COST_TITLES.get(name, name)} {found.measured[name] / limit:.1%} of what is allowed, "
+        f"{found.predicted[name] / limit:.1%} promised"
+        for name, limit in allowed.items()
+    )

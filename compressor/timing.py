@@ -1,0 +1,171 @@
+"""What widths cost on this machine: the teacher's file is timed, its blocks are timed at other widths, and the sum of
+both is a cost that a plan can be made from. And the real thing beside it: a cut network, exported and timed.
+
+Blocks are kept in the cache as multiples of a reference block, by machine and shape, so that a second run on the same
+device measures only what is new to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from compressor.artifacts import exported
+from compressor.budget.allocate import choices_for
+from compressor.budget.blocks import latency_from, patterns, wanted_blocks
+from compressor.budget.request import Budget
+from compressor.budget.timed import Latency
+from compressor.cache import key_of, read_numbers, write_numbers
+from compressor.graph.channels import ChannelGraph
+from compressor.recipe import ExportRecipe, ProfileRecipe
+from export import Session, open_session
+from profiles import (
+    Block,
+    BlockTimes,
+    NodeTimes,
+    Timing,
+    blocks_of,
+    count_file,
+    fingerprint,
+    measure,
+    node_times,
+    time_blocks,
+)
+from profiles.latency import quantile
+
+PRODUCTS = frozenset(
+    "Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul QuickGelu LSTM GRU RNN QLinearConv".split()
+)
+"""Nodes of ONNX Runtime that are timed as blocks, or in proportion to them."""
+
+NODE_ROUNDS = 12
+SAMPLES = 60
+SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class Real:
+    """A network that was really built: its file, its time (the teacher's, times the ratio measured now), its bytes."""
+
+    file: Path
+    latency_ms: float
+    bytes: int
+    contended: bool
+
+
+class Bench:
+    """The teacher as a file in ONNX Runtime, and every student beside it, at one batch and number of threads."""
+
+    def __init__(
+        self, teacher: nn.Module, image: Tensor, folder: Path, export: ExportRecipe, profile: ProfileRecipe
+    ) -> None:
+        self._image, self._folder, self._export, self._profile = image[:1], folder, export, profile
+        self.file = self._written(teacher, "teacher")
+        self.batch = profile.batch
+        self._images = np.repeat(self._image.numpy(), self.batch, axis=0)
+        self._session = self._opened(self.file)
+        alone = measure({"teacher": self._call(self._session)}, samples=SAMPLES, budget_s=SECONDS)["teacher"]
+        self.teacher_ms = quantile(self._clock(alone), 0.5)
+
+    @property
+    def about(self) -> str:
+        """Where times are measured."""
+        threads = self._profile.threads
+        return f"onnxruntime on the CPU, batch {self.batch}, {threads} thread{'s' * (threads > 1)}"
+
+    def real(self, network: nn.Module, name: str) -> Real:
+        """Export a network, and time its file and the teacher's in turn."""
+        return self.timed([self._written(network, name)])[0]
+
+    def timed(self, files: Sequence[Path]) -> list[Real]:
+        """Files of real networks, all of them and the teacher's in turn."""
+        calls = {"teacher": self._call(self._session)}
+        calls |= {str(file): self._call(self._opened(file)) for file in files}
+        timings = measure(calls, samples=SAMPLES, budget_s=SECONDS * len(calls) / 2)
+        teacher = self._clock(timings["teacher"])
+        found = []
+        for file in files:
+            own = timings[str(file)]
+            pairs = zip(self._clock(own), teacher, strict=True)
+            ratio = quantile([after / max(before, 1e-6) for after, before in pairs], 0.5)
+            contended = self._profile.threads > 1 and (own.contended or timings["teacher"].contended)
+            found.append(Real(file, ratio * self.teacher_ms, file.stat().st_size, contended))
+        return found
+
+    def latency(
+        self, graph: ChannelGraph, budget: Budget, moved: Callable[[float], None] = lambda done: None
+    ) -> Latency:
+        """The cost ``latency`` of this graph on this bench."""
+        side = self._image.shape[2:]
+        blocks = blocks_of(self.file, side=side, batch=self.batch)
+        counts = count_file(self.file, side=side)
+        found = patterns(graph, blocks, [layer.macs for layer in counts.layers])
+        choices = choices_for(graph, budget)
+        times = self._times(wanted_blocks(found, choices), moved)
+        nodes = node_times(
+            self.file,
+            {self._session.inputs[0].name: self._images},
+            threads=self._profile.threads,
+            rounds=NODE_ROUNDS,
+            budget_s=SECONDS,
+        )
+        return latency_from(
+            found,
+            graph,
+            choices,
+            times,
+            teacher_ms=self.teacher_ms,
+            beside=_beside(nodes),
+            about=self.about,
+        )
+
+    def _times(self, blocks: list[Block], moved: Callable[[float], None]) -> BlockTimes:
+        """From the cache what is there, measured what is not."""
+        key = key_of({"device": machine(), "threads": self._profile.threads})
+        known = read_numbers("blocks", key)
+        names = {block: json.dumps(asdict(block), sort_keys=True) for block in blocks}
+        fresh = time_blocks(
+            [block for block in blocks if names[block] not in known],
+            threads=self._profile.threads,
+            moved=moved,
+        )
+        known |= {names[block]: ratio for block, ratio in fresh.ratios.items()}
+        if fresh.ratios:
+            write_numbers("blocks", key, known)
+        return BlockTimes({block: known[name] for block, name in names.items()}, fresh.reference_ms)
+
+    def _written(self, network: nn.Module, name: str) -> Path:
+        return exported(network, self._image, self._folder / f"{name}.onnx", self._export, {}).artifact.path
+
+    def _opened(self, path: Path) -> Session:
+        return open_session(path, threads=self._profile.threads)
+
+    def _call(self, session: Session) -> Callable[[], object]:
+        feed = {session.inputs[0].name: self._images}
+        return lambda: session.run(feed)
+
+    def _clock(self, timing: Timing) -> tuple[float, ...]:
+        """On one thread CPU time, which other programs disturb least; on several it would count waiting threads."""
+        return timing.cpu_ms if self._profile.threads == 1 else timing.samples_ms
+
+
+def machine() -> Mapping[str, Any]:
+    """What a block's time depends on: the processor and the runtime, not the rest of the system."""
+    facts = fingerprint()
+    packages = facts["packages"]
+    assert isinstance(packages, dict)
+    names = ("cpu", "architecture", "instruction_sets", "usable_cores")
+    return {name: facts[name] for name in names} | {"onnxruntime": packages["onnxruntime"]}
+
+
+def _beside(nodes: NodeTimes) -> float:
+    """The share of a run that is not in its products; never all of it."""
+    products = sum(node.median_ms for node in nodes.nodes if node.op in PRODUCTS)
+    whole = max(quantile(nodes.runs_ms, 0.5), products)
+    return min(0.9, 1 - products / whole) if whole else 0.0

@@ -1,0 +1,228 @@
+"""The building blocks of an ONNX file: each product with constant weights, with the activation behind it.
+
+A block can be made again at other widths, as a file of its own, so that what a width costs is known before any network
+of that width exists. Several blocks stand side by side in one file: every run then measures all of them, and each finds
+the caches as another block left them, which is how it is in a network.
+
+Left out: products of two things that are computed (attention), transposed convolutions and recurrent layers; ``None``
+stands in their place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .onnx_counts import as_it_ran, read_model
+
+Shape = tuple[int, ...]
+
+ACTIVATIONS = frozenset(
+    "Relu Clip LeakyRelu Sigmoid HardSigmoid HardSwish Tanh Elu Selu Gelu Softplus Mish Swish".split()
+)
+"""Operators of one input that runtimes fuse, or run in place, behind a product."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A convolution (``sides``: its input's) or a matrix product (``sides``: its rows), and how wide it is.
+
+    ``out`` channels are written, and each reads ``inner`` of them: all channels, or those of its group.
+    """
+
+    op: str
+    sides: Shape
+    out: int
+    inner: int
+    groups: int = 1
+    kernel: Shape = ()
+    strides: Shape = ()
+    pads: Shape = ()
+    dilations: Shape = ()
+    tail: tuple[str, ...] = ()
+    batch: int = 1
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the product holds."""
+        return self.out * self.inner * math.prod(self.kernel)
+
+    @property
+    def written(self) -> int:
+        """How many numbers it writes."""
+        if self.op == "Gemm":
+            return self.batch * self.out * math.prod(self.sides)
+        rank = len(self.sides)
+        padded = zip(self.sides, self.pads[:rank], self.pads[rank:], strict=True)
+        reach = [spread * (size - 1) for spread, size in zip(self.dilations, self.kernel, strict=True)]
+        sides = [
+            (side + before + after - own - 1) // stride + 1
+            for (side, before, after), own, stride in zip(padded, reach, self.strides, strict=True)
+        ]
+        return self.batch * self.out * math.prod(sides)
+
+    def at(self, out: int, inner: int, groups: int) -> Block:
+        """The same at another width."""
+        return replace(self, out=out, inner=inner, groups=groups)
+
+
+def blocks_of(path: Path, *, side: Sequence[int] = (), batch: int = 1) -> tuple[Block | None, ...]:
+    """The block of every product in the file, in its order. ``side``: sizes of free axes, as in `count_file`."""
+    model = read_model(path)
+    nodes, shapes = as_it_ran(path, model, list(side))
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return tuple(
+        _block(node, first, constants, _tail(node, readers), batch)
+        for node, (first, _) in zip(nodes, shapes, strict=True)
+    )
+
+
+def _block(
+    node: Any, first: Shape, constants: Mapping[str, Shape], tail: tuple[str, ...], batch: int
+) -> Block | None:
+    weight = constants.get(node.input[1])
+    if weight is None:
+        return None
+    given = {each.name: each for each in node.attribute}
+    if node.op_type == "Conv":
+        rank = len(weight) - 2
+
+        def numbers(name: str, usual: Shape) -> Shape:
+            return tuple(given[name].ints) if name in given else usual
+
+        if "auto_pad" in given and given["auto_pad"].s not in (b"", b"NOTSET"):
+            return None
+        return Block(
+            "Conv",
+            tuple(first[2:]),
+            weight[0],
+            weight[1],
+            given["group"].i if "group" in given else 1,
+            tuple(weight[2:]),
+            numbers("strides", (1,) * rank),
+            numbers("pads", (0,) * 2 * rank),
+            numbers("dilations", (1,) * rank),
+            tail,
+            batch,
+        )
+    if node.op_type in ("Gemm", "MatMul") and len(weight) == 2:
+        turned = "transB" in given and bool(given["transB"].i)
+        out, inner = weight if turned else (weight[1], weight[0])
+        return Block("Gemm", (math.prod(first[:-1]),), out, inner, tail=tail, batch=batch)
+    return None
+
+
+def _tail(node: Any, readers: Mapping[str, list[Any]]) -> tuple[str, ...]:
+    """The activations behind a product, as long as nobody else reads what is between. A gate on itself is SiLU."""
+    found: list[str] = []
+    while True:
+        next_nodes = readers.get(node.output[0], [])
+        kinds = sorted(each.op_type for each in next_nodes)
+        if kinds == ["Mul", "Sigmoid"]:
+            gate, product = sorted(next_nodes, key=lambda each: each.op_type != "Sigmoid")
+            if gate.output[0] in product.input and len(readers.get(gate.output[0], [])) == 1:
+                found.append("SiLU")
+                node = product
+                continue
+        if len(next_nodes) != 1 or kinds[0] not in ACTIVATIONS:
+            return tuple(found)
+        found.append(kinds[0])
+        node = next_nodes[0]
+
+
+def side_by_side(blocks: Sequence[Block]) -> tuple[bytes, dict[str, Shape]]:
+    """A file with all of these blocks, and the shapes of its inputs. What block 3 runs is named ``b3_...``."""
+    from onnx import TensorProto, helper
+
+    nodes: list[Any] = []
+    weights: list[Any] = []
+    outputs: list[Any] = []
+    inputs: dict[str, Shape] = {}
+    for number, block in enumerate(blocks):
+        name, shape = _input_of(block)
+        inputs[name] = shape
+        nodes += _nodes(number, block, name)
+        weights += _weights(number, block)
+        outputs.append(helper.make_empty_tensor_value_info(f"end{number}"))
+    graph = helper.make_graph(
+        nodes,
+        "blocks",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        outputs,
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return bytes(model.SerializeToString()), inputs
+
+
+def _input_of(block: Block) -> tuple[str, Shape]:
+    channels = block.inner * block.groups
+    if block.op == "Gemm":
+        shape: Shape = (block.batch * block.sides[0], channels)
+    else:
+        shape = (block.batch, channels, *block.sides)
+    return "x" + "x".join(map(str, shape)), shape
+
+
+def _nodes(number: int, block: Block, reads: str) -> Iterator[Any]:
+    from onnx import helper
+
+    def node(op: str, inputs: list[str], written: str, **attributes: Any) -> Any:
+        return helper.make_node(op, inputs, [written], name=f"{written}_", **attributes)
+
+    at = f"b{number}_product"
+    operands = [reads, f"w{number}", f"c{number}"]
+    if block.op == "Gemm":
+        yield node("Gemm", operands, at, transB=1)
+    else:
+        yield node(
+            "Conv",
+            operands,
+            at,
+            kernel_shape=block.kernel,
+            strides=block.strides,
+            pads=block.pads,
+            dilations=block.dilations,
+            group=block.groups,
+        )
+    for place, kind in enumerate(block.tail):
+        written = f"b{number}_tail{place}"
+        if kind == "SiLU":
+            yield node("Sigmoid", [at], f"{written}gate")
+            yield node("Mul", [at, f"{written}gate"], written)
+        elif kind == "Clip":
+            yield node("Clip", [at, "low", "high"], written)
+        elif kind in ("Swish",):  # younger than the operator set that is written here
+            yield node("HardSwish", [at], written)
+        else:
+            yield node(kind, [at], written)
+        at = written
+    # What a network would read next is not to be paid for: one number for each channel leaves the file.
+    if block.op == "Gemm":
+        yield helper.make_node("ReduceMax", [at], [f"end{number}"], keepdims=0)
+    else:
+        yield helper.make_node("GlobalAveragePool", [at], [f"end{number}"])
+
+
+def _weights(number: int, block: Block) -> list[Any]:
+    import numpy as np
+    from onnx import numpy_helper
+
+    random = np.random.default_rng(number)
+    shape = (block.out, block.inner, *block.kernel)
+    scale = np.float32(1 / math.sqrt(block.weights / block.out))
+    tensors = [
+        numpy_helper.from_array(random.standard_normal(shape, np.float32) * scale, f"w{number}"),
+        numpy_helper.from_array(np.zeros(block.out, np.float32), f"c{number}"),
+    ]
+    if number == 0:
+        tensors.append(numpy_helper.from_array(np.array(0, np.float32), "low"))
+        tensors.append(numpy_helper.from_array(np.array(6, np.float32), "high"))
+    return tensors
