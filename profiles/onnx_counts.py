@@ -155,7 +155,7 @@ def _one_sample(path: Path, given: Any, side: list[int]) -> list[int]:
         raise ProfileError(
             f"cannot count `{path}`: axis {free[len(side)]} of its input `{given.name}` is free "
             f"(`{others[free[len(side)] - 1]}`)",
-            "give its size; only the batch, the first axis, is known to be one",
+            "export it with a fixed size, or give its size; only the batch, the first axis, is known to be one",
         )
     sizes = iter(side)
     return [first if isinstance(first, int) and len(given.shape) == 1 else 1] + [

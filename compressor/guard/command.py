@@ -25,6 +25,7 @@ def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) 
         options["max_bytes"],
         options["max_accuracy_drop"],
         options["granule"],
+        options["max_output_error"],
     )
     rule = Rule(share("max-slowdown", options["max_slowdown"]), looks=looks_up_to(options["processes"]))
     first = read_side(baseline)
@@ -46,6 +47,7 @@ def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) 
         scope="exact" if options["exact_only"] else "all",
         batch=options["batch"],
         threads=options["threads"],
+        any_device=options["any_device"],
         moved=lambda done, most: talk.print(f"process {done} of at most {most}", style="dim"),
     )
     if save is not None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import CompressError, UsageError
 from compressor.files import write_json
@@ -25,7 +26,11 @@ KIND = "compress baseline"
 
 @dataclass(frozen=True)
 class Side:
-    """What is known of one side. ``file`` is the artifact, where it is at hand; ``missing`` says why it is not."""
+    """What is known of one side.
+
+    ``file`` is the artifact, where it is at hand; ``missing`` says why it is not. ``device`` is the machine on which a
+    baseline was written: files and folders carry none.
+    """
 
     name: str
     file: Path | None
@@ -37,6 +42,7 @@ class Side:
     widths: tuple[int, ...]
     accuracy: float | None = None
     missing: str | None = None
+    device: Mapping[str, Any] | None = None
 
     @property
     def nodes(self) -> int:
@@ -118,6 +124,7 @@ def _from_baseline(path: Path) -> Side:
             {str(name): int(number) for name, number in value["operators"].items()},
             tuple(int(width) for width in value["widths"]),
             None if value["accuracy"] is None else float(value["accuracy"]),
+            device=dict(value["device"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CompressError(f"`{path}` is damaged: {error}", "write it again with --save") from error
