@@ -22,6 +22,7 @@ from profiles import count_file, fingerprint
 
 SCHEMA = 1
 KIND = "compress baseline"
+ENGINES = {".engine", ".plan"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def read_side(given: str) -> Side:
         return _from_run(path)
     if path.suffix == ".json":
         return _from_baseline(path)
+    if path.suffix.lower() in ENGINES:
+        raise UsageError(
+            f"`{given}` is a TensorRT engine, which this version can neither count nor run",
+            "give the ONNX file that it was built from",
+        )
     if not path.is_file():
         raise UsageError(f"no file `{given}`", "give an ONNX file, a run folder or a baseline.json")
     return _from_file(path, given, None)
@@ -74,6 +80,23 @@ def save_baseline(side: Side, path: Path) -> None:
     }
     del value["missing"]
     write_json(path, value)
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """A baseline may only take the place of a baseline: a slip of the hand must not cost a network."""
+    if not path.exists():
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UsageError(f"cannot write `{path}`: `{above}` is no folder", "choose another name")
+        return
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        raise UsageError(
+            f"`{path}` exists and is no baseline, so --save does not overwrite it", "choose another name"
+        )
 
 
 def _from_file(path: Path, name: str, accuracy: float | None) -> Side:
