@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -97,10 +98,19 @@ def _order(
 
 
 def _launched(order: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "compressor.guard.launch"]
+    # The process finds what this one found: alone it would look into the working folder first, where a user's own
+    # `export.py` may be, or another version of this package.
+    command = [sys.executable, "-P", "-m", "compressor.guard.launch"]
+    places = os.pathsep.join(place or os.getcwd() for place in sys.path)
     try:
         done = subprocess.run(
-            command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command,
+            input=json.dumps(order),
+            env={**os.environ, "PYTHONPATH": places},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise LostProcessError(

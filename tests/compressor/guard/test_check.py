@@ -51,6 +51,13 @@ def test_a_launch_loads_nothing_that_changes_what_it_measures() -> None:
     assert {"torch", "onnx", "torchvision", "rich"}.isdisjoint(done.stdout.split())
 
 
+def test_a_users_own_module_is_not_taken_for_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = read_side(str(network(tmp_path / "one.onnx")))
+    (tmp_path / "export.py").write_text('raise SystemExit("the wrong export")\n')
+    monkeypatch.chdir(tmp_path)
+    assert measure_slowdown(side, side, FEW).regression.launches == 3
+
+
 def test_a_run_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, larger = network(tmp_path / "one.onnx"), network(tmp_path / "larger.onnx", layers=4)
     code, text = run(capsys, one, one, exact_only=True)
