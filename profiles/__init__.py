@@ -9,9 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .conditions import Conditions, watching
 from .device import fingerprint
 from .errors import ProfileError
 from .latency import Clock, Speedup, Timing, measure, paired_speedup
+from .reasons import NOTES, REASONS, Reason
 from .regression import Launch, Regression, Rule, decide
 
 if TYPE_CHECKING:
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from .onnx_counts import FileCounts, NodeCount, count_file
 
 __all__ = [
+    "NOTES",
+    "REASONS",
     "Block",
     "BlockTimes",
     "Clock",
+    "Conditions",
     "Counts",
     "FileCounts",
     "Launch",
@@ -33,6 +38,7 @@ __all__ = [
     "NodeTime",
     "NodeTimes",
     "ProfileError",
+    "Reason",
     "Regression",
     "Rule",
     "Speedup",
@@ -46,6 +52,7 @@ __all__ = [
     "node_times",
     "paired_speedup",
     "time_blocks",
+    "watching",
 ]
 
 _LAZY = {

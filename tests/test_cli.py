@@ -22,14 +22,15 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safeten
 
 # A flag that is not in this table was not decided upon: it is a promise to users, and is documented.
 FLAGS = {
-    "run": """--ratio --of --keep --granule --whole-heads --data --data-root --download --size --weights --classes
+    "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --threads --keep
+              --granule --whole-heads --data --data-root --download --size --weights --classes
               --criterion --combine --normalise --backend --assistants --epochs --seed --device --trust --recipe
               --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --batch --threads --samples --trust --json",
     "export": "--to --out --weights --classes --shape --opset --trust --json",
-    "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --granule --batch --threads --processes
-                --exact-only --strict --save --junit --json""",
+    "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
+                --threads --processes --exact-only --any-device --strict --save --junit --json""",
     "report": "--json --markdown",
     "doctor": "--json",
 }

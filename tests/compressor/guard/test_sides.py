@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compressor.errors import CompressError, UsageError
-from compressor.guard.sides import read_side, save_baseline
-from profiles import ProfileError
+from compressor.guard.exact import Limits, compare_exactly
+from compressor.guard.sides import read_side, refuse_to_overwrite, save_baseline
+from compressor.report.report import Report
+from profiles import ProfileError, fingerprint
 from tests.compressor.guard.files import network
 
 
@@ -81,3 +85,50 @@ def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.onnx").write_text("no onnx")
     with pytest.raises(ProfileError, match="it is no ONNX file"):
         read_side(str(tmp_path / "file.onnx"))
+
+
+def test_a_run_folder_is_its_students_file_with_the_accuracy_of_its_report(tmp_path: Path) -> None:
+    network(tmp_path / "student.onnx", width=36)
+    network(tmp_path / "before.onnx", width=40)
+    empty: dict[str, Any] = {each.name: {} for each in fields(Report)}
+    report = Report(**{**empty, "accuracy": {"onnx": 0.75}, "folder": str(tmp_path), "schema": 1})
+    (tmp_path / "report.json").write_text(json.dumps(report.to_dict()))
+    side = read_side(str(tmp_path))
+    assert (side.widths, side.accuracy, side.name) == ((36, 36, 36), 0.75, str(tmp_path))
+    findings = compare_exactly(read_side(str(tmp_path / "before.onnx")), side, Limits())
+    off = next(finding for finding in findings if "granule" in finding.name)
+    assert (off.passed, off.baseline, off.candidate, off.detail) == (False, 0, 3, "widths 36")
+
+
+@pytest.mark.parametrize("name", ["net.engine", "net.plan", "net.ENGINE"])
+def test_an_engine_is_told_from_a_broken_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        UsageError, match="is a TensorRT engine, which this version can neither count nor run"
+    ):
+        read_side(str(tmp_path / name))
+
+
+def test_a_baseline_takes_the_place_of_a_baseline_only(tmp_path: Path) -> None:
+    side = read_side(str(network(tmp_path / "one.onnx")))
+    save_baseline(side, tmp_path / "baseline.json")
+    refuse_to_overwrite(tmp_path / "baseline.json")
+    refuse_to_overwrite(tmp_path / "new" / "baseline.json")
+    (tmp_path / "other.json").write_text("[]")
+    for name in ("one.onnx", "other.json", ".", "one.onnx/baseline.json"):
+        with pytest.raises(UsageError, match=r"is no baseline|is no folder"):
+            refuse_to_overwrite(tmp_path / name)
+
+
+def test_a_baseline_knows_the_machine_that_wrote_it(tmp_path: Path) -> None:
+    side = read_side(str(network(tmp_path / "one.onnx")))
+    save_baseline(side, tmp_path / "baseline.json")
+    again = read_side(str(tmp_path / "baseline.json"))
+    assert side.device is None
+    assert again.device is not None
+    assert again.device["cpu"] == fingerprint()["cpu"]
+    value = json.loads((tmp_path / "baseline.json").read_text())
+    del value["device"]
+    (tmp_path / "baseline.json").write_text(json.dumps(value))
+    with pytest.raises(CompressError, match="is damaged: 'device'"):
+        read_side(str(tmp_path / "baseline.json"))
