@@ -23,7 +23,7 @@ SETTINGS = {
     for step in (None, 8, 16)
     for kind in ("uniform", "global")
 }
-TRIES = 9
+TRIES = 7
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,22 @@ def pruned(
     everywhere: bool,
     round_to: int | None,
 ) -> Pruned:
-    """Its network that comes closest to ``macs``, by bisection on its ratio."""
-    low, high = 0.0, 1.0
+    """Its network that comes closest to ``macs``: its ratio by false position on the root of its MACs."""
+    target = macs**0.5
+    low, high = (0.0, count(network, (image,)).macs ** 0.5), (1.0, 0.0)
     best: Pruned | None = None
     for _ in range(TRIES):
-        ratio = (low + high) / 2
+        share = (low[1] - target) / (low[1] - high[1])
+        ratio = low[0] + (high[0] - low[0]) * min(0.95, max(0.05, share))
         found = _at(network, graph, scores, image, ratio, everywhere, round_to)
         if best is None or abs(found.macs - macs) < abs(best.macs - macs):
             best = found
-        if abs(best.macs / macs - 1) < 0.003:
+        if abs(best.macs / macs - 1) < 0.004:
             break
-        low, high = (ratio, high) if found.macs > macs else (low, ratio)
+        if found.macs > macs:
+            low = (ratio, found.macs**0.5)
+        else:
+            high = (ratio, found.macs**0.5)
     assert best is not None
     return best
 
