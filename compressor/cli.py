@@ -215,11 +215,19 @@ def export(
 @click.option(
     "--max-accuracy-drop", type=float, help="Points of top-1 that may be lost  [default: 0.5, if known]"
 )
+@click.option(
+    "--max-output-error",
+    type=float,
+    help="Difference of outputs that is allowed, of the largest  [default: any]",
+)
 @click.option("--granule", type=int, default=8, show_default=True, help="Widths should be multiples of it.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images at a time.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--processes", type=int, help="The most processes that measure  [default: 24]")
 @click.option("--exact-only", is_flag=True, help="Compare what is exact; measure nothing.")
+@click.option(
+    "--any-device", is_flag=True, help="Decide the time although the baseline is of another machine."
+)
 @click.option("--strict", is_flag=True, help="What could not be decided counts as failed.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write the last argument as a baseline.json.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")

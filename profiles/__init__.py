@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .conditions import Conditions, watching
 from .device import fingerprint
 from .errors import ProfileError
 from .latency import Clock, Speedup, Timing, measure, paired_speedup
+from .reasons import NOTES, REASONS, Reason
 from .regression import Launch, Regression, Rule, decide
 
 if TYPE_CHECKING:
@@ -18,13 +20,17 @@ if TYPE_CHECKING:
     from .onnx_counts import FileCounts, NodeCount, count_file
 
 __all__ = [
+    "NOTES",
+    "REASONS",
     "Clock",
+    "Conditions",
     "Counts",
     "FileCounts",
     "Launch",
     "LayerCount",
     "NodeCount",
     "ProfileError",
+    "Reason",
     "Regression",
     "Rule",
     "Speedup",
@@ -35,6 +41,7 @@ __all__ = [
     "fingerprint",
     "measure",
     "paired_speedup",
+    "watching",
 ]
 
 if not TYPE_CHECKING:  # hidden from the type checker, to which every misspelt name would exist

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -130,7 +131,7 @@ def _run(path: Path, side: list[int]) -> tuple[dict[str, Any], Events]:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised; at 3 it is printed as well
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
@@ -144,7 +145,7 @@ def _run(path: Path, side: list[int]) -> tuple[dict[str, Any], Events]:
         except ProfileError:
             raise
         except Exception as error:  # ONNX Runtime's exception types share no base class of their own
-            raise ProfileError(f"cannot count `{path}`: {str(error).splitlines()[0]}") from error
+            raise ProfileError(f"cannot count `{path}`: {_without_source(error)}", _way_out(error)) from error
         events = json.loads(Path(session.end_profiling()).read_text())
     kernels = (event for event in events if event["name"].endswith("_kernel_time"))
     return feed, sorted(kernels, key=lambda event: int(event["args"]["node_index"]))
@@ -165,6 +166,18 @@ def _products(path: Path, model: Any, events: Events) -> tuple[list[Any], list[t
     ]
 
 
+def _without_source(error: Exception) -> str:
+    """The first line of what ONNX Runtime says, without its own C++ files and signatures, which are many words."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    return re.sub(r"(?:Load model from .* failed:)?/onnxruntime_src/.*\) (?=[A-Z])", "", line)
+
+
+def _way_out(error: Exception) -> str | None:
+    newer = re.search(r"[Oo]pset \d+ is under|IR version", str(error))
+    return "export it again with an older opset, or update onnxruntime" if newer else None
+
+
 def _one_sample(path: Path, given: Any, side: list[int]) -> list[int]:
     first, *others = given.shape or [1]
     free = [axis for axis, size in enumerate(others, 1) if not isinstance(size, int)]
@@ -172,7 +185,7 @@ def _one_sample(path: Path, given: Any, side: list[int]) -> list[int]:
         raise ProfileError(
             f"cannot count `{path}`: axis {free[len(side)]} of its input `{given.name}` is free "
             f"(`{others[free[len(side)] - 1]}`)",
-            "give its size; only the batch, the first axis, is known to be one",
+            "export it with a fixed size, or give its size; only the batch, the first axis, is known to be one",
         )
     sizes = iter(side)
     return [first if isinstance(first, int) and len(given.shape) == 1 else 1] + [

@@ -20,6 +20,7 @@ from typing import Literal
 
 from .errors import ProfileError
 from .latency import Timing
+from .reasons import Reason
 from .student_t import quantile
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -100,18 +101,18 @@ class Regression:
     detectable: float
     clock: ClockName
     launches: int
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; what is not known is null."""
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in {**vars(self), "reasons": list(self.reasons)}.items()
+            for name, value in {**vars(self), "reasons": [each.to_dict() for each in self.reasons]}.items()
         }
 
 
 def decide(
-    log_ratios: Sequence[float], rule: Rule, clock: ClockName, invalid: Iterable[str] = ()
+    log_ratios: Sequence[float], rule: Rule, clock: ClockName, invalid: Iterable[Reason] = ()
 ) -> Regression:
     """The verdict from one number of each process. ``invalid``: why these numbers cannot be vouched for."""
     reasons = [*invalid]
@@ -119,7 +120,8 @@ def decide(
     limit = math.log1p(rule.tolerance)
     if launches < rule.looks[0]:
         ratio = math.exp(statistics.fmean(log_ratios)) if log_ratios else math.nan
-        reasons.append(f"{launches} of at least {rule.looks[0]} processes ended well")
+        few = f"{launches} of at least {rule.looks[0]} processes ended well"
+        reasons.append(Reason("too-few-processes", few))
         return Regression(
             "INCONCLUSIVE", ratio, 0.0, math.inf, rule.tolerance, math.inf, clock, launches, tuple(reasons)
         )
@@ -130,7 +132,7 @@ def decide(
     if reasons:
         outcome = "INCONCLUSIVE"
     elif outcome == "INCONCLUSIVE":
-        reasons.append(f"the tolerance of {rule.tolerance:.2%} lies within the interval")
+        reasons.append(Reason("undecided", f"the tolerance of {rule.tolerance:.2%} lies within the interval"))
     detectable = math.expm1(limit + (sure + quantile(POWER, launches - 1)) * spread)
     return Regression(
         outcome,

@@ -28,8 +28,8 @@ FLAGS = {
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --batch --threads --samples --trust --json",
     "export": "--to --out --weights --classes --shape --opset --trust --json",
-    "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --granule --batch --threads --processes
-                --exact-only --strict --save --junit --json""",
+    "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
+                --threads --processes --exact-only --any-device --strict --save --junit --json""",
     "report": "--json --markdown",
     "doctor": "--json",
 }

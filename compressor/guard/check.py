@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from compressor.errors import UsageError
 from compressor.guard.exact import Finding, Limits, compare_exactly
+from compressor.guard.machine import differs_from
 from compressor.guard.measured import Measured, measure_slowdown, undecided
+from compressor.guard.parity import compare_outputs
 from compressor.guard.sides import Side
-from profiles import Rule
+from profiles import Reason, Rule, fingerprint
 from profiles.regression import Outcome
 
 SCHEMA = 1
@@ -18,19 +21,26 @@ EXIT_CODES: dict[Outcome, int] = {"PASS": 0, "INCONCLUSIVE": 3, "FAIL": 4}
 
 @dataclass(frozen=True)
 class Checked:
-    """One finished check. ``measured`` is None where nobody asked for time."""
+    """One finished check.
+
+    ``measured`` is None where nobody asked for time. ``reasons``: why something else that was asked for could not be
+    decided; ``notes``: what was not compared, and nobody had set a limit to.
+    """
 
     baseline: Side
     candidate: Side
     findings: tuple[Finding, ...]
     measured: Measured | None
+    reasons: tuple[Reason, ...] = ()
+    notes: tuple[Reason, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
-        """FAIL if anything failed; INCONCLUSIVE if only the time could not be decided."""
-        if not all(finding.passed for finding in self.findings):
+        """FAIL if anything failed; INCONCLUSIVE if nothing did and something could not be decided."""
+        slowdown = "PASS" if self.measured is None else self.measured.regression.outcome
+        if slowdown == "FAIL" or not all(finding.passed for finding in self.findings):
             return "FAIL"
-        return "PASS" if self.measured is None else self.measured.regression.outcome
+        return "INCONCLUSIVE" if self.reasons else slowdown
 
     def exit_code(self, *, strict: bool) -> int:
         """0, 3 or 4; with ``strict`` what could not be decided counts as failed."""
@@ -44,6 +54,8 @@ class Checked:
             "outcome": self.outcome,
             "baseline": _named(self.baseline),
             "candidate": _named(self.candidate),
+            "reasons": [reason.to_dict() for reason in self.reasons],
+            "notes": [note.to_dict() for note in self.notes],
             "exact": [finding.to_dict() for finding in self.findings],
             "latency": None if self.measured is None else self.measured.regression.to_dict(),
             "launches": [] if self.measured is None else list(self.measured.launches),
@@ -63,18 +75,40 @@ def check_sides(
     scope: Scope = "all",
     batch: int = 1,
     threads: int = 1,
+    any_device: bool = False,
     moved: Callable[[int, int], None] = lambda done, most: None,
 ) -> Checked:
-    """Compare ``candidate`` with ``baseline``; with the scope ``exact`` nothing is run."""
-    findings = tuple(compare_exactly(baseline, candidate, limits))
+    """Compare ``candidate`` with ``baseline``; with the scope ``exact`` nothing is timed."""
+    for name, given in (("batch", batch), ("threads", threads)):
+        if given < 1:
+            raise UsageError(f"--{name} is {given}, expected at least 1")
+    findings = compare_exactly(baseline, candidate, limits)
+    findings += compare_outputs(baseline, candidate, limits.output_error, batch)
     measured: Measured | None = None
+    gone = [
+        Reason("artifact-missing", f"`{side.name}`: {side.missing}")
+        for side in (baseline, candidate)
+        if side.file is None
+    ]
     if scope == "all":
-        gone = next((side for side in (baseline, candidate) if side.file is None), None)
-        if gone is not None:
-            measured = undecided(rule, f"`{gone.name}`: {gone.missing}")
+        if gone:
+            measured = undecided(rule, gone)
         else:
-            measured = measure_slowdown(baseline, candidate, rule, batch=batch, threads=threads, moved=moved)
-    return Checked(baseline, candidate, findings, measured)
+            elsewhere = [] if any_device else _elsewhere(baseline, candidate)
+            measured = measure_slowdown(
+                baseline, candidate, rule, batch=batch, threads=threads, invalid=elsewhere, moved=moved
+            )
+    unseen = tuple(Reason(reason.code, f"outputs not compared: {reason.text}") for reason in gone)
+    asked = limits.output_error is not None
+    return Checked(
+        baseline, candidate, tuple(findings), measured, unseen if asked else (), () if asked else unseen
+    )
+
+
+def _elsewhere(*sides: Side) -> list[Reason]:
+    here = fingerprint()
+    told = (differs_from(side.name, side.device, here) for side in sides if side.device is not None)
+    return [reason for reason in told if reason is not None]
 
 
 def _named(side: Side) -> dict[str, Any]:
@@ -84,4 +118,5 @@ def _named(side: Side) -> dict[str, Any]:
         "sha256": side.sha256,
         "accuracy": side.accuracy,
         "missing": side.missing,
+        "device": None if side.device is None else dict(side.device),
     }

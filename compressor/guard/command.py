@@ -12,7 +12,7 @@ from compressor.errors import UsageError
 from compressor.guard.check import check_sides
 from compressor.guard.exact import Limits
 from compressor.guard.render import tell_the_job, to_text, write_junit
-from compressor.guard.sides import read_side, save_baseline
+from compressor.guard.sides import read_side, refuse_to_overwrite, save_baseline
 from profiles import Rule
 
 LOOKS = (6, 12, 18, 24)
@@ -25,10 +25,17 @@ def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) 
         options["max_bytes"],
         options["max_accuracy_drop"],
         options["granule"],
+        options["max_output_error"],
     )
     rule = Rule(share("max-slowdown", options["max_slowdown"]), looks=looks_up_to(options["processes"]))
-    first = read_side(baseline)
     save: Path | None = options["save"]
+    junit: Path | None = options["junit"]
+    # Minutes of measuring would be lost if only their end found out.
+    if save is not None:
+        refuse_to_overwrite(save)
+    if junit is not None:
+        refuse_junit(junit)
+    first = read_side(baseline)
     if candidate is None:
         if save is None:
             raise UsageError(
@@ -46,16 +53,27 @@ def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) 
         scope="exact" if options["exact_only"] else "all",
         batch=options["batch"],
         threads=options["threads"],
+        any_device=options["any_device"],
         moved=lambda done, most: talk.print(f"process {done} of at most {most}", style="dim"),
     )
     if save is not None:
         save_baseline(second, save)
-    if options["junit"] is not None:
-        write_junit(checked, options["junit"])
+    if junit is not None:
+        write_junit(checked, junit)
     for line in tell_the_job(checked):
         talk.print(line, markup=False, soft_wrap=True)
     print(json.dumps(checked.to_dict(), indent=2) if options["as_json"] else to_text(checked))
     return checked.exit_code(strict=options["strict"])
+
+
+def refuse_junit(path: Path) -> None:
+    """A JUnit file goes into a folder that is there, and takes the place of nothing but XML."""
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write `{path}`: there is no folder `{path.parent}`", "create it first")
+    if path.is_dir() or (path.exists() and not path.read_bytes().lstrip().startswith(b"<")):
+        raise UsageError(
+            f"`{path}` exists and is no XML, so --junit does not overwrite it", "choose another name"
+        )
 
 
 def share(name: str, text: str) -> float:

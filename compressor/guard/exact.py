@@ -15,15 +15,21 @@ class Limits:
 
     ``growth``: the share by which MACs, numbers, bytes and operators may grow. ``bytes``: the most that the file may
     have. ``accuracy_drop``: in points; None where nobody asked, so that it is only checked where both sides say it.
+    ``output_error``: the largest difference of outputs, as a share of the baseline's largest; None where any is right.
     """
 
     growth: float = 0.01
     bytes: int | None = None
     accuracy_drop: float | None = None
     granule: int = 8
+    output_error: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("max-growth", self.growth), ("max-accuracy-drop", self.accuracy_drop)):
+        for name, value in (
+            ("max-growth", self.growth),
+            ("max-accuracy-drop", self.accuracy_drop),
+            ("max-output-error", self.output_error),
+        ):
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"--{name} is {value:g}, expected at least 0")
         for name, number in (("max-bytes", self.bytes), ("granule", self.granule)):
@@ -33,13 +39,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: what was found on both sides, and the most that is allowed."""
+    """One comparison: what was found on both sides, and the most that is allowed; None where nobody set a limit."""
 
     name: str
     passed: bool
     baseline: float
     candidate: float
-    limit: float
+    limit: float | None
     detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:

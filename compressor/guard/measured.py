@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.errors import CompressError, UsageError
+from compressor.errors import CompressError
 from compressor.guard.sides import Side
-from profiles import Launch, Regression, Rule, Timing, decide, fingerprint
+from profiles import Launch, Reason, Regression, Rule, Timing, decide, fingerprint
 from profiles.regression import ClockName
 
 WARMUP_S = 0.3
 TIMEOUT_S = 600
 BUSY = 0.5
 """The share of processes that other programs may have disturbed before wall time is not believed."""
+
+
+class LostProcessError(CompressError):
+    """A measuring process ended without an answer: killed, out of memory, out of time."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +40,46 @@ def measure_slowdown(
     *,
     batch: int = 1,
     threads: int = 1,
+    invalid: Sequence[Reason] = (),
     moved: Callable[[int, int], None] = lambda done, most: None,
 ) -> Measured:
     """Launch processes up to each look, and stop at the first that decides.
 
     On one thread CPU time decides: it is what the runtime used, whoever else was on the machine. On several it would
-    count waiting threads too, and wall time decides, unless the machine was busy.
+    count waiting threads too, and wall time decides, unless the machine was busy. ``invalid``: why no number from
+    here can decide; then one look is taken all the same, for the reader.
     """
-    for name, number in (("batch", batch), ("threads", threads)):
-        if number < 1:
-            raise UsageError(f"--{name} is {number}, expected at least 1")
     clock: ClockName = "cpu" if threads == 1 else "wall"
     answers: list[dict[str, Any]] = []
     launches: list[Launch] = []
     decision = decide([], rule, clock)
     for look in rule.looks:
+        lasting = list(invalid)
         while len(launches) < look:
-            answer = _launched(_order(baseline, candidate, rule, batch, threads, seed=len(launches)))
+            try:
+                answer = _launched(_order(baseline, candidate, rule, batch, threads, seed=len(launches)))
+            except LostProcessError as death:
+                if not launches:
+                    raise
+                lasting.append(
+                    Reason("too-few-processes", f"after {len(launches)} of {look} processes {death}")
+                )
+                break
             answers.append(answer)
             launches.append(Launch(*(_timing(answer[side]) for side in ("baseline", "candidate"))))
             moved(len(launches), rule.looks[-1])
-        decision = decide([each.log_ratio(clock) for each in launches], rule, clock, _busy(launches, clock))
-        if decision.outcome != "INCONCLUSIVE":
+        lasting += _throttled(answers)
+        ratios = [each.log_ratio(clock) for each in launches]
+        decision = decide(ratios, rule, clock, [*lasting, *_busy(launches, clock)])
+        # What more processes cannot mend is not worth their time.
+        if decision.outcome != "INCONCLUSIVE" or lasting:
             break
     return Measured(decision, tuple(answers), dict(fingerprint()))
 
 
-def undecided(rule: Rule, reason: str) -> Measured:
+def undecided(rule: Rule, reasons: Sequence[Reason]) -> Measured:
     """Where nothing could be measured."""
-    return Measured(decide([], rule, "cpu", [reason]), (), dict(fingerprint()))
+    return Measured(decide([], rule, "cpu", reasons), (), dict(fingerprint()))
 
 
 def _order(
@@ -88,14 +103,14 @@ def _launched(order: dict[str, Any]) -> dict[str, Any]:
             command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise CompressError(
+        raise LostProcessError(
             f"a measuring process did not end in {TIMEOUT_S} s", "use a smaller --batch"
         ) from error
     try:
         answer = json.loads(done.stdout)
     except ValueError as error:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CompressError(f"a measuring process died: {last}") from error
+        raise LostProcessError(f"a measuring process died: {last}") from error
     if "error" in answer:
         raise CompressError(answer["error"], answer["hint"])
     return dict(answer)
@@ -105,8 +120,17 @@ def _timing(value: dict[str, Any]) -> Timing:
     return Timing(tuple(value["samples_ms"]), tuple(value["cpu_ms"]))
 
 
-def _busy(launches: list[Launch], clock: ClockName) -> list[str]:
+def _throttled(answers: Sequence[dict[str, Any]]) -> list[Reason]:
+    """One reason for all processes in which something slowed itself down."""
+    said = [each["conditions"]["reasons"] for each in answers if each["conditions"]["reasons"]]
+    if not said:
+        return []
+    return [Reason("throttled", f"in {len(said)} of {len(answers)} processes {said[-1][0]['text']}")]
+
+
+def _busy(launches: list[Launch], clock: ClockName) -> list[Reason]:
     disturbed = sum(launch.contended for launch in launches)
     if clock == "cpu" or disturbed <= BUSY * len(launches):
         return []
-    return [f"other programs took the cores in {disturbed} of {len(launches)} processes"]
+    text = f"other programs took the cores in {disturbed} of {len(launches)} processes"
+    return [Reason("host-contended", text)]

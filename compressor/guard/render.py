@@ -10,19 +10,23 @@ from xml.etree import ElementTree
 from compressor.files import write_atomic
 from compressor.guard.check import Checked
 from compressor.guard.exact import Finding
-from profiles import Regression
+from profiles import Reason, Regression
 
 SIGNS = {True: "ok", False: "FAILED"}
+TOLD = "-"
+"""The sign of what is told and not judged."""
 
 
 def to_text(checked: Checked) -> str:
     """What the terminal shows."""
     lines = [f"{checked.outcome}: {checked.candidate.name} against {checked.baseline.name}"]
-    lines += [f"  {SIGNS[each.passed]:<7} {each.name}: {compared(each)}" for each in checked.findings]
+    lines += [f"  {sign(each):<7} {each.name}: {compared(each)}" for each in checked.findings]
+    lines += [f"  {'?':<7} {said(reason)}" for reason in checked.reasons]
+    lines += [f"  {TOLD:<7} {said(note)}" for note in checked.notes]
     if checked.measured is not None:
         regression = checked.measured.regression
-        sign = {"PASS": "ok", "FAIL": "FAILED", "INCONCLUSIVE": "?"}[regression.outcome]
-        lines += [f"  {sign:<7} latency: {part}" for part in sentences(regression)]
+        mark = {"PASS": "ok", "FAIL": "FAILED", "INCONCLUSIVE": "?"}[regression.outcome]
+        lines += [f"  {mark:<7} latency: {part}" for part in sentences(regression)]
     return "\n".join(lines)
 
 
@@ -37,8 +41,10 @@ def to_markdown(checked: Checked) -> str:
         "|---|---|---|---|---|",
     ]
     for finding in checked.findings:
-        cells = (number(each) for each in (finding.baseline, finding.candidate, finding.limit))
-        lines.append(f"| {SIGNS[finding.passed]} | {finding.name} | {' | '.join(cells)} |")
+        limit = "" if finding.limit is None else number(finding.limit)
+        cells = (number(finding.baseline), number(finding.candidate), limit)
+        lines.append(f"| {sign(finding)} | {finding.name} | {' | '.join(cells)} |")
+    lines += [f"\n{said(reason)}" for reason in (*checked.reasons, *checked.notes)]
     if checked.measured is not None:
         regression = checked.measured.regression
         lines += ["", f"**Latency: {regression.outcome}.** " + "; ".join(sentences(regression)) + "."]
@@ -53,7 +59,17 @@ def sentences(regression: Regression) -> Iterator[str]:
             f"{regression.tolerance:.1%} allowed, by {regression.clock} time in {regression.launches} processes"
         )
         yield f"a slowdown of {regression.detectable:.1%} would have been caught"
-    yield from regression.reasons
+    yield from map(said, regression.reasons)
+
+
+def said(reason: Reason) -> str:
+    """The sentence, and the code to look it up by."""
+    return f"{reason.text} [{reason.code}]"
+
+
+def sign(finding: Finding) -> str:
+    """What stands before a finding."""
+    return TOLD if finding.limit is None else SIGNS[finding.passed]
 
 
 def change(ratio: float) -> str:
@@ -66,13 +82,15 @@ def change(ratio: float) -> str:
 def compared(finding: Finding) -> str:
     """Both numbers, the limit where it is broken, and what differs."""
     text = f"{number(finding.baseline)} → {number(finding.candidate)}"
-    if not finding.passed:
+    if not finding.passed and finding.limit is not None:
         text += f", at most {number(finding.limit)} allowed"
     return f"{text} ({finding.detail})" if finding.detail else text
 
 
 def number(value: float) -> str:
-    """Whole numbers with commas, others with two places."""
+    """Whole numbers with commas, others with two places, shares with as many as it takes to see them."""
+    if 0 < abs(value) < 1:
+        return f"{value:.2g}"
     return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:,.2f}"
 
 
@@ -85,6 +103,7 @@ def to_junit(checked: Checked) -> bytes:
         regression = checked.measured.regression
         kind = {"PASS": "", "FAIL": "failure", "INCONCLUSIVE": "skipped"}[regression.outcome]
         cases.append(("latency", kind, "; ".join(sentences(regression))))
+    cases += [("outputs", "skipped", said(reason)) for reason in (*checked.reasons, *checked.notes)]
     suite = ElementTree.Element(
         "testsuite",
         name="compress check",
@@ -104,6 +123,8 @@ def notes_of(checked: Checked) -> Iterator[str]:
     for finding in checked.findings:
         if not finding.passed:
             yield f"::error title=compress check::{finding.name}: {compared(finding)}"
+    for reason in checked.reasons:
+        yield f"::warning title=compress check::{said(reason)}"
     if checked.measured is not None and checked.measured.regression.outcome != "PASS":
         level = "error" if checked.measured.regression.outcome == "FAIL" else "warning"
         yield f"::{level} title=compress check::latency: {'; '.join(sentences(checked.measured.regression))}"

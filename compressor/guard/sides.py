@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import CompressError, UsageError
 from compressor.files import write_json
@@ -21,11 +22,16 @@ from profiles import count_file, fingerprint
 
 SCHEMA = 1
 KIND = "compress baseline"
+ENGINES = {".engine", ".plan"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """What is known of one side. ``file`` is the artifact, where it is at hand; ``missing`` says why it is not."""
+    """What is known of one side.
+
+    ``file`` is the artifact, where it is at hand; ``missing`` says why it is not. ``device`` is the machine on which a
+    baseline was written: files and folders carry none.
+    """
 
     name: str
     file: Path | None
@@ -37,6 +43,7 @@ class Side:
     widths: tuple[int, ...]
     accuracy: float | None = None
     missing: str | None = None
+    device: Mapping[str, Any] | None = None
 
     @property
     def nodes(self) -> int:
@@ -51,6 +58,11 @@ def read_side(given: str) -> Side:
         return _from_run(path)
     if path.suffix == ".json":
         return _from_baseline(path)
+    if path.suffix.lower() in ENGINES:
+        raise UsageError(
+            f"`{given}` is a TensorRT engine, which this version can neither count nor run",
+            "give the ONNX file that it was built from",
+        )
     if not path.is_file():
         raise UsageError(f"no file `{given}`", "give an ONNX file, a run folder or a baseline.json")
     return _from_file(path, given, None)
@@ -68,6 +80,23 @@ def save_baseline(side: Side, path: Path) -> None:
     }
     del value["missing"]
     write_json(path, value)
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """A baseline may only take the place of a baseline: a slip of the hand must not cost a network."""
+    if not path.exists():
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UsageError(f"cannot write `{path}`: `{above}` is no folder", "choose another name")
+        return
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        raise UsageError(
+            f"`{path}` exists and is no baseline, so --save does not overwrite it", "choose another name"
+        )
 
 
 def _from_file(path: Path, name: str, accuracy: float | None) -> Side:
@@ -118,6 +147,7 @@ def _from_baseline(path: Path) -> Side:
             {str(name): int(number) for name, number in value["operators"].items()},
             tuple(int(width) for width in value["widths"]),
             None if value["accuracy"] is None else float(value["accuracy"]),
+            device=dict(value["device"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CompressError(f"`{path}` is damaged: {error}", "write it again with --save") from error

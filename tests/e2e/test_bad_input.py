@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.compressor.guard.files import network
 from tests.e2e.shell import warm_shell
 from tests.e2e.test_whole_run import contents
 
@@ -89,6 +92,44 @@ MISTAKES = [
     Mistake("unknown format", "export mypkg:teacher --shape 3,8,8 --to onxx", WRONG, ("`onxx`", "`onnx`")),
     Mistake("no such run to report", "report runs/nowhere", WRONG, ("no report in `runs/nowhere`",)),
     Mistake("unfinished run to report", "report runs/other", WRONG, ("not finished", "to continue")),
+    Mistake("nothing to check against", "check good.onnx", WRONG, ("nothing to compare with", "--save")),
+    Mistake("no such file to check", "check good.onnx nowhere.onnx", WRONG, ("no file `nowhere.onnx`",)),
+    Mistake("junk to check", "check good.onnx junk.onnx", CANNOT, ("`junk.onnx`", "no ONNX file")),
+    Mistake("empty file to check", "check empty.onnx good.onnx", CANNOT, ("`empty.onnx`", "no ONNX file")),
+    Mistake("torn file to check", "check torn.onnx good.onnx", CANNOT, ("`torn.onnx`", "no ONNX file")),
+    Mistake("folder that is no run to check", "check good.onnx one", WRONG, ("no report in `one`",)),
+    Mistake("unfinished run to check", "check good.onnx runs/other", WRONG, ("not finished", "to continue")),
+    Mistake("engine to check", "check good.onnx model.engine", WRONG, ("`model.engine`", "TensorRT", "ONNX file")),
+    Mistake("plan to check", "check model.plan good.onnx", WRONG, ("`model.plan` is a TensorRT engine",)),
+    Mistake("opset of the future", "check good.onnx future.onnx", CANNOT, ("Opset 999", "an older opset")),
+    Mistake("format of the future", "check good.onnx format.onnx", CANNOT, ("IR version: 99", "update onnxruntime")),
+    Mistake("other inputs to check", "check good.onnx smaller.onnx", CANNOT,
+            ("different inputs", "[·, 3, 24, 24] in `good.onnx`", "[·, 3, 24, 16] in `smaller.onnx`")),
+    Mistake("free axis to check", "check free.onnx free.onnx", CANNOT, ("axis 2", "`x` is free", "fixed size")),
+    Mistake("candidate of NaN", "check good.onnx nan.onnx", CANNOT, ("`out` of `nan.onnx` is not finite",)),
+    Mistake("baseline of NaN", "check nan.onnx good.onnx --exact-only", CANNOT, ("`nan.onnx` is not finite",)),
+    Mistake("baseline of another schema", "check later.json good.onnx", CANNOT,
+            ("`later.json` has schema 9", "reads 1", "--save")),
+    Mistake("baseline that is no JSON", "check torn.json good.onnx", CANNOT, ("`torn.json`", "not JSON")),
+    Mistake("baseline that is something else", "check report.json good.onnx", CANNOT, ("`report.json` is no",)),
+    Mistake("no such baseline", "check nowhere.json good.onnx", WRONG, ("no baseline at `nowhere.json`",)),
+    Mistake("slowdown without per cent", "check good.onnx good.onnx --max-slowdown 0.02", WRONG, ("0.02", "2.5%")),
+    Mistake("slowdown below 0", "check good.onnx good.onnx --max-slowdown -1%", WRONG, ("--max-slowdown", "-1%")),
+    Mistake("growth below 0", "check good.onnx good.onnx --max-growth -1%", WRONG, ("--max-growth", "-1%")),
+    Mistake("no bytes", "check good.onnx good.onnx --max-bytes 0", WRONG, ("--max-bytes is 0", "at least 1")),
+    Mistake("drop below 0", "check good.onnx good.onnx --max-accuracy-drop -1", WRONG, ("drop is -1", "at least 0")),
+    Mistake("output error below 0", "check good.onnx good.onnx --max-output-error -0.1", WRONG, ("error is -0.1",)),
+    Mistake("granule 0", "check good.onnx good.onnx --granule 0", WRONG, ("--granule is 0",)),
+    Mistake("no images to check", "check good.onnx good.onnx --batch 0", WRONG, ("--batch is 0",)),
+    Mistake("no threads to check", "check good.onnx good.onnx --threads 0", WRONG, ("--threads is 0",)),
+    Mistake("two processes", "check good.onnx good.onnx --processes 2", WRONG, ("--processes is 2", "at least 3")),
+    Mistake("accuracy that is not known", "check good.onnx good.onnx --max-accuracy-drop 1", WRONG, ("not known",)),
+    Mistake("save over a network", "check good.onnx --save nan.onnx", WRONG, ("`nan.onnx` exists", "another name")),
+    Mistake("save over a folder", "check good.onnx --save one", WRONG, ("`one` exists", "no baseline")),
+    Mistake("save over other JSON", "check good.onnx --save report.json", WRONG, ("`report.json` exists",)),
+    Mistake("save under a file", "check good.onnx --save key.toml/b.json", WRONG, ("key.toml` is no folder",)),
+    Mistake("JUnit into no folder", "check good.onnx good.onnx --junit no/x.xml", WRONG, ("no folder `no`",)),
+    Mistake("JUnit over a network", "check good.onnx good.onnx --junit nan.onnx", WRONG, ("`nan.onnx` exists",)),
 ]  # fmt: skip
 
 
@@ -114,7 +155,35 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"0.weight": torch.zeros(8, 3, 3, 3)}, home / "narrow.safetensors")
     save_file({"stem.weight": torch.zeros(8, 3, 3, 3)}, home / "other.safetensors")
     torch.save(torch.nn.Linear(2, 2), home / "pickled.pt")
+    files_to_check(home)
     return home
+
+
+def files_to_check(home: Path) -> None:
+    """A good ONNX file, and others with one thing wrong in each; and what stands where a baseline should."""
+    network(home / "good.onnx")
+    network(home / "nan.onnx", value=float("nan"))
+    good = onnx.load(home / "good.onnx")
+    for name in ("future", "format", "smaller", "free"):
+        model = copy.deepcopy(good)
+        height, width = model.graph.input[0].type.tensor_type.shape.dim[2:]
+        if name == "future":
+            model.opset_import[0].version = 999
+        elif name == "format":
+            model.ir_version = 99
+        elif name == "smaller":
+            width.dim_value = 16
+        else:
+            height.dim_param = "h"
+        onnx.save(model, home / f"{name}.onnx")
+    whole = (home / "good.onnx").read_bytes()
+    (home / "torn.onnx").write_bytes(whole[: len(whole) // 2])
+    for name, content in {"junk.onnx": b"junk\x00\xff" * 99, "empty.onnx": b"", "torn.json": b"{"}.items():
+        (home / name).write_bytes(content)
+    for name in ("model.engine", "model.plan"):
+        (home / name).write_bytes(b"an engine")
+    (home / "later.json").write_text('{"kind": "compress baseline", "schema": 9}')
+    (home / "report.json").write_text('{"schema": 1}')
 
 
 def pictures(folder: Path, classes: dict[str, int]) -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from profiles import Launch, ProfileError, Rule, Timing, decide
+from profiles import Launch, ProfileError, Reason, Rule, Timing, decide
 
 QUIET = [0.001, -0.002, 0.0, 0.002, -0.001, 0.001]
 
@@ -26,7 +26,7 @@ def test_no_change_passes_and_a_clear_slowdown_fails() -> None:
 def test_what_lies_at_the_tolerance_is_undecided_and_says_why() -> None:
     found = decide([each + math.log(1.025) for each in QUIET], Rule(), "wall")
     assert found.outcome == "INCONCLUSIVE"
-    assert found.reasons == ("the tolerance of 2.50% lies within the interval",)
+    assert found.reasons == (Reason("undecided", "the tolerance of 2.50% lies within the interval"),)
 
 
 def test_noise_makes_it_undecided_and_the_check_says_what_it_would_have_caught() -> None:
@@ -46,16 +46,19 @@ def test_the_interval_is_students() -> None:
 
 
 def test_numbers_that_cannot_be_vouched_for_decide_nothing() -> None:
+    busy = Reason("host-contended", "the host was busy")
     for shift in (0.0, 1.0):
-        found = decide([each + shift for each in QUIET], Rule(), "wall", ["the host was busy"])
-        assert (found.outcome, found.reasons) == ("INCONCLUSIVE", ("the host was busy",))
+        found = decide([each + shift for each in QUIET], Rule(), "wall", [busy])
+        assert (found.outcome, found.reasons) == ("INCONCLUSIVE", (busy,))
+        assert found.to_dict()["reasons"] == [{"code": "host-contended", "text": "the host was busy"}]
 
 
 def test_too_few_processes_decide_nothing() -> None:
     for few in ([], QUIET[:1], QUIET[:5]):
         found = decide(few, Rule(), "cpu")
         assert found.outcome == "INCONCLUSIVE"
-        assert f"{len(few)} of at least 6 processes" in found.reasons[0]
+        assert found.reasons[0].code == "too-few-processes"
+        assert f"{len(few)} of at least 6 processes" in found.reasons[0].text
         assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["high"] is None
 
 

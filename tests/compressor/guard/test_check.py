@@ -39,6 +39,10 @@ def test_a_file_twice_as_slow_fails_and_the_same_file_does_not(tmp_path: Path) -
     assert same.regression.outcome != "FAIL"
     assert same.regression.clock == "cpu"
     assert [len(each["baseline"]["samples_ms"]) for each in same.launches] == [15] * 3
+    assert all(
+        each["conditions"]["before"].keys() == {"load", "mhz", "throttle_counts", "gpu"}
+        for each in same.launches
+    )
 
 
 def test_a_launch_loads_nothing_that_changes_what_it_measures() -> None:
@@ -55,7 +59,7 @@ def test_a_run_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert code == 4
     assert "FAILED  MACs: 11,114,496 → 16,422,912, at most 11,225,641 allowed" in text
     suite = ElementTree.parse(tmp_path / "check.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("5", "4", "0")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("7", "4", "0")
     code, text = run(capsys, one, larger, exact_only=True, as_json=True)
     assert (code, json.loads(text)["outcome"]) == (4, "FAIL")
 
@@ -118,8 +122,9 @@ def test_sides_that_cannot_be_compared_are_one_clear_line(tmp_path: Path) -> Non
     gone = replace(one, file=tmp_path / "gone.onnx")
     with pytest.raises(CompressError, match="no such file"):
         measure_slowdown(one, gone, FEW)
-    with pytest.raises(UsageError, match="--batch is 0"):
-        measure_slowdown(one, one, FEW, batch=0)
+    for name in ("batch", "threads"):
+        with pytest.raises(UsageError, match=f"--{name} is 0"):
+            check_sides(one, one, Limits(), FEW, scope="exact", **{name: 0})  # type: ignore[arg-type]
 
 
 def test_where_a_file_is_missing_the_time_is_undecided_and_the_rest_still_counts(tmp_path: Path) -> None:
@@ -128,6 +133,18 @@ def test_where_a_file_is_missing_the_time_is_undecided_and_the_rest_still_counts
     found = check_sides(gone, one, Limits(), FEW)
     assert found.outcome == "INCONCLUSIVE"
     assert "it was deleted" in to_text(found)
+    assert found.measured is not None
+    assert {reason.code for reason in found.measured.regression.reasons} == {
+        "artifact-missing",
+        "too-few-processes",
+    }
+    assert (found.reasons, [note.code for note in found.notes]) == ((), ["artifact-missing"])
+    assert check_sides(gone, one, Limits(), FEW, scope="exact").outcome == "PASS"
+    asked = check_sides(gone, one, Limits(output_error=1e-3), FEW, scope="exact")
+    assert (asked.outcome, [reason.code for reason in asked.reasons]) == (
+        "INCONCLUSIVE",
+        ["artifact-missing"],
+    )
     assert check_sides(gone, replace(one, macs=2 * one.macs), Limits(), FEW).outcome == "FAIL"
 
 

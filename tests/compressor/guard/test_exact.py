@@ -68,7 +68,16 @@ def test_accuracy_is_compared_in_points_where_both_sides_know_it(side: Side) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"growth": -0.1}, {"growth": float("nan")}, {"accuracy_drop": -1}, {"bytes": 0}, {"granule": 0}]
+    "wrong",
+    [
+        {"growth": -0.1},
+        {"growth": float("nan")},
+        {"accuracy_drop": -1},
+        {"bytes": 0},
+        {"granule": 0},
+        {"output_error": -1e-3},
+        {"output_error": float("nan")},
+    ],
 )
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected at least"):
