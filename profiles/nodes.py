@@ -1,0 +1,123 @@
+"""How long each node of an ONNX file takes inside whole runs, by ONNX Runtime's own clock.
+
+Nodes are timed where they stand: fused as the runtime fuses them, in its own layout, with the caches as the node
+before left them. A node that is run alone in a loop looks faster than it is in the network. The profiler costs about
+one microsecond a node, its clock ticks in microseconds, and it knows wall time only: so these times are good for
+shares, for comparing widths and for finding what is slow, and a claim about the whole network is measured without it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ProfileError
+from .latency import quantile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Shape = tuple[int, ...]
+
+WARM_UP_RUNS = 2
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node as it ran. ``samples_ms``: one for every run. A fused node has the name of its last part."""
+
+    name: str
+    op: str
+    output_shape: Shape
+    samples_ms: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        return quantile(self.samples_ms, 0.5)
+
+
+@dataclass(frozen=True)
+class NodeTimes:
+    """Every node in the order of execution, and the whole runs that they are parts of."""
+
+    nodes: tuple[NodeTime, ...]
+    runs_ms: tuple[float, ...]
+
+    @property
+    def unattributed_ms(self) -> float:
+        """What the usual run takes beyond its nodes."""
+        return quantile(self.runs_ms, 0.5) - sum(node.median_ms for node in self.nodes)
+
+
+def node_times(
+    model: Path | bytes,
+    feed: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    threads: int = 1,
+    rounds: int = 20,
+    budget_s: float | None = None,
+) -> NodeTimes:
+    """Run an ONNX file (or one in memory) ``rounds`` times, after two runs that do not count.
+
+    ``budget_s``: no further run starts once it is used up, except that five always run.
+    """
+    if rounds < 1:
+        raise ProfileError(f"cannot time nodes in {rounds} rounds", "at least one is needed")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_profiling = True
+    name = "a model in memory" if isinstance(model, bytes) else f"`{model}`"
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        try:
+            given = model if isinstance(model, bytes) else str(model)
+            session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+            runs = 0
+            deadline = time.monotonic() + budget_s if budget_s is not None else None
+            while runs < rounds + WARM_UP_RUNS:
+                if deadline and runs >= 5 + WARM_UP_RUNS and time.monotonic() > deadline:
+                    break
+                session.run(None, dict(feed))
+                runs += 1
+        except Exception as error:  # ONNX Runtime's exception types share no base class of their own
+            raise ProfileError(f"cannot time the nodes of {name}: {str(error).splitlines()[0]}") from error
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _gathered(events, runs)
+
+
+def _gathered(events: Iterable[Mapping[str, Any]], runs: int) -> NodeTimes:
+    """Nodes that ran once in every run; those inside loops and branches belong to the node around them."""
+    samples: dict[tuple[int, str], list[float]] = {}
+    about: dict[tuple[int, str], tuple[str, Shape]] = {}
+    whole: list[float] = []
+    for event in events:
+        if event["name"] == "model_run":
+            whole.append(event["dur"] / 1e3)
+        elif event["name"].endswith("_kernel_time"):
+            facts = event["args"]
+            key = (int(facts["node_index"]), event["name"].removesuffix("_kernel_time"))
+            about.setdefault(key, (facts["op_name"], _shape(facts)))
+            samples.setdefault(key, []).append(event["dur"] / 1e3)
+    nodes = (
+        NodeTime(key[1], *about[key], tuple(times[WARM_UP_RUNS:]))
+        for key, times in samples.items()
+        if len(times) == runs
+    )
+    return NodeTimes(tuple(nodes), tuple(whole[WARM_UP_RUNS:]))
+
+
+def _shape(facts: Mapping[str, Any]) -> Shape:
+    """The shape of the first output that is a tensor."""
+    for typed in facts.get("output_type_shape", ()):
+        for sizes in typed.values():
+            return tuple(int(size) for size in sizes)
+    return ()
