@@ -22,7 +22,7 @@ from compressor.errors import CompressError, UsageError, unknown_name
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
 from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
-from compressor.report.table import RUNTIMES, percent, short
+from compressor.report.table import latency_title, measured, percent, short, spread
 from compressor.rundir import RunFolder
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
@@ -125,12 +125,12 @@ def print_profile(profile: Profile, console: Console) -> None:
             cells.append(percent(1 - values["student"] / values["teacher"]) if both else "–")
         table.add_row(title, *cells)
     for row in profile.latency:
-        cells = [_spread(row[name]) if name in row else "–" for name in who]
+        cells = [spread(row[name]) if name in row else "–" for name in who]
         if len(who) == 2:
-            cells.append(f"{row['speedup']['median']:.2f}× faster" if "speedup" in row else "–")
-        table.add_row(f"{RUNTIMES[row['runtime']]}, ms", *cells)
+            cells.append(f"{row['speedup']['median']:.2f}× as fast" if "speedup" in row else "–")
+        table.add_row(latency_title(row, profile.latency), *cells)
     console.print(table)
-    console.print(f"batch {row['batch']}, threads {row['threads']}, {profile.device['cpu']}", style="dim")
+    console.print(measured(profile.latency, profile.device), style="dim")
     for note in profile.notes:
         console.print(note, style="dim", markup=False)
 
@@ -142,13 +142,11 @@ def _figures(profile: Profile) -> list[tuple[str, dict[str, float]]]:
         rows.append(("MACs", {name: counts.macs for name, counts in counted.items()}))
         rows.append(("FLOPs", {name: counts.flops for name, counts in counted.items()}))
         rows.append(("parameters", {name: counts.params for name, counts in counted.items()}))
+        memory = {name: counts.activation_bytes for name, counts in counted.items()}
+        rows.append(("activations, bytes", {name: size for name, size in memory.items() if size is not None}))
     if profile.file_bytes:
         rows.append(("file bytes", dict(profile.file_bytes)))
     return rows
-
-
-def _spread(timing: dict[str, Any]) -> str:
-    return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"
 
 
 def _noise(images: int, shape: Shape) -> Tensor:

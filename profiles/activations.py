@@ -15,9 +15,10 @@ Weights do not count, nor what is computed from weights and sizes alone. Left ou
 a careless one takes; a GPU's or a process's own peak is measured, elsewhere.
 
 A module and its file agree byte for byte where both consist of the same operators: over convolutional networks always,
-so far. ResNet-18, MobileNetV2 and SqueezeNet take in ONNX Runtime, by its own account and without
-optimisation, exactly what is counted here; EfficientNet-B0 takes 2.4 times as much. Module and file differ where an exporter writes an operation in other pieces than the framework runs: attention (ViT-B/16:
-6.1 MB in the module, 4.9 MB in the file), and recurrent layers, which are one operator in a file.
+so far. They differ where an exporter writes an operation in other pieces than the framework runs: attention (ViT-B/16:
+6.1 MB in the module, 4.9 MB in the file), and recurrent layers, which are one operator in a file. ONNX Runtime, by its
+own account and unoptimised, takes for ResNet-18, MobileNetV2 and SqueezeNet exactly what is counted here, and for
+EfficientNet-B0 2.4 times as much.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_transposed_and_split_tensors_are_views_on_both_sides(tmp_path: Path) ->
         def forward(self, x: Tensor) -> Tensor:
             left, right = self.stem(x).chunk(2, 1)
             x = torch.cat([left, self.right(right)], 1)
-            return x.view(len(x), 2, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+            return x.view(-1, 2, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
     network, image = Shuffled(), torch.rand(1, 3, 6, 6)
     counted = count(network, (image,))
