@@ -144,6 +144,7 @@ def inspect(
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of every runtime.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or bf16, in PyTorch.")
 @click.option("--cuda-graph", is_flag=True, help="Replay the work of a GPU as one recorded CUDA graph.")
+@click.option("--layers", is_flag=True, help="Say where the time goes, layer by layer, in ONNX Runtime.")
 @click.option("--samples", type=int, default=100, show_default=True, help="Interleaved rounds.")
 @click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -153,6 +154,7 @@ def profile(
     shape: str | None,
     runtime: str | None,
     batch: str,
+    layers: bool,
     trust: bool,
     as_json: bool,
     **options: Any,
@@ -163,7 +165,8 @@ def profile(
 
     names = tuple(runtime.replace(" ", "").split(",")) if runtime else ()
     recipe = ProfileRecipe(runtimes=names, batches=_batches(batch), budget_s=30.0, **options)
-    result = profile_subjects([subject, other] if other else [subject], _shape(shape), recipe, trust=trust)
+    subjects = [subject, other] if other else [subject]
+    result = profile_subjects(subjects, _shape(shape), recipe, trust=trust, layers=layers)
     _print_json(result.to_dict()) if as_json else print_profile(result, _stdout())
 
 

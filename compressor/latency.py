@@ -29,7 +29,7 @@ def latencies(
     names, left_out = choose(recipe.runtimes, recipe.precision, given)
     with TemporaryDirectory() as folder:
         if recipe.runtimes and any(RUNTIMES[name].takes == "file" for name in names):
-            files = {**_exported(networks, files, image, Path(folder)), **files}
+            files = in_files(networks, files, image, Path(folder))
         rows = [
             row for batch in recipe.batches for row in _batch(names, networks, files, image, batch, recipe)
         ]
@@ -41,15 +41,16 @@ def _kinds(who: str, networks: Mapping[str, nn.Module], files: Mapping[str, Path
     return kinds + ["network"] * (who in networks) + ["file"] * (who in files)
 
 
-def _exported(
+def in_files(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, folder: Path
 ) -> dict[str, Path]:
-    """The networks that are in no file yet, written to one."""
-    return {
+    """Every subject as a file; networks that are in none yet are written into ``folder``."""
+    written = {
         who: to_onnx(network, image, folder / f"{who}.onnx").path
         for who, network in networks.items()
         if who not in files
     }
+    return {who: {**written, **files}[who] for who in dict.fromkeys([*networks, *files])}
 
 
 def _batch(

@@ -32,6 +32,8 @@ class Profile:
     latency: tuple[Row, ...]
     device: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    layers: Mapping[str, Any] | None = None
+    """Where the time goes, if that was asked (`compressor.layers`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -42,6 +44,7 @@ class Profile:
             "latency": list(self.latency),
             "device": dict(self.device),
             "notes": list(self.notes),
+            "layers": None if self.layers is None else dict(self.layers),
         }
 
 

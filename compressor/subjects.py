@@ -6,7 +6,7 @@ input has to be made up: noise of the shape that the student folder, the file or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from compressor.artifacts import exported, verified
 from compressor.cutting.proof import Check
 from compressor.data import glyphs
 from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.layers import layer_rows, layer_table
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
 from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
@@ -67,9 +68,9 @@ def student_folder(path: Path) -> Path | None:
 
 
 def profile_subjects(
-    names: list[str], shape: Shape | None, recipe: ProfileRecipe, *, trust: bool = False
+    names: list[str], shape: Shape | None, recipe: ProfileRecipe, *, trust: bool = False, layers: bool = False
 ) -> Profile:
-    """Count and time one subject, or two of them interleaved."""
+    """Count and time one subject, or two of them interleaved; if asked, say where the time goes in their layers."""
     models = (ModelRecipe(name, trust=trust) for name in names)
     subjects = dict(zip(WHO, (resolve(model, None, shape) for model in models), strict=False))
     shapes = {subject.shape for subject in subjects.values()}
@@ -80,7 +81,9 @@ def profile_subjects(
         )
     networks = {who: subject.network for who, subject in subjects.items() if subject.network is not None}
     files = {who: subject.file for who, subject in subjects.items() if subject.file is not None}
-    return profiled(networks, files, _noise(1, shapes.pop()), recipe)
+    image = _noise(1, shapes.pop())
+    profile = profiled(networks, files, image, recipe)
+    return replace(profile, layers=layer_rows(networks, files, image, recipe)) if layers else profile
 
 
 def export_subject(
@@ -131,6 +134,9 @@ def print_profile(profile: Profile, console: Console) -> None:
         table.add_row(latency_title(row, profile.latency), *cells)
     console.print(table)
     console.print(measured(profile.latency, profile.device), style="dim")
+    if profile.layers is not None:
+        console.print()
+        console.print(layer_table(profile.layers))
     for note in profile.notes:
         console.print(note, style="dim", markup=False)
 

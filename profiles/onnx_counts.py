@@ -78,7 +78,7 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
     """Count one pass of one sample. ``side``: the sizes of free axes behind the batch, in order."""
     import onnx
 
-    model = _read(path)
+    model = read_model(path)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     feed, events = _run(path, list(side))
     inputs = {name: (value.shape, value.itemsize) for name, value in feed.items()}
@@ -107,7 +107,7 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
     )
 
 
-def _read(path: Path) -> Any:
+def read_model(path: Path) -> Any:
     import onnx
 
     try:
