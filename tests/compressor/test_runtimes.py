@@ -75,10 +75,7 @@ def test_a_batch_of_rows_is_one_for_each_runtime_with_every_sample_and_the_condi
     for row in rows:
         assert len(row["teacher"]["samples_ms"]) == len(row["student"]["samples_ms"]) == 3
         assert row["speedup"]["median"] > 0
-        assert (
-            row["conditions"]["before"]["load"] == rows[0]["conditions"]["before"]["load"]
-            or row["batch"] == 4
-        )
+        assert {"before", "after", "reasons", "energy_mj"} <= row["conditions"].keys()
     assert {row["runtime"]: row["precision"] for row in rows}["onnxruntime"] == "as in the file"
 
 
@@ -118,9 +115,9 @@ def test_layers_stand_beside_each_other_and_end_in_what_is_left() -> None:
 def test_activations_of_network_and_file_are_in_a_profile(tmp_path: Path) -> None:
     files = {who: to_onnx(each, IMAGE, tmp_path / f"{who}.onnx").path for who, each in PAIR.items()}
     found = profiled(PAIR, files, IMAGE, ProfileRecipe(samples=2))
+    # At its peak the second convolution reads 12 × 12 maps, as many as the network is wide, and writes 8 of 10 × 10.
     for who, width in (("teacher", 16), ("student", 8)):
-        plane = 12 * 12 * 4
-        assert found.counts[who].activation_bytes == max(width + 3, 0) * plane or width == 8
+        assert found.counts[who].activation_bytes == 4 * (width * 144 + 8 * 100)
         assert found.file_counts[who].activation_bytes == found.counts[who].activation_bytes
 
 

@@ -87,7 +87,7 @@ MISTAKES = [
     Mistake("no such model to inspect", "inspect mobilenet_v4", WRONG, ("mobilenet_v4", "`mobilenet_v2`")),
     Mistake("two numbers for a shape", "inspect mypkg:teacher --shape 3,8", WRONG, ("`3,8`", "3,224,224")),
     Mistake("no such file to profile", "profile nowhere.onnx", WRONG, ("no file `nowhere.onnx`",)),
-    Mistake("no images to profile", "profile mypkg:teacher --shape 3,8,8 --batch 0", WRONG, ("batches is [0]", "at least 1")),
+    Mistake("no images to profile", "profile mypkg:teacher --shape 3,8,8 --batch 0", WRONG, ("batches is [0]",)),
     Mistake("a batch that is no number", "profile mypkg:teacher --shape 3,8,8 --batch 1,x", WRONG, ("`1,x`", "1,8")),
     Mistake("unknown runtime", "profile mypkg:teacher --shape 3,8,8 --runtime onxruntime", WRONG, ("`onnxruntime`",)),
     Mistake("unknown precision", "profile mypkg:teacher --precision fp61", WRONG, ("`fp61`", "`fp16`")),
