@@ -126,9 +126,9 @@ def export(network: nn.Module, images: Tensor, path: Path | str, *, opset: int |
 def profile(
     teacher: nn.Module, student: nn.Module, image: Tensor, recipe: ProfileRecipe | None = None
 ) -> Profile:
-    """MACs, parameters and latency in PyTorch of both, interleaved."""
+    """MACs, parameters, activations and latency of both, interleaved; in PyTorch unless the recipe says otherwise."""
     networks = {"teacher": _still(teacher), "student": _still(student)}
-    return profiled(networks, {}, image.cpu(), recipe or ProfileRecipe())
+    return profiled(networks, {}, image.cpu(), recipe or ProfileRecipe(runtimes=()))
 
 
 def compress(

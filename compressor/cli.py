@@ -148,8 +148,12 @@ def inspect(
 @click.argument("subject")
 @click.argument("other", required=False)
 @click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Images at a time.")
+@click.option("--runtime", help="One or several, as in ort,torch,openvino, or all  [default: what fits]")
+@click.option("--batch", default="1", show_default=True, help="Images at a time; several as in 1,8.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of every runtime.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or bf16, in PyTorch.")
+@click.option("--cuda-graph", is_flag=True, help="Replay the work of a GPU as one recorded CUDA graph.")
+@click.option("--layers", is_flag=True, help="Say where the time goes, layer by layer, in ONNX Runtime.")
 @click.option("--samples", type=int, default=100, show_default=True, help="Interleaved rounds.")
 @click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -157,18 +161,21 @@ def profile(
     subject: str,
     other: str | None,
     shape: str | None,
-    batch: int,
-    threads: int,
-    samples: int,
+    runtime: str | None,
+    batch: str,
+    layers: bool,
     trust: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure SUBJECT, or compare it with OTHER: each a model name, a student folder or an ONNX file."""
     from compressor.recipe import ProfileRecipe
     from compressor.subjects import print_profile, profile_subjects
 
-    recipe = ProfileRecipe(batch=batch, threads=threads, samples=samples, budget_s=30.0)
-    result = profile_subjects([subject, other] if other else [subject], _shape(shape), recipe, trust=trust)
+    names = tuple(runtime.replace(" ", "").split(",")) if runtime else ()
+    recipe = ProfileRecipe(runtimes=names, batches=_batches(batch), budget_s=30.0, **options)
+    subjects = [subject, other] if other else [subject]
+    result = profile_subjects(subjects, _shape(shape), recipe, trust=trust, layers=layers)
     _print_json(result.to_dict()) if as_json else print_profile(result, _stdout())
 
 
@@ -368,6 +375,13 @@ def _shape(text: str | None) -> tuple[int, int, int] | None:
         raise UsageError(f"shape `{text}` is not three numbers", "channels, height, width, as in 3,224,224")
     channels, height, width = (int(part) for part in parts)
     return channels, height, width
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"batch `{text}` is no list of numbers", "as in --batch 1,8")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def _print_json(value: Any) -> None:

@@ -116,6 +116,7 @@ PARTS: dict[str, Callable[[], tuple[bool, str, str]]] = {
     "half precision": _half_precision,
     "onnx": _package("onnx", "python -m pip install onnx"),
     "ONNX Runtime": _onnxruntime,
+    "OpenVINO": _package("openvino", "python -m pip install 'compress-to-edge[openvino]'"),
     "TensorRT": _tensorrt,
     "kernel compiler": _kernel_compiler,
     "timm": _package("timm", "python -m pip install 'compress-to-edge[timm]', for models named timm:NAME"),

@@ -177,7 +177,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             steps.warn(note)
         checks += [costs_alike(profile, name) for name in profile.file_counts]
         step.outcome = ", ".join(
-            f"{row['runtime']} {row['speedup']['median']:.2f}× faster" for row in profile.latency
+            f"{row['runtime']} {row['speedup']['median']:.2f}× faster"
+            for row in profile.latency
+            if row["batch"] == recipe.profile.batches[0]
         )
 
     report = Report(

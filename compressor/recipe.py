@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from compressor.budget.request import Budget
 from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError, unknown_name
+from compressor.runtimes import PRECISIONS, USUAL, named
 from compressor.saliency.request import Scoring
 
 T = TypeVar("T")
@@ -95,15 +96,27 @@ class ExportRecipe:
 
 @dataclass(frozen=True)
 class ProfileRecipe:
-    """How latency is measured. One image on one thread is the least noisy, and usual at the edge."""
+    """How latency is measured. One image on one thread is the least noisy, and usual at the edge.
 
-    batch: int = 1
+    ``runtimes``: none means the usual ones, as far as they take what is there. ``budget_s`` is that of one batch.
+    """
+
+    runtimes: tuple[str, ...] = USUAL
+    batches: tuple[int, ...] = (1,)
     threads: int = 1
+    precision: str = "fp32"
+    cuda_graph: bool = False
     samples: int = 60
     budget_s: float = 6.0
 
     def __post_init__(self) -> None:
-        _at_least(1, "profile", batch=self.batch, threads=self.threads, samples=self.samples)
+        named(self.runtimes)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        if not self.batches or min(self.batches) < 1:
+            shown = ", ".join(str(batch) for batch in self.batches)
+            raise UsageError(f"profile.batches is [{shown}], expected batches of at least 1 image")
+        _at_least(1, "profile", threads=self.threads, samples=self.samples)
         if not 0 < self.budget_s < float("inf"):
             raise UsageError(f"profile.budget_s is {self.budget_s:g}, expected seconds above 0")
 

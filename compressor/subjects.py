@@ -6,7 +6,7 @@ input has to be made up: noise of the shape that the student folder, the file or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from compressor.artifacts import exported, verified
 from compressor.cutting.proof import Check
 from compressor.data import glyphs
 from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.layers import layer_rows, layer_table
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
 from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
-from compressor.report.table import RUNTIMES, percent, short
+from compressor.report.table import latency_title, measured, percent, short, spread
 from compressor.rundir import RunFolder
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
@@ -67,9 +68,9 @@ def student_folder(path: Path) -> Path | None:
 
 
 def profile_subjects(
-    names: list[str], shape: Shape | None, recipe: ProfileRecipe, *, trust: bool = False
+    names: list[str], shape: Shape | None, recipe: ProfileRecipe, *, trust: bool = False, layers: bool = False
 ) -> Profile:
-    """Count and time one subject, or two of them interleaved."""
+    """Count and time one subject, or two of them interleaved; if asked, say where the time goes in their layers."""
     models = (ModelRecipe(name, trust=trust) for name in names)
     subjects = dict(zip(WHO, (resolve(model, None, shape) for model in models), strict=False))
     shapes = {subject.shape for subject in subjects.values()}
@@ -80,7 +81,9 @@ def profile_subjects(
         )
     networks = {who: subject.network for who, subject in subjects.items() if subject.network is not None}
     files = {who: subject.file for who, subject in subjects.items() if subject.file is not None}
-    return profiled(networks, files, _noise(1, shapes.pop()), recipe)
+    image = _noise(1, shapes.pop())
+    profile = profiled(networks, files, image, recipe)
+    return replace(profile, layers=layer_rows(networks, files, image, recipe)) if layers else profile
 
 
 def export_subject(
@@ -125,12 +128,15 @@ def print_profile(profile: Profile, console: Console) -> None:
             cells.append(percent(1 - values["student"] / values["teacher"]) if both else "–")
         table.add_row(title, *cells)
     for row in profile.latency:
-        cells = [_spread(row[name]) if name in row else "–" for name in who]
+        cells = [spread(row[name]) if name in row else "–" for name in who]
         if len(who) == 2:
-            cells.append(f"{row['speedup']['median']:.2f}× faster" if "speedup" in row else "–")
-        table.add_row(f"{RUNTIMES[row['runtime']]}, ms", *cells)
+            cells.append(f"{row['speedup']['median']:.2f}× as fast" if "speedup" in row else "–")
+        table.add_row(latency_title(row, profile.latency), *cells)
     console.print(table)
-    console.print(f"batch {row['batch']}, threads {row['threads']}, {profile.device['cpu']}", style="dim")
+    console.print(measured(profile.latency, profile.device), style="dim")
+    if profile.layers is not None:
+        console.print()
+        console.print(layer_table(profile.layers))
     for note in profile.notes:
         console.print(note, style="dim", markup=False)
 
@@ -142,13 +148,11 @@ def _figures(profile: Profile) -> list[tuple[str, dict[str, float]]]:
         rows.append(("MACs", {name: counts.macs for name, counts in counted.items()}))
         rows.append(("FLOPs", {name: counts.flops for name, counts in counted.items()}))
         rows.append(("parameters", {name: counts.params for name, counts in counted.items()}))
+        memory = {name: counts.activation_bytes for name, counts in counted.items()}
+        rows.append(("activations, bytes", {name: size for name, size in memory.items() if size is not None}))
     if profile.file_bytes:
         rows.append(("file bytes", dict(profile.file_bytes)))
     return rows
-
-
-def _spread(timing: dict[str, Any]) -> str:
-    return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"
 
 
 def _noise(images: int, shape: Shape) -> Tensor:

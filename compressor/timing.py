@@ -67,7 +67,7 @@ class Bench:
     ) -> None:
         self._image, self._folder, self._export, self._profile = image[:1], folder, export, profile
         self.file = self._written(teacher, "teacher")
-        self.batch = profile.batch
+        self.batch = profile.batches[0]
         self._images = np.repeat(self._image.numpy(), self.batch, axis=0)
         self._session = self._opened(self.file)
         alone = measure({"teacher": self._call(self._session)}, samples=SAMPLES, budget_s=SECONDS)["teacher"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .errors import ExportError
     from .formats import FORMATS, Format
     from .onnx import to_onnx
-    from .sessions import Session, TensorSpec, open_session
+    from .sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
     from .verdict import Verdict, compare
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "TensorSpec",
     "Verdict",
     "compare",
+    "open_on_cuda",
+    "open_openvino",
     "open_session",
     "to_onnx",
 ]
@@ -43,6 +45,8 @@ _HOME = {
     "TensorSpec": "sessions",
     "Verdict": "verdict",
     "compare": "verdict",
+    "open_on_cuda": "sessions",
+    "open_openvino": "sessions",
     "open_session": "sessions",
     "to_onnx": "onnx",
 }

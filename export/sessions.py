@@ -1,12 +1,12 @@
 """An exported file, opened again: named arrays in, named arrays out.
 
-Only ONNX Runtime today. Measuring time and comparing results are not done here: a session
-is a callable, and both take callables.
+One more runtime for files is one more function here. Measuring time and comparing results are not
+done here: a session is a callable, and both take callables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ class Session:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     runtime: Any
+    """Whatever has ``run(names, arrays)``: ONNX Runtime's own session, or one that behaves like it."""
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         return self.run(arrays)
@@ -47,7 +48,7 @@ class Session:
         names = [output.name for output in self.outputs]
         try:
             results = self.runtime.run(names, dict(arrays))
-        # ONNX Runtime's exception types share no base class of their own.
+        # The exception types of the runtimes share no base class of their own.
         except Exception as error:
             expected = ", ".join(f"{i.name}: {i.dtype} {list(i.shape)}" for i in self.inputs)
             raise ExportError(
@@ -65,20 +66,68 @@ def open_session(
     and 38 ms in two runs asleep, 18 and 60 ms spinning: spinning is fast on an empty machine
     and takes the core from its neighbour (or from itself) on a busy one.
     """
+    return _open_onnxruntime(path, threads, [(name, {}) for name in providers or ["CPUExecutionProvider"]])
+
+
+def open_on_cuda(path: Path, *, stream: int, graph: bool = False) -> Session:
+    """Open an ONNX file in ONNX Runtime on the GPU, so that its work goes to a CUDA ``stream`` of the caller.
+
+    Float32 stays float32: by default the provider multiplies in TF32. ``graph``: the first run at an address is
+    recorded, later ones replay it.
+    """
+    options = {"user_compute_stream": str(stream), "use_tf32": "0", "enable_cuda_graph": str(int(graph))}
+    return _open_onnxruntime(path, None, [("CUDAExecutionProvider", options)])
+
+
+def open_openvino(path: Path, *, threads: int | None = None) -> Session:
+    """Open an ONNX file in OpenVINO on the CPU, for the latency of one request.
+
+    Its precision is said: left to itself OpenVINO multiplies in bfloat16 where the processor can.
+    """
+    path = _existing(path)
+    try:
+        import openvino
+    except ImportError as error:
+        raise ExportError(
+            f"cannot open `{path}`: OpenVINO is not installed",
+            "python -m pip install 'compress-to-edge[openvino]'",
+        ) from error
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", config)
+    except Exception as error:
+        raise ExportError(f"cannot open `{path}` in OpenVINO: {_fact(error)}") from error
+    inputs, outputs = (tuple(_port(port) for port in ports) for ports in (compiled.inputs, compiled.outputs))
+    return Session(path, inputs, outputs, _OpenVino(compiled.create_infer_request()))
+
+
+@dataclass(frozen=True)
+class _OpenVino:
+    """An infer request that is asked as ONNX Runtime's session is."""
+
+    request: Any
+
+    def run(self, names: Sequence[str], arrays: dict[str, Array]) -> list[Array]:
+        results = self.request.infer(arrays)
+        return [results[name] for name in names]
+
+
+def _open_onnxruntime(
+    path: Path, threads: int | None, providers: Sequence[tuple[str, dict[str, str]]]
+) -> Session:
     import onnxruntime
 
-    path = Path(path)
-    if not path.is_file():
-        raise ExportError(f"cannot open `{path}`: no such file")
-    wanted = list(providers or ["CPUExecutionProvider"])
-    _refuse_missing(wanted, onnxruntime.get_available_providers())
+    path = _existing(path)
+    _refuse_missing((name for name, _ in providers), onnxruntime.get_available_providers())
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        runtime = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+        runtime = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
         raise ExportError(f"cannot open `{path}`: {_first_line(error)}") from error
     inputs = tuple(_spec(argument) for argument in runtime.get_inputs())
@@ -86,7 +135,14 @@ def open_session(
     return Session(path, inputs, outputs, runtime)
 
 
-def _refuse_missing(wanted: list[str], available: list[str]) -> None:
+def _existing(path: Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise ExportError(f"cannot open `{path}`: no such file")
+    return path
+
+
+def _refuse_missing(wanted: Iterable[str], available: list[str]) -> None:
     """ONNX Runtime itself would warn and run on the CPU: a measurement of something else."""
     for name in wanted:
         if name not in available:
@@ -99,6 +155,21 @@ def _refuse_missing(wanted: list[str], available: list[str]) -> None:
 def _spec(argument: Any) -> TensorSpec:
     kind = argument.type.removeprefix("tensor(").removesuffix(")")
     return TensorSpec(argument.name, tuple(argument.shape), _DTYPES.get(kind, kind))
+
+
+def _port(port: Any) -> TensorSpec:
+    shape = tuple(
+        size.get_length() if size.is_static else f"free_{axis}"
+        for axis, size in enumerate(port.partial_shape)
+    )
+    return TensorSpec(port.get_any_name(), shape, str(port.element_type.to_dtype()))
+
+
+def _fact(error: Exception) -> str:
+    """OpenVINO tells first which lines of its own source were passed, and then what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (told or lines or [type(error).__name__])[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -11,8 +11,10 @@ milliseconds whatever the size of the network, and it sees attention: on real CP
 looks at values cannot run there; it runs on a CPU copy with the fused kernels off, and
 ``Counts.counter`` says so.
 
-Left out: activation memory, the work of third-party operators (they count as zero), the caller's
-hooks (they do not run), and TorchScript, which refuses the hooks that we count with.
+Activation memory is watched in the same run; ``activations`` defines it.
+
+Left out: the work of third-party operators (they count as zero), the caller's hooks (they do not
+run), and TorchScript, which refuses the hooks that we count with.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from .activations import Activations
 from .errors import ProfileError
+from .module_steps import Watch
 
 Shape = tuple[int, ...]
 Device = Literal["meta", "cpu"]
@@ -37,26 +41,32 @@ Device = Literal["meta", "cpu"]
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One module's own share. ``output_shape`` is None when its forward never ran."""
+    """One module's own share. ``output_shape`` is None when its forward never ran.
+
+    ``activation_bytes`` is not a share: all that lives while the module works, whoever wrote it.
+    """
 
     name: str
     kind: str
     macs: int
     params: int
     output_shape: Shape | None
+    activation_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Counts:
     """The cost of one sample. The layers' ``macs`` and ``params`` sum exactly to the totals.
 
-    ``bytes`` is the memory of parameters and buffers. ``counter`` is where the copy ran, and
+    ``bytes`` is the memory of parameters and buffers, ``activation_bytes`` the most that all other
+    tensors need at once (`profiles.activations` says how that is counted). ``counter`` is where the copy ran, and
     ``fallback_reason`` is why it could not be the meta device.
     """
 
     macs: int
     params: int
     bytes: int
+    activation_bytes: int
     layers: tuple[LayerCount, ...]
     input_shapes: tuple[Shape, ...]
     counter: Device
@@ -93,14 +103,14 @@ def count(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Counts:
 def _count_on(device: Device, module: nn.Module, inputs: tuple[Tensor, ...], reason: str | None) -> Counts:
     copied = _copy_to(device, module).eval()
     with _every_product_visible():
-        macs, shapes = _run(copied, tuple(tensor.detach().to(device) for tensor in inputs))
-    layers = tuple(_layers(copied, macs, shapes))
+        ran = _run(copied, tuple(tensor.detach().to(device) for tensor in inputs))
     stored = [*copied.parameters(), *copied.buffers()]
     return Counts(
-        macs=sum(macs.values()),
+        macs=sum(ran.macs.values()),
         params=sum(parameter.numel() for parameter in copied.parameters()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored),
-        layers=layers,
+        activation_bytes=ran.activations.peak,
+        layers=tuple(_layers(copied, ran)),
         input_shapes=tuple(tuple(tensor.shape) for tensor in inputs),
         counter=device,
         fallback_reason=reason,
@@ -159,10 +169,16 @@ VECTOR_PRODUCTS: Mapping[Any, Any] = {
 }
 
 
-def _run(
-    module: nn.Module, inputs: tuple[Tensor, ...]
-) -> tuple[Counter[nn.Module], dict[nn.Module, Shape | None]]:
-    """Each module's own multiply-adds (its children's apart) and the shape of its output."""
+@dataclass(frozen=True)
+class _Ran:
+    """Each module's own multiply-adds (its children's apart), the shape of its output, and the memory."""
+
+    macs: Mapping[nn.Module, int]
+    shapes: Mapping[nn.Module, Shape | None]
+    activations: Activations
+
+
+def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Ran:
     flops: Counter[nn.Module] = Counter()
     shapes: dict[nn.Module, Shape | None] = {}
     running = [module]
@@ -184,15 +200,13 @@ def _run(
     for part in module.modules():
         part.register_forward_pre_hook(enter)
         part.register_forward_hook(leave, always_call=True)
-    with counter:
-        module(*inputs)
+    with counter, Watch(inputs, lambda: running[-1]) as watch:
+        output = module(*inputs)
         settle()
-    return Counter({part: share // 2 for part, share in flops.items()}), shapes
+    return _Ran({part: share // 2 for part, share in flops.items()}, shapes, watch.found(output))
 
 
-def _layers(
-    module: nn.Module, macs: Mapping[nn.Module, int], shapes: Mapping[nn.Module, Shape | None]
-) -> Iterator[LayerCount]:
+def _layers(module: nn.Module, ran: _Ran) -> Iterator[LayerCount]:
     """Leaves that ran, and every module with parameters or multiply-adds of its own.
 
     A shared module has one row, a shared parameter belongs to its first owner.
@@ -201,14 +215,15 @@ def _layers(
     for name, part in module.named_modules():
         own = [p for p in part.parameters(recurse=False) if id(p) not in owned]
         owned.update(id(parameter) for parameter in own)
-        is_leaf_that_ran = part in shapes and not any(True for _ in part.children())
-        if own or macs.get(part) or is_leaf_that_ran:
+        is_leaf_that_ran = part in ran.shapes and not any(True for _ in part.children())
+        if own or ran.macs.get(part) or is_leaf_that_ran:
             yield LayerCount(
                 name=name,
                 kind=type(part).__name__,
-                macs=macs.get(part, 0),
+                macs=ran.macs.get(part, 0),
                 params=sum(parameter.numel() for parameter in own),
-                output_shape=shapes.get(part),
+                output_shape=ran.shapes.get(part),
+                activation_bytes=ran.activations.by_layer.get(part, 0),
             )
 
 

@@ -19,27 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ProfileError
+from .onnx_steps import file_activations
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class NodeCount:
-    """One multiplying node; ``width`` is the number of channels that it writes."""
+    """One multiplying node; ``width`` is the number of channels that it writes.
+
+    ``activation_bytes`` is all that lives while it works, and None where that of the file is.
+    """
 
     name: str
     kind: str
     macs: int
     width: int
+    activation_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class FileCounts:
-    """The cost of one sample. ``params`` are the floating-point constants that the file holds."""
+    """The cost of one sample. ``params`` are the floating-point constants that the file holds.
+
+    ``activation_bytes`` is counted as for a module (`profiles.activations`). It is None where the shape of
+    a tensor is not to be had: with loops and branches in the file.
+    """
 
     macs: int
     params: int
     bytes: int
+    activation_bytes: int | None
     operators: Mapping[str, int]
     layers: tuple[NodeCount, ...]
 
@@ -70,15 +80,19 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
 
     model = read_model(path)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    feed, events = _run(path, list(side))
+    inputs = {name: (value.shape, value.itemsize) for name, value in feed.items()}
+    memory = file_activations(model.graph, events, inputs)
     layers = []
-    for node, shapes in zip(*as_it_ran(path, model, list(side)), strict=True):
+    for node, shapes in zip(*_products(path, model, events), strict=True):
         try:
             macs, width = PRODUCTS[node.op_type](_Ran(node, constants, *shapes))
         except (KeyError, IndexError, ValueError) as error:
             raise ProfileError(
                 f"cannot count `{path}`: node `{node.name or node.output[0]}` ({node.op_type}) has no constant weight"
             ) from error
-        layers.append(NodeCount(node.name or node.output[0], node.op_type, macs, width))
+        living = memory.by_layer.get(node.output[0]) if memory else None
+        layers.append(NodeCount(node.name or node.output[0], node.op_type, macs, width, living))
     kinds = onnx.TensorProto
     floating = {kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
     held = (tensor for tensor in model.graph.initializer if tensor.data_type in floating)
@@ -87,6 +101,7 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
         macs=sum(layer.macs for layer in layers),
         params=sum(math.prod(tensor.dims) for tensor in held),
         bytes=path.stat().st_size + (beside.stat().st_size if beside.exists() else 0),
+        activation_bytes=memory.peak if memory else None,
         operators=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
         layers=tuple(layers),
     )
@@ -106,8 +121,11 @@ def read_model(path: Path) -> Any:
     return model
 
 
-def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
-    """The multiplying nodes in the file's order, and beside each the shapes of its first input and its output."""
+Events = list[dict[str, Any]]
+
+
+def _run(path: Path, side: list[int]) -> tuple[dict[str, Any], Events]:
+    """What was fed, and an event for every node that ran, in the file's order."""
     import numpy as np
     import onnxruntime
 
@@ -129,14 +147,17 @@ def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[
         except Exception as error:  # ONNX Runtime's exception types share no base class of their own
             raise ProfileError(f"cannot count `{path}`: {_without_source(error)}", _way_out(error)) from error
         events = json.loads(Path(session.end_profiling()).read_text())
-    ran = sorted(
-        (
-            event
-            for event in events
-            if event["name"].endswith("_kernel_time") and event["args"]["op_name"] in PRODUCTS
-        ),
-        key=lambda event: int(event["args"]["node_index"]),
-    )
+    kernels = (event for event in events if event["name"].endswith("_kernel_time"))
+    return feed, sorted(kernels, key=lambda event: int(event["args"]["node_index"]))
+
+
+def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
+    """The multiplying nodes in the file's order, and beside each the shapes of its first input and its output."""
+    return _products(path, model, _run(path, side)[1])
+
+
+def _products(path: Path, model: Any, events: Events) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
+    ran = [event for event in events if event["args"]["op_name"] in PRODUCTS]
     nodes = [node for node in model.graph.node if node.op_type in PRODUCTS]
     if [event["args"]["op_name"] for event in ran] != [node.op_type for node in nodes]:
         raise ProfileError(

@@ -27,7 +27,7 @@ FLAGS = {
               --criterion --combine --normalise --backend --assistants --epochs --seed --device --trust --recipe
               --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
-    "profile": "--shape --batch --threads --samples --trust --json",
+    "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
     "export": "--to --out --weights --classes --shape --opset --trust --json",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",

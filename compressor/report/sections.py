@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.report.report import compared
+from compressor.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from compressor.budget.plan import Plan
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 
 
 def costs(profile: Profile, channels: tuple[int, int]) -> dict[str, Any]:
-    """The five costs of teacher and student; latency is that of the files, which are what ships."""
+    """The costs of teacher and student; latency is that of the files, which are what ships, where they were timed."""
     counts = profile.counts
-    shipped = next(row for row in profile.latency if row["runtime"] == "onnxruntime")
+    rows = sorted(profile.latency, key=lambda row: RUNTIMES[row["runtime"]].takes != "file")
+    shipped = rows[0]
     return {
         "macs": compared(counts["teacher"].macs, counts["student"].macs),
         "params": compared(counts["teacher"].params, counts["student"].params),
         "channels": compared(*channels),
+        "activation_bytes": compared(counts["teacher"].activation_bytes, counts["student"].activation_bytes),
         "bytes": compared(profile.file_bytes["teacher"], profile.file_bytes["student"]),
         "latency_ms": compared(shipped["teacher"]["median_ms"], shipped["student"]["median_ms"]),
     }

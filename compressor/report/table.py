@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.budget.request import COST_TITLES
 from compressor.report.report import Report
+from compressor.runtimes import RUNTIMES
 
 Row = tuple[str, str, str, str]
 
@@ -20,8 +21,11 @@ def cost_rows(report: Report) -> list[Row]:
         ("macs", "MACs"),
         ("params", "parameters"),
         ("channels", "channels"),
+        ("activation_bytes", "activations, bytes"),
         ("bytes", "ONNX file, bytes"),
     ):
+        if name not in report.cost:  # written before that was counted
+            continue
         cost = report.cost[name]
         rows.append((title, short(cost["teacher"]), short(cost["student"]), percent(cost["removed"])))
     for row in report.latency:
@@ -29,9 +33,9 @@ def cost_rows(report: Report) -> list[Row]:
         gone = percent(1 - after["median_ms"] / before["median_ms"])
         rows.append(
             (
-                f"{RUNTIMES[row['runtime']]}, ms",
-                _spread(before),
-                _spread(after),
+                latency_title(row, report.latency),
+                spread(before),
+                spread(after),
                 f"{gone} ({row['speedup']['median']:.2f}×)",
             )
         )
@@ -105,13 +109,27 @@ def how_fitted(report: Report) -> str | None:
 
 def how_measured(report: Report) -> str:
     """One sentence about the latencies."""
-    first = report.latency[0]
-    contended = any(row[who]["contended"] for row in report.latency for who in ("teacher", "student"))
-    disturbed = "; other programs took the processor meanwhile" if contended else ""
-    return (
-        f"Latency: median (10th to 90th percentile) of {len(first['teacher']['samples_ms'])} interleaved rounds, "
-        f"batch {first['batch']}, threads {first['threads']}, {report.environment['cpu']}{disturbed}."
-    )
+    return f"Latency: {measured(report.latency, report.environment)}."
+
+
+def measured(rows: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> str:
+    """How latency rows were measured, and what speaks against them."""
+    timings = [row[who] for row in rows for who in ("teacher", "student") if who in row]
+    batches = dict.fromkeys(str(row["batch"]) for row in rows)
+    said = [
+        f"median (10th to 90th percentile) of {len(timings[0]['samples_ms'])} interleaved rounds",
+        f"batch {' and '.join(batches)}, threads {rows[0]['threads']}, {device['cpu']}",
+    ]
+    return "; ".join([", ".join(said), *_disturbances(rows, timings)])
+
+
+def _disturbances(rows: Sequence[Mapping[str, Any]], timings: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = ["other programs took the processor meanwhile"] if any(t["contended"] for t in timings) else []
+    for row in rows:
+        found += [each["text"] for each in row.get("conditions", {}).get("reasons", [])]
+    if any(timing.get("launch_bound") for timing in timings):
+        found.append("launch-bound: the GPU waited for the host, so a smaller network is not faster there")
+    return list(dict.fromkeys(found))
 
 
 def student_form(report: Report) -> str:
@@ -138,8 +156,12 @@ def error(check: Mapping[str, Any]) -> str:
     return "unbounded" if found is None else f"{found:.2g}"
 
 
-def _spread(timing: dict[str, float]) -> str:
+def latency_title(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The runtime of a latency row, with its batch where there are several."""
+    several = len({each["batch"] for each in rows}) > 1
+    return f"{RUNTIMES[row['runtime']].title}{', batch {}'.format(row['batch']) if several else ''}, ms"
+
+
+def spread(timing: Mapping[str, Any]) -> str:
+    """Median and where four of five samples lie."""
     return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"
-
-
-RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}

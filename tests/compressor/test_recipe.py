@@ -24,6 +24,7 @@ from compressor.recipe import (
     read_recipe,
     recipe_from,
 )
+from compressor.runtimes import PRECISIONS
 from compressor.saliency.combine import COMBINATIONS, NORMALISATIONS
 from compressor.saliency.request import BACKENDS, Scoring
 
@@ -75,7 +76,13 @@ recipes = st.builds(
         st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300)),
     ),
     export=st.builds(ExportRecipe, st.none() | st.integers(), st.floats(0, 0.99)),
-    profile=st.builds(ProfileRecipe, budget_s=st.floats(0.1, 1e300)),
+    profile=st.builds(
+        ProfileRecipe,
+        runtimes=st.lists(st.sampled_from(["pytorch", "ort", "openvino", "all"]), max_size=3).map(tuple),
+        batches=st.lists(st.integers(1), min_size=1, max_size=3).map(tuple),
+        precision=st.sampled_from(PRECISIONS),
+        budget_s=st.floats(0.1, 1e300),
+    ),
 )
 
 

@@ -87,7 +87,15 @@ MISTAKES = [
     Mistake("no such model to inspect", "inspect mobilenet_v4", WRONG, ("mobilenet_v4", "`mobilenet_v2`")),
     Mistake("two numbers for a shape", "inspect mypkg:teacher --shape 3,8", WRONG, ("`3,8`", "3,224,224")),
     Mistake("no such file to profile", "profile nowhere.onnx", WRONG, ("no file `nowhere.onnx`",)),
-    Mistake("no images to profile", "profile mypkg:teacher --shape 3,8,8 --batch 0", WRONG, ("batch is 0",)),
+    Mistake("no images to profile", "profile mypkg:teacher --shape 3,8,8 --batch 0", WRONG, ("batches is [0]",)),
+    Mistake("a batch that is no number", "profile mypkg:teacher --shape 3,8,8 --batch 1,x", WRONG, ("`1,x`", "1,8")),
+    Mistake("unknown runtime", "profile mypkg:teacher --shape 3,8,8 --runtime onxruntime", WRONG, ("`onnxruntime`",)),
+    Mistake("unknown precision", "profile mypkg:teacher --precision fp61", WRONG, ("`fp61`", "`fp16`")),
+    Mistake("precision of a file", "profile mypkg:teacher --shape 3,8,8 --runtime ort --precision fp16", WRONG,
+            ("`onnxruntime`", "fp16 is for pytorch")),
+    Mistake("runtime of networks for a file", "profile some.onnx --shape 3,8,8 --runtime torch", WRONG,
+            ("`pytorch` runs networks", "the teacher is a file", "openvino")),
+    Mistake("file that is no ONNX to profile", "profile some.onnx --shape 3,8,8", CANNOT, ("`some.onnx`",)),
     Mistake("no threads to profile", "profile mypkg:teacher --shape 3,8,8 --threads 0", WRONG, ("threads is 0",)),
     Mistake("unknown format", "export mypkg:teacher --shape 3,8,8 --to onxx", WRONG, ("`onxx`", "`onnx`")),
     Mistake("no such run to report", "report runs/nowhere", WRONG, ("no report in `runs/nowhere`",)),
@@ -152,6 +160,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "runs/other").mkdir(parents=True)
     (home / "runs/other/recipe.toml").write_text("seed = 3\n")
     (home / "runs/other/plan.json").write_text("{}")
+    (home / "some.onnx").write_bytes(b"a model, once")
     save_file({"0.weight": torch.zeros(8, 3, 3, 3)}, home / "narrow.safetensors")
     save_file({"stem.weight": torch.zeros(8, 3, 3, 3)}, home / "other.safetensors")
     torch.save(torch.nn.Linear(2, 2), home / "pickled.pt")

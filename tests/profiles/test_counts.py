@@ -78,8 +78,10 @@ def test_counts_are_the_published_ones_for_every_weight(name: str, weights: Weig
 def test_a_layer_has_the_multiply_adds_of_the_formula() -> None:
     net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(6 * 36, 5))
     counted = count(net, (torch.randn(1, 4, 8, 8),))
-    assert row(counted, "0") == LayerCount("0", "Conv2d", 6 * 36 * 2 * 9, 6 * 2 * 9 + 6, (1, 6, 6, 6))
-    assert row(counted, "2") == LayerCount("2", "Linear", 216 * 5, 216 * 5 + 5, (1, 5))
+    assert row(counted, "0") == LayerCount(
+        "0", "Conv2d", 6 * 36 * 2 * 9, 6 * 2 * 9 + 6, (1, 6, 6, 6), 4 * (256 + 216)
+    )
+    assert row(counted, "2") == LayerCount("2", "Linear", 216 * 5, 216 * 5 + 5, (1, 5), 4 * (216 + 5))
     assert row(counted, "1").output_shape == (1, 216)
     assert counted.macs == 6 * 36 * 2 * 9 + 216 * 5
     assert counted.flops == 2 * counted.macs
@@ -249,7 +251,14 @@ def test_counts_survive_json() -> None:
     counted = count(nn.Linear(3, 4), (torch.randn(2, 3),))
     read = json.loads(json.dumps(counted.to_dict()))
     assert (read["macs"], read["flops"], read["params"], read["bytes"]) == (12, 24, 16, 64)
-    assert read["layers"] == [
-        {"name": "", "kind": "Linear", "macs": 12, "params": 16, "output_shape": [1, 4]}
-    ]
+    row = {
+        "name": "",
+        "kind": "Linear",
+        "macs": 12,
+        "params": 16,
+        "output_shape": [1, 4],
+        "activation_bytes": 28,
+    }
+    assert read["layers"] == [row]
+    assert read["activation_bytes"] == 28
     assert (read["counter"], read["input_shapes"]) == ("meta", [[1, 3]])

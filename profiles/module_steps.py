@@ -1,0 +1,85 @@
+"""The steps of a module's forward pass, watched operator by operator; what they mean is in ``activations``.
+
+A tensor is known by its storage, so a view is what it looks at, and an operator in place writes nothing new. Only what
+is computed from the inputs is followed: arithmetic on weights and sizes can be done beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .activations import Activations, Step, activations
+
+aten = torch.ops.aten
+
+# Elementwise in inference, and without torch's tag for it.
+ALSO_ELEMENTWISE = frozenset(
+    {
+        aten.native_batch_norm.default,
+        aten._native_batch_norm_legit_no_training.default,
+        aten.hardswish.default,
+        aten.hardswish_.default,
+    }
+)
+
+
+class Watch(TorchDispatchMode):
+    """While it is active every operator becomes a step of the layer that ``running`` names."""
+
+    def __init__(self, inputs: tuple[Tensor, ...], running: Callable[[], Hashable]) -> None:
+        super().__init__()
+        self.running = running
+        self.steps: list[Step] = []
+        # Weak references keep the address from being given to another storage, and not the data.
+        self.sizes: dict[StorageWeakRef, int] = {}
+        self.given = [self._follow(tensor) for tensor in inputs]
+
+    def found(self, output: object) -> Activations:
+        """The memory of all that was watched, if ``output`` is what the network returned."""
+        return activations(self.steps, self.sizes, self.given, self._known(output))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        reads = frozenset(self._known((args, kwargs)))
+        if reads:
+            fresh = [tensor for tensor in tensors_in(result) if _storage(tensor) not in self.sizes]
+            writes = frozenset(self._follow(tensor) for tensor in fresh)
+            if writes or func._schema.is_mutable:  # otherwise a view
+                self.steps.append(Step((self.running(),), reads, writes, _elementwise(func, args)))
+        return result
+
+    def _follow(self, tensor: Tensor) -> StorageWeakRef:
+        storage = _storage(tensor)
+        self.sizes[storage] = tensor.untyped_storage().nbytes()
+        return storage
+
+    def _known(self, value: object) -> Iterator[StorageWeakRef]:
+        return (storage for tensor in tensors_in(value) if (storage := _storage(tensor)) in self.sizes)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Every tensor in nested lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from tensors_in(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from tensors_in(each)
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
+
+
+def _elementwise(func: Any, args: tuple[Any, ...]) -> bool:
+    if func is aten.clone.default:  # a copy in another order cannot be made in place
+        return bool(args[0].is_contiguous())
+    return torch.Tag.pointwise in func.tags or func in ALSO_ELEMENTWISE

@@ -1,0 +1,130 @@
+"""The steps of an ONNX file, from its graph and the shapes with which it ran; what they mean is in ``activations``.
+
+A file says less than a tensor library about what is a view. Here re-indexing is one (``VIEWS``), as it is there; a view
+whose numbers no longer lie in order is copied when it is given another shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .activations import Activations, Step, activations
+
+Shape = tuple[int, ...]
+
+WIDTHS = {
+    **dict.fromkeys(("double", "int64", "uint64"), 8),
+    **dict.fromkeys(("float", "int32", "uint32"), 4),
+    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
+}
+
+RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+PARTS = frozenset({"Slice", "Split", "Gather"})
+VIEWS = RESHAPES | PARTS | {"Identity", "Dropout", "Expand", "Transpose"}
+ABOUT_SIZES = frozenset({"Shape", "Size"})
+
+ELEMENTWISE = frozenset(
+    """Abs Add And BatchNormalization Cast Ceil Celu Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater HardSigmoid
+    HardSwish LeakyRelu Less Log Max Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin
+    Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor""".split()
+)
+
+
+@dataclass
+class _Graph:
+    """What is known of each data tensor by its name: its buffer, its shape, and whether its numbers lie in order."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    buffer: dict[str, str] = field(default_factory=dict)
+    shape: dict[str, Shape] = field(default_factory=dict)
+    in_order: dict[str, bool] = field(default_factory=dict)
+
+    def add(self, name: str, shape: Shape, width: int) -> None:
+        self.sizes[name] = math.prod(shape) * width
+        self.view(name, name, shape, True)
+
+    def view(self, name: str, buffer: str, shape: Shape, in_order: bool) -> None:
+        self.buffer[name], self.shape[name], self.in_order[name] = buffer, shape, in_order
+
+
+def file_activations(
+    graph: Any, events: Sequence[Mapping[str, Any]], inputs: Mapping[str, tuple[Shape, int]]
+) -> Activations | None:
+    """The memory of one run; its layers are the nodes' first outputs. ``inputs``: shape and bytes of a number.
+
+    None where a shape stays unknown, as with loops and branches in the file.
+    """
+    nodes = [node for node in graph.node if node.op_type != "Constant"]
+    seen = _seen(nodes, events)
+    known, steps = _Graph(), []
+    for name, (shape, width) in inputs.items():
+        known.add(name, shape, width)
+    for node in nodes:
+        reads = [name for name in node.input if name in known.buffer]
+        if not reads or node.op_type in ABOUT_SIZES:
+            continue
+        written = {name: seen[name] for name in node.output if name in seen}
+        if not written:
+            return None
+        if _is_view(node, known, reads[0], written):
+            for name, (shape, _) in written.items():
+                known.view(name, known.buffer[reads[0]], shape, _stays_in_order(node, known, reads[0], shape))
+            continue
+        for name, (shape, width) in written.items():
+            known.add(name, shape, width)
+        steps.append(
+            Step(
+                (node.output[0],),
+                frozenset(known.buffer[name] for name in reads),
+                frozenset(written),
+                node.op_type in ELEMENTWISE,
+            )
+        )
+    kept = {known.buffer[each.name] for each in graph.output if each.name in known.buffer}
+    return activations(steps, known.sizes, inputs, kept)
+
+
+def _seen(nodes: Sequence[Any], events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Shape, int]]:
+    """The shape of each tensor, and the bytes of a number in it, as the nodes around it tell.
+
+    A function that a runtime takes apart (HardSwish) has no event; the shape it wrote is what its reader read.
+    """
+    if [node.op_type for node in nodes] == [event["args"]["op_name"] for event in events]:
+        pairs = list(zip(nodes, events, strict=True))
+    else:
+        by_name = {event["name"].removesuffix("_kernel_time"): event for event in events}
+        pairs = [(node, by_name[node.name]) for node in nodes if node.name and node.name in by_name]
+    seen: dict[str, tuple[Shape, int]] = {}
+    for node, event in pairs:
+        for names, key in ((node.input, "input_type_shape"), (node.output, "output_type_shape")):
+            typed = [next(iter(each.items())) for each in event["args"][key]]
+            for name, (kind, shape) in zip([name for name in names if name], typed, strict=False):
+                seen[name] = (tuple(shape), WIDTHS.get(kind, 1))
+    return seen
+
+
+def _is_view(node: Any, known: _Graph, source: str, written: Mapping[str, tuple[Shape, int]]) -> bool:
+    if node.op_type in RESHAPES:
+        return known.in_order[source]
+    if node.op_type == "Gather":  # of one index, as `x[:, 0]`; of many it is a copy
+        return all(len(shape) < len(known.shape[source]) for shape, _ in written.values())
+    return node.op_type in VIEWS
+
+
+def _stays_in_order(node: Any, known: _Graph, source: str, after: Shape) -> bool:
+    before = known.shape[source]
+    if node.op_type == "Transpose":
+        order = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
+        moved = [axis for axis in order or reversed(range(len(before))) if before[axis] != 1]
+        return known.in_order[source] and moved == sorted(moved)
+    if node.op_type in PARTS:
+        return known.in_order[source] and all(size == 1 for size in before[: _first_change(before, after)])
+    return known.in_order[source] and (node.op_type != "Expand" or math.prod(before) == math.prod(after))
+
+
+def _first_change(before: Shape, after: Shape) -> int:
+    pairs = zip(before, after, strict=False)
+    return next((axis for axis, (old, new) in enumerate(pairs) if old != new), len(after))

@@ -1,0 +1,203 @@
+"""Widths by what is measured: blocks make a cost, real networks correct it, and what cannot be met is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compressor.budget.allocate import allocate, choices_for
+from compressor.budget.blocks import marks, patterns, wanted_blocks
+from compressor.budget.request import Budget
+from compressor.errors import CompressError, UsageError
+from compressor.fitting import fit, measured_costs
+from compressor.graph.cost import costs_of, full_widths
+from compressor.graph.trace import trace
+from compressor.recipe import ExportRecipe, ProfileRecipe
+from compressor.saliency.request import Scoring
+from compressor.saliency.score import score
+from compressor.timing import Bench
+from profiles import blocks_of, count_file
+from tests.compressor.networks import images
+
+
+class Residual(nn.Module):
+    """A stem, a residual block whose two ends are one group, a depthwise layer and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU())
+        self.inside = nn.Sequential(
+            nn.Conv2d(64, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 64, 3, padding=1)
+        )
+        self.depthwise = nn.Conv2d(64, 64, 3, groups=64)
+        self.last = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.depthwise(torch.relu(x + self.inside(x)))
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return Residual().eval()
+
+
+@pytest.fixture
+def bench(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    return Bench(network, images(1, side=32), tmp_path, ExportRecipe(), ProfileRecipe(samples=20))
+
+
+def test_every_layer_finds_its_block_in_the_file(network: nn.Module, bench: Bench) -> None:
+    graph = trace(network, images(1, side=32))
+    macs = [layer.macs for layer in count_file(bench.file).layers]
+    found = patterns(graph, blocks_of(bench.file), macs)
+
+    assert [pattern and pattern.layer.name for pattern in found] == [
+        "stem.0", "inside.0", "inside.2", "depthwise", "last"
+    ]  # fmt: skip
+    depthwise = found[3]
+    assert depthwise is not None
+    assert depthwise.at(24, 1).groups == 24
+
+
+def test_a_file_of_another_network_is_refused(network: nn.Module, bench: Bench) -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)), images(1))
+    macs = [layer.macs for layer in count_file(bench.file).layers]
+    with pytest.raises(CompressError, match="cannot tell the time of layers"):
+        patterns(graph, blocks_of(bench.file), macs)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_marks_reach_from_the_least_to_the_most_and_can_be_built(multiple: int, dense: bool) -> None:
+    found = marks((8.0, 512.0), multiple, dense=dense)
+    assert (found[0], found[-1]) == (8, 512)
+    assert found == sorted(set(found))
+    assert all(mark % multiple == 0 for mark in found)
+    assert marks((3.0, 3.0), multiple, dense=dense) == [3]
+
+
+def test_the_teachers_latency_is_what_was_measured_and_narrower_is_never_slower(
+    network: nn.Module, bench: Bench
+) -> None:
+    graph = trace(network, images(1, side=32))
+    latency = bench.latency(graph, Budget(0.5, "latency"))
+    full = full_widths(graph)
+
+    assert latency.of(full) == pytest.approx(bench.teacher_ms)
+    narrower = [latency.of(np.maximum(full * share // 8, 1)) for share in range(1, 9)]
+    assert narrower == sorted(narrower)
+
+
+def test_blocks_are_measured_once_on_a_machine(
+    network: nn.Module, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, budget = trace(network, images(1, side=32)), Budget(0.5, "latency")
+    first = bench.latency(graph, budget)
+    asked: list[int] = []
+
+    def counted(blocks: list[object], **options: object) -> object:
+        asked.append(len(blocks))
+        return original(blocks, **options)
+
+    import compressor.timing as timing
+
+    original = timing.time_blocks
+    monkeypatch.setattr(timing, "time_blocks", counted)
+    again = bench.latency(graph, budget)
+
+    assert asked == [0]
+    assert [layer.name for layer in again.layers] == [layer.name for layer in first.layers]
+
+
+def test_a_fit_builds_measures_and_says_what_a_share_of_macs_would_have_done(
+    network: nn.Module, bench: Bench
+) -> None:
+    graph = trace(network, images(1, side=32))
+    scores = score(network, graph, Scoring("l2"))
+    budget = Budget(0.4, "latency", max_params=60_000)
+    costs = measured_costs(graph, budget, bench)
+
+    fitted = fit(network, graph, scores, budget, bench, costs)
+
+    assert 1 <= len(fitted.rounds) <= 3
+    assert fitted.allowed["latency"] == pytest.approx(0.6 * bench.teacher_ms)
+    assert fitted.allocation.plan.costs["params"][1] <= 60_000
+    assert fitted.allocation.plan.removed("latency") == pytest.approx(
+        1 - fitted.chosen.measured["latency"] / bench.teacher_ms, abs=1e-3
+    )
+    assert fitted.control is not None
+    chosen, plain = (each.allocation.plan.removed("macs") for each in (fitted.chosen, fitted.control))
+    assert plain >= chosen - 0.25  # of the last round, which another may have beaten
+    told = fitted.to_dict()
+    assert told["rounds"][told["chosen"]]["measured"] == dict(fitted.chosen.measured)
+
+
+def test_a_limit_on_bytes_is_met_by_the_real_file(network: nn.Module, bench: Bench) -> None:
+    graph = trace(network, images(1, side=32))
+    scores = score(network, graph, Scoring("l2"))
+    most = bench.file.stat().st_size // 2
+    budget = Budget(0.0, max_bytes=most)
+
+    fitted = fit(network, graph, scores, budget, bench, measured_costs(graph, budget, bench))
+
+    assert fitted.chosen.real.bytes <= most * 1.005
+    assert fitted.control is None
+
+
+def test_several_limits_hold_at_once(network: nn.Module) -> None:
+    graph = trace(network, images(1, side=32))
+    scores = score(network, graph, Scoring("l2"))
+    costs = costs_of(graph)
+    full = {name: cost.of(full_widths(graph)) for name, cost in costs.items()}
+    budget = Budget(0.3, "channels", max_macs=full["macs"] // 2, max_params=int(full["params"] * 0.55))
+
+    plan = allocate(graph, scores, budget).plan
+
+    assert plan.costs["macs"][1] <= full["macs"] // 2
+    assert plan.costs["params"][1] <= int(full["params"] * 0.55)
+    assert plan.removed("channels") >= 0.3
+
+
+def test_latency_that_was_not_measured_is_refused_with_the_way_out(network: nn.Module) -> None:
+    graph = trace(network, images(1, side=32))
+    scores = score(network, graph, Scoring("l2"))
+    with pytest.raises(CompressError, match="it has not been measured"):
+        allocate(graph, scores, Budget(0.5, "latency"))
+
+
+def test_a_limit_below_what_always_stays_says_how_much_that_is(network: nn.Module) -> None:
+    graph = trace(network, images(1, side=32))
+    scores = score(network, graph, Scoring("l2"))
+    with pytest.raises(UsageError, match=r"cannot meet --max-params 10: at least [\d,]+ parameters stay"):
+        allocate(graph, scores, Budget(0.0, max_params=10))
+
+
+@pytest.mark.parametrize("limit", ["max_macs", "max_params", "max_bytes", "max_latency_ms"])
+def test_limits_of_nothing_or_less_are_refused(limit: str) -> None:
+    with pytest.raises(UsageError, match=f"budget.{limit} is"):
+        replace(Budget(), **{limit: 0})
+
+
+def test_what_may_be_chosen_contains_the_least_and_all(network: nn.Module) -> None:
+    graph = trace(network, images(1, side=32))
+    choices = choices_for(graph, Budget(0.5, granule=8))
+    for group, own in zip(graph.groups, choices.of, strict=True):
+        assert own[-1] == group.units
+        assert (np.diff(own) > 0).all()
+
+
+def test_only_blocks_of_allowed_widths_are_measured(network: nn.Module, bench: Bench) -> None:
+    graph = trace(network, images(1, side=32))
+    macs = [layer.macs for layer in count_file(bench.file).layers]
+    found = patterns(graph, blocks_of(bench.file), macs)
+    kept = wanted_blocks(found, choices_for(graph, Budget(0.5, keep=("inside",))))
+    assert {block.out for block in kept if block.inner == 64 and block.kernel} == {96}

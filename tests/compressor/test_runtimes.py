@@ -1,0 +1,141 @@
+"""Which runtimes are measured, what is refused, and that every row of the table runs the network that it is given."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.errors import UsageError
+from compressor.latency import latencies
+from compressor.layers import layer_rows
+from compressor.measure import profiled
+from compressor.recipe import ProfileRecipe
+from compressor.runtimes import RUNTIMES, USUAL, choose, named
+from export import ExportError, open_openvino, open_session, to_onnx
+
+NO_CUDA = not torch.cuda.is_available()
+
+
+def network(width: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+
+
+IMAGE = torch.rand(1, 3, 12, 12)
+PAIR = {"teacher": network(16), "student": network(8)}
+
+
+def test_aliases_mean_their_runtime_and_each_is_measured_once() -> None:
+    assert named(["ort", "torch", "onnxruntime"]) == ("onnxruntime", "pytorch")
+    assert set(named(["all"])) == set(RUNTIMES)
+
+
+def test_without_names_what_fits_is_chosen() -> None:
+    assert choose((), "fp32", {"teacher": ["network"]}) == (("pytorch",), ())
+    assert choose((), "fp32", {"teacher": ["file"]}) == (("onnxruntime",), ())
+    assert choose((), "fp32", {"teacher": ["network", "file"]})[0] == USUAL
+
+
+def test_what_we_chose_and_cannot_be_is_left_out_and_said() -> None:
+    chosen, left_out = choose((), "bf16", {"teacher": ["network", "file"]})
+    assert chosen == ("pytorch",)
+    assert "onnxruntime is left out" in left_out[0]
+
+
+@pytest.mark.skipif(not NO_CUDA, reason="there is a CUDA device here")
+def test_all_is_what_this_machine_has_and_a_name_is_an_order() -> None:
+    chosen, left_out = choose(("all",), "fp32", {"teacher": ["network"]})
+    assert {"pytorch", "onnxruntime"} <= set(chosen)
+    assert any("pytorch-cuda is left out" in line and "CUDA device" in line for line in left_out)
+    with pytest.raises(UsageError, match="`onnxruntime-cuda` needs a CUDA device"):
+        choose(("ort-cuda",), "fp32", {"teacher": ["network"]})
+
+
+def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python itself refuses a module whose place in ``sys.modules`` is taken by None."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UsageError, match="needs the package openvino") as caught:
+        choose(("openvino",), "fp32", {"teacher": ["network"]})
+    assert "compress-to-edge[openvino]" in str(caught.value.hint)
+
+
+def test_a_batch_of_rows_is_one_for_each_runtime_with_every_sample_and_the_conditions() -> None:
+    asked = ("torch", "ort", *(["openvino"] if find_spec("openvino") else []))
+    rows, left_out = latencies(PAIR, {}, IMAGE, ProfileRecipe(runtimes=asked, batches=(1, 4), samples=3))
+    assert left_out == ()
+    assert [(row["batch"], row["runtime"]) for row in rows] == [
+        (batch, name) for batch in (1, 4) for name in named(asked)
+    ]
+    for row in rows:
+        assert len(row["teacher"]["samples_ms"]) == len(row["student"]["samples_ms"]) == 3
+        assert row["speedup"]["median"] > 0
+        assert {"before", "after", "reasons", "energy_mj"} <= row["conditions"].keys()
+    assert {row["runtime"]: row["precision"] for row in rows}["onnxruntime"] == "as in the file"
+
+
+def test_lower_precision_runs_on_a_copy() -> None:
+    (row,), _ = latencies(PAIR, {}, IMAGE, ProfileRecipe(runtimes=("torch",), precision="bf16", samples=2))
+    assert row["precision"] == "bf16"
+    assert {tensor.dtype for tensor in PAIR["teacher"].parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+def test_openvino_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
+    path = to_onnx(network(), IMAGE, tmp_path / "network.onnx").path
+    first, second = open_session(path), open_openvino(path, threads=1)
+    assert second.inputs[0].name == first.inputs[0].name
+    assert second.inputs[0].dtype == "float32"
+    images = torch.rand(5, 3, 12, 12).numpy()
+    answers = [session(input=images)["logits"] for session in (first, second)]
+    # float32 on both sides; sums are taken in another order.
+    assert abs(answers[0] - answers[1]).max() <= 1e-5 * abs(answers[0]).max()
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(
+        ExportError, match=r"cannot open `.*broken.onnx` in OpenVINO: (?!Exception from)"
+    ) as caught:
+        open_openvino(tmp_path / "broken.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_stand_beside_each_other_and_end_in_what_is_left() -> None:
+    found = layer_rows(PAIR, {}, IMAGE, ProfileRecipe(samples=5))
+    names = [row["layer"] for row in found["layers"]]
+    assert {"0", "2", "6"} <= set(names)
+    for who in PAIR:
+        parts = sum(row.get(who, 0.0) for row in found["layers"])
+        assert parts + found["not_attributed"][who] == pytest.approx(found["total"][who])
+
+
+def test_activations_of_network_and_file_are_in_a_profile(tmp_path: Path) -> None:
+    files = {who: to_onnx(each, IMAGE, tmp_path / f"{who}.onnx").path for who, each in PAIR.items()}
+    found = profiled(PAIR, files, IMAGE, ProfileRecipe(samples=2))
+    # At its peak the second convolution reads 12 × 12 maps, as many as the network is wide, and writes 8 of 10 × 10.
+    for who, width in (("teacher", 16), ("student", 8)):
+        assert found.counts[who].activation_bytes == 4 * (width * 144 + 8 * 100)
+        assert found.file_counts[who].activation_bytes == found.counts[who].activation_bytes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(NO_CUDA, reason="no CUDA device here")
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_gpu_is_timed_on_both_clocks(graph: bool) -> None:
+    recipe = ProfileRecipe(runtimes=("torch-cuda",), cuda_graph=graph, samples=20)
+    (row,), _ = latencies(PAIR, {}, IMAGE, recipe)
+    assert row["cuda_graph"] is graph
+    for who in PAIR:
+        assert len(row[who]["gpu_ms"]) == 20
+        assert 0 < row[who]["gpu_median_ms"] <= row[who]["median_ms"]
+        assert row[who]["gpu_peak_bytes"] > 0
+        assert row[who]["launch_bound"] in (True, False)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_timed() -> None:
+    (row,), _ = latencies(PAIR, {}, IMAGE, ProfileRecipe(runtimes=("torch-compile",), samples=2))
+    assert row["student"]["median_ms"] > 0
