@@ -14,6 +14,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from compressor.artifacts import exported, verified
 from compressor.budget.allocate import allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
+from compressor.budget.timed import Latency
 from compressor.cutting import cut
 from compressor.cutting.folding import fold_constants
 from compressor.cutting.optimizer import cut_optimizer
@@ -44,6 +46,7 @@ from compressor.saliency.score import score
 from compressor.saliency.scores import Scores
 from compressor.steps import Listener
 from compressor.student import Student, apply_plan, load_student, save_student
+from compressor.timing import Bench
 from export import Artifact
 
 __all__ = [
@@ -58,6 +61,7 @@ __all__ = [
     "fold_constants",
     "load",
     "load_data",
+    "measure_latency",
     "plan",
     "profile",
     "save",
@@ -68,16 +72,40 @@ __all__ = [
 CPU = torch.device("cpu")
 
 
-def plan(graph: ChannelGraph, scores: Scores, remove: float, of: str = "macs", **allowed: object) -> Plan:
+def plan(
+    graph: ChannelGraph,
+    scores: Scores,
+    remove: float = 0.0,
+    of: str = "macs",
+    *,
+    latency: Latency | None = None,
+    **allowed: object,
+) -> Plan:
     """The channels to keep so that the share ``remove`` of the cost ``of`` goes.
 
-    ``allowed`` are the other fields of ``Budget``: ``keep``, ``granule``, ``keep_at_least`` and so on. Warns if the
-    value asked for cannot be reached within one per cent.
+    ``latency``: what `measure_latency` found, where time is asked for (``of="latency"``, ``max_latency_ms``). The plan
+    is as good as that sum of blocks; ``compress run`` also builds the network and corrects it. ``allowed`` are the
+    other fields of ``Budget``: ``keep``, ``granule``, ``keep_at_least`` and so on. Warns if the value asked for cannot
+    be reached within one per cent.
     """
-    allocation = allocate(graph, scores, Budget(remove, of, **allowed))  # type: ignore[arg-type]
+    measured = {} if latency is None else {"latency": latency}
+    allocation = allocate(graph, scores, Budget(remove, of, **allowed), measured=measured)  # type: ignore[arg-type]
     if allocation.missed:
         warnings.warn(allocation.missed, stacklevel=2)
     return allocation.plan
+
+
+def measure_latency(
+    teacher: nn.Module, graph: ChannelGraph, image: Tensor, *, threads: int = 1, **allowed: object
+) -> Latency:
+    """What widths cost in ONNX Runtime on this machine, for images like ``image``; its first size is the batch.
+
+    ``allowed``: fields of ``Budget`` that limit which widths are asked for later (``keep``, ``keep_at_least``).
+    """
+    recipe = ProfileRecipe(threads=threads, batches=(len(image),))
+    with TemporaryDirectory() as folder:
+        bench = Bench(_still(teacher), image, Path(folder), ExportRecipe(), recipe)
+        return bench.latency(graph, Budget(of="latency", **allowed))  # type: ignore[arg-type]
 
 
 def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Given, *, folded: bool = False) -> None:

@@ -65,6 +65,7 @@ class Fitted:
     teacher: Mapping[str, float]
     control: Round | None
     about: str
+    granule: int
 
     @property
     def allocation(self) -> Allocation:
@@ -92,6 +93,7 @@ class Fitted:
         """Plain JSON values; latency in milliseconds."""
         return {
             "about": self.about,
+            "granule": self.granule,
             "teacher": dict(self.teacher),
             "allowed": dict(self.allowed),
             "solver": self.chosen.allocation.solver,
@@ -100,6 +102,13 @@ class Fitted:
             "chosen": self.rounds.index(self.chosen),
             "macs_control": None if self.control is None else self.control.to_dict(),
         }
+
+
+def on_its_granule(budget: Budget, bench: Bench) -> Budget:
+    """The budget with the step that the device works in, where time counts and that is the larger one."""
+    if "latency" not in budget.needs:
+        return budget
+    return replace(budget, granule=max(budget.granule, bench.granule()))
 
 
 def measured_costs(
@@ -164,7 +173,9 @@ def fit(
         ]
     rounds, control = everyone[: len(rounds)], (everyone[-1] if control is not None else None)
     chosen = min(rounds, key=lambda each: _off(each, allowed))
-    return Fitted(chosen, tuple(rounds), allowed, _of_teacher(bench, costs), control, bench.about)
+    return Fitted(
+        chosen, tuple(rounds), allowed, _of_teacher(bench, costs), control, bench.about, budget.granule
+    )
 
 
 def _control(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compressor.latency import in_files
 from compressor.recipe import ProfileRecipe
 from export import open_session
+from profiles.granule import Waste, wasteful_widths
 from profiles.layers import LayerTimes, layer_times
 
 SHOWN = 12
@@ -28,6 +29,7 @@ def layer_rows(
     """Every layer with the milliseconds of each subject, then what was not attributed, and the whole run."""
     batch = recipe.batches[0]
     found: dict[str, LayerTimes] = {}
+    wasteful: tuple[Waste, ...] = ()
     with TemporaryDirectory() as folder:
         for who, path in in_files(networks, files, image, Path(folder)).items():
             given = open_session(path).inputs[0]
@@ -35,6 +37,8 @@ def layer_rows(
             found[who] = layer_times(
                 path, {given.name: images}, threads=recipe.threads, rounds=recipe.samples
             )
+            # Of the last subject: the student, where there are two.
+            wasteful = wasteful_widths(path, side=image.shape[2:], batch=batch, threads=recipe.threads)
     times = {who: {layer.name: layer.median_ms for layer in each.layers} for who, each in found.items()}
     names = dict.fromkeys(name for each in times.values() for name in each)
     return {
@@ -48,6 +52,7 @@ def layer_rows(
         ],
         "not_attributed": {who: each.not_attributed_ms for who, each in found.items()},
         "total": {who: each.total_ms for who, each in found.items()},
+        "wasteful_widths": [each.to_dict() for each in wasteful],
     }
 
 

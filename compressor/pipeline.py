@@ -27,9 +27,9 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
-from compressor.errors import CompressError
+from compressor.errors import CompressError, UsageError
 from compressor.files import write_atomic, write_json
-from compressor.fitting import fit, measured_costs
+from compressor.fitting import fit, measured_costs, on_its_granule
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
@@ -58,6 +58,11 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     choose(
         [torch.empty(0, device=device)], recipe.saliency.backend
     )  # refused now, not after training a teacher
+    if "latency" in recipe.budget.needs and "onnxruntime" not in recipe.profile.runtimes:
+        raise UsageError(
+            f"widths are chosen by time in onnxruntime, and profile.runtimes is {list(recipe.profile.runtimes)}",
+            "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
+        )
     run = open_run(out, recipe)
     if run.report.exists():
         return read_report(run.report)
@@ -248,6 +253,7 @@ def _chosen(
     image = next(iter(data.test.batches(1))).images
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(copy.deepcopy(teacher).cpu(), image, Path(folder), recipe.export, recipe.profile)
+        budget = on_its_granule(budget, bench)
         costs = measured_costs(
             graph,
             budget,

@@ -29,6 +29,7 @@ from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
 from export import FORMATS, Artifact, open_session
 from profiles import Counts, FileCounts
+from profiles.granule import Waste
 
 Shape = tuple[int, int, int]
 
@@ -137,6 +138,8 @@ def print_profile(profile: Profile, console: Console) -> None:
     if profile.layers is not None:
         console.print()
         console.print(layer_table(profile.layers))
+        for each in profile.layers["wasteful_widths"]:
+            console.print(str(Waste(**each)), style="yellow", markup=False)
     for note in profile.notes:
         console.print(note, style="dim", markup=False)
 

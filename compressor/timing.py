@@ -37,6 +37,7 @@ from profiles import (
     node_times,
     time_blocks,
 )
+from profiles.granule import GRANULE_BLOCKS, granule_from
 from profiles.latency import quantile
 
 PRODUCTS = frozenset(
@@ -124,6 +125,10 @@ class Bench:
             beside=_beside(nodes),
             about=self.about,
         )
+
+    def granule(self) -> int:
+        """The step of widths below which this device charges for the next multiple anyway."""
+        return granule_from(self._times(list(GRANULE_BLOCKS), lambda done: None).ratios)
 
     def _times(self, blocks: list[Block], moved: Callable[[float], None]) -> BlockTimes:
         """From the cache what is there, measured what is not."""

@@ -71,6 +71,13 @@ class Block:
 
 def blocks_of(path: Path, *, side: Sequence[int] = (), batch: int = 1) -> tuple[Block | None, ...]:
     """The block of every product in the file, in its order. ``side``: sizes of free axes, as in `count_file`."""
+    return tuple(block for _, block in named_blocks(path, side=side, batch=batch))
+
+
+def named_blocks(
+    path: Path, *, side: Sequence[int] = (), batch: int = 1
+) -> tuple[tuple[str, Block | None], ...]:
+    """The same, each with the module whose weight it reads; in a file from elsewhere, with its node's name."""
     model = read_model(path)
     nodes, shapes = as_it_ran(path, model, list(side))
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -79,9 +86,14 @@ def blocks_of(path: Path, *, side: Sequence[int] = (), batch: int = 1) -> tuple[
         for name in node.input:
             readers.setdefault(name, []).append(node)
     return tuple(
-        _block(node, first, constants, _tail(node, readers), batch)
+        (_name(node), _block(node, first, constants, _tail(node, readers), batch))
         for node, (first, _) in zip(nodes, shapes, strict=True)
     )
+
+
+def _name(node: Any) -> str:
+    weight = str(node.input[1])
+    return weight.removesuffix(".weight") if weight.endswith(".weight") else node.name or node.output[0]
 
 
 def _block(

@@ -1,0 +1,96 @@
+"""The steps that a device works in: widths between them cost as much as the next step, or more.
+
+A runtime lays channels out in blocks of eight or sixteen, and what does not fill a block is padded or goes another,
+slower way: 63 channels cost more than 64. So the step is probed, and layers that miss it are named, with what that
+costs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from .block_times import REFERENCE, time_blocks
+from .blocks import Block, named_blocks
+
+STEPS = (1, 2, 4, 8, 16)
+"""Granules that are looked for; 32 is what a device has that charges for everything below."""
+BASES = (32, 48, 64)
+NARROW = 16
+"""Channels below which nothing is said about a width."""
+WORTH_SAYING = 1.03
+
+
+def _square(width: int) -> Block:
+    return REFERENCE.at(width, width, 1)
+
+
+PROBES: Mapping[int, tuple[tuple[int, int], ...]] = {
+    step: tuple((base + step, base + 2 * step) for base in BASES) for step in STEPS
+}
+"""For each step: widths that are just one more than a multiple of twice the step, and the next such multiple."""
+
+GRANULE_BLOCKS = tuple(
+    _square(width) for width in sorted({each for pairs in PROBES.values() for pair in pairs for each in pair})
+)
+
+
+def granule_from(ratios: Mapping[Block, float]) -> int:
+    """The least step that is worth something: a width on it costs clearly less than the next multiple of twice it."""
+    for step, pairs in PROBES.items():
+        saved = [ratios[_square(wide)] / ratios[_square(narrow)] for narrow, wide in pairs]
+        # Work goes with the square of the width; a third of the saving that the width promises is asked for.
+        promised = [(wide / narrow) ** 2 for narrow, wide in pairs]
+        if statistics.median(saved) > 1 + (statistics.median(promised) - 1) / 3:
+            return step
+    return 2 * STEPS[-1]
+
+
+@dataclass(frozen=True)
+class Waste:
+    """A layer whose width misses the step: ``more`` is what it costs beyond the next multiple, as a share."""
+
+    layer: str
+    width: int
+    better: int
+    more: float
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.width} channels cost {self.more:.0%} more than {self.better} here"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def wasteful_widths(
+    path: Path, *, side: Sequence[int] = (), batch: int = 1, threads: int = 1, multiple: int = 8
+) -> tuple[Waste, ...]:
+    """Layers of a file that would be faster with more channels; both widths are measured as blocks of their own."""
+    pairs = [
+        (name, block, _rounded(block, multiple))
+        for name, block in named_blocks(path, side=side, batch=batch)
+        if block is not None and block.out >= NARROW and block.out % multiple
+    ]
+    if not pairs:
+        return ()
+    times = time_blocks(
+        [each for _, block, wider in pairs for each in (block, wider)], threads=threads
+    ).ratios
+    return tuple(
+        Waste(name, block.out, wider.out, times[block] / times[wider] - 1)
+        for name, block, wider in pairs
+        if times[block] > WORTH_SAYING * times[wider]
+    )
+
+
+def _rounded(block: Block, multiple: int) -> Block:
+    out = -(-block.out // multiple) * multiple
+    if block.groups == block.out:  # depthwise: every channel is a group
+        return replace(block, out=out, groups=out)
+    if block.groups > 1:
+        return replace(block, out=-(-out // block.groups) * block.groups)
+    inner = -(-block.inner // multiple) * multiple if block.inner >= NARROW else block.inner
+    return replace(block, out=out, inner=inner)
