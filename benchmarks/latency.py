@@ -1,6 +1,6 @@
 """Does choosing widths by measured time pay? Ours beside torch-pruning at the same MACs, in ONNX Runtime on the CPU.
 
-    python -m benchmarks.latency --work DIR --json FILE [--networks mobilenet_v2,...]
+    python benchmarks/latency.py --work DIR --json FILE [--networks mobilenet_v2,...]
 
 For each network and each share of MACs removed: torch-pruning uniform and global, as it comes and rounded to 8 and 16;
 ours with no more MACs, no less of the scores kept than the best of these, and the least time; and `--of latency` with
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 import torchvision
+from latency_peers import SETTINGS, pruned
+from record import keep
 from torch import Tensor, nn
 
-from benchmarks.latency_peers import SETTINGS, pruned
-from benchmarks.record import keep
 from compressor.budget.allocate import Allocation, allocate
 from compressor.budget.request import Budget
 from compressor.budget.timed import Latency

@@ -7,7 +7,8 @@ at the most. Then all that were built are timed once more, side by side, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,24 +147,20 @@ def fit(
 
     limits = allowed_by(graph, budget, {**costs_of(graph), **costs})
     allowed = {name: limit.most for name, limit in limits.items() if name in costs}
-    current, asked = dict(costs), budget
+    asked = budget
     rounds: list[Round] = []
     while len(rounds) < ROUNDS:
         try:
-            allocation = allocate(graph, scores, asked, measured=current)
+            allocation = allocate(graph, scores, asked, measured=costs)
         except UsageError:
             if not rounds:
                 raise
             break  # by what was learned it cannot be reached: the closest so far stays
-        rounds.append(built(f"round-{len(rounds) + 1}", allocation, current))
+        rounds.append(built(f"round-{len(rounds) + 1}", allocation, costs))
         said(_heard(rounds[-1], allowed))
         if _off(rounds[-1], allowed) <= 0:
             break
-        current = {
-            name: cost.scaled(rounds[-1].measured[name] / rounds[-1].predicted[name])
-            for name, cost in current.items()
-        }
-        asked = _absolute(budget, allowed)
+        asked = _corrected(budget, allowed, rounds)
     control = _control(graph, scores, budget, rounds[-1], costs, built) if "latency" in costs else None
     everyone = [*rounds, *([control] if control is not None else [])]
     if len(everyone) > 1:
@@ -208,11 +205,30 @@ def _off(found: Round, allowed: Mapping[str, float]) -> float:
     return max(worst - OVER, -worst - UNDER)
 
 
-def _absolute(budget: Budget, allowed: Mapping[str, float]) -> Budget:
-    """The share of time as milliseconds: what the teacher takes was measured, and no correction moves it."""
-    if budget.of != "latency" or not budget.remove:
-        return budget
-    return replace(budget, remove=0.0, max_latency_ms=allowed["latency"])
+def _corrected(budget: Budget, allowed: Mapping[str, float], rounds: Sequence[Round]) -> Budget:
+    """What to ask of the promise next, so that what is measured will be what is allowed.
+
+    After one round: as much less as it was too much. After two: by the line through both, on a logarithmic scale, as
+    long as that is not far from the first rule; where both were measured nearly alike, their line is mostly noise.
+    """
+    last = rounds[-1]
+    ask: dict[str, float] = {}
+    for name, limit in allowed.items():
+        plain = last.predicted[name] * limit / last.measured[name]
+        ask[name] = plain
+        if len(rounds) > 1:
+            before = rounds[-2]
+            promised = math.log(last.predicted[name] / before.predicted[name])
+            found = math.log(last.measured[name] / before.measured[name])
+            if promised and found / promised > 0.2:
+                step = math.log(limit / last.measured[name]) * promised / found
+                ask[name] = min(1.1 * plain, max(plain / 1.1, last.predicted[name] * math.exp(step)))
+    # A share of time becomes milliseconds: what the teacher takes was measured, and no correction moves it.
+    share = 0.0 if budget.of == "latency" else budget.remove
+    limits: dict[str, Any] = {"max_latency_ms": ask.get("latency")}
+    if "bytes" in ask:
+        limits["max_bytes"] = max(1, int(ask["bytes"]))
+    return replace(budget, remove=share, **limits)
 
 
 def _of_teacher(bench: Bench, costs: Mapping[str, Measured]) -> dict[str, float]:

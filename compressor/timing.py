@@ -46,8 +46,8 @@ PRODUCTS = frozenset(
 """Nodes of ONNX Runtime that are timed as blocks, or in proportion to them."""
 
 NODE_ROUNDS = 12
-SAMPLES = 60
-SECONDS = 12.0
+SAMPLES = 100
+SECONDS = 15.0
 
 
 @dataclass(frozen=True)
