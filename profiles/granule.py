@@ -7,7 +7,6 @@ costs.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,25 +26,27 @@ def _square(width: int) -> Block:
     return REFERENCE.at(width, width, 1)
 
 
-PROBES: Mapping[int, tuple[tuple[int, int], ...]] = {
-    step: tuple((base + step, base + 2 * step) for base in BASES) for step in STEPS
-}
-"""For each step: widths that are just one more than a multiple of twice the step, and the next such multiple."""
-
 GRANULE_BLOCKS = tuple(
-    _square(width) for width in sorted({each for pairs in PROBES.values() for pair in pairs for each in pair})
+    _square(width)
+    for width in sorted({base + each for base in BASES for step in STEPS for each in (step, 2 * step)})
 )
+"""Widths one more than a multiple of twice each step, and the next such multiple."""
 
 
 def granule_from(ratios: Mapping[Block, float]) -> int:
-    """The least step that is worth something: a width on it costs clearly less than the next multiple of twice it."""
-    for step, pairs in PROBES.items():
-        saved = [ratios[_square(wide)] / ratios[_square(narrow)] for narrow, wide in pairs]
-        # Work goes with the square of the width; a third of the saving that the width promises is asked for.
-        promised = [(wide / narrow) ** 2 for narrow, wide in pairs]
-        if statistics.median(saved) > 1 + (statistics.median(promised) - 1) / 3:
+    """The least step of which most widths are worth something: each costs clearly less than every wider one."""
+    times = {block.out: ratios[block] for block in GRANULE_BLOCKS}
+    for step in STEPS:
+        worth = sum(_is_worth(base + step, times) for base in BASES)
+        if 2 * worth > len(BASES):
             return step
     return 2 * STEPS[-1]
+
+
+def _is_worth(width: int, times: Mapping[int, float]) -> bool:
+    """Work goes with the square of the width; a third of what that promises has to be saved."""
+    wider = (other for other in times if other > width)
+    return all(times[other] / times[width] > 1 + ((other / width) ** 2 - 1) / 3 for other in wider)
 
 
 @dataclass(frozen=True)
