@@ -11,14 +11,14 @@ Defined on an abstract list of steps, so that a module and a file are counted by
 - an output that nobody reads is not written (the indices of a pooling, the statistics of a norm).
 
 Weights do not count, nor what is computed from weights and sizes alone. Left out: what kernels need while they work
-(unfolded patches, tiles), padding, and what an allocator keeps. So it is what a careful runtime can do with, not what
-a careless one takes; a GPU's or a process's own peak is measured, elsewhere.
+(unfolded patches, tiles), padding, and what an allocator keeps. A runtime may take more, and less
+where it copies a part to let go of the whole; a GPU's own peak is measured, in ``cuda``.
 
 A module and its file agree byte for byte where both consist of the same operators: over convolutional networks always,
 so far. They differ where an exporter writes an operation in other pieces than the framework runs: attention (ViT-B/16:
 6.1 MB in the module, 4.9 MB in the file), and recurrent layers, which are one operator in a file. ONNX Runtime, by its
-own account and unoptimised, takes for ResNet-18, MobileNetV2 and SqueezeNet exactly what is counted here, and for
-EfficientNet-B0 2.4 times as much.
+own account and unoptimised, takes for ResNet-18, MobileNetV2 and SqueezeNet exactly what is counted here, 2.4 times
+as much for EfficientNet-B0, and 0.83 times for ShuffleNetV2.
 """
 
 from __future__ import annotations
