@@ -5,7 +5,7 @@
 For each network and each share of MACs removed: torch-pruning uniform and global, as it comes and rounded to 8 and 16;
 ours with no more MACs, no less of the scores kept than the best of these, and the least time; and `--of latency` with
 the same share. All files of a network are timed in one interleaved run, by CPU time and by wall time; ``--again`` times
-the files of an earlier run once more. The scores are the same for all (l2 of weights). Published weights are not at
+the files of an earlier run once more, ``--refit`` makes those of `--of latency` anew before. The scores are the same for all (l2 of weights). Published weights are not at
 hand everywhere: without ``--pretrained`` weights are random, with scales of channels from a log-normal distribution,
 which spreads scores about as training does.
 """
@@ -68,13 +68,16 @@ def main() -> None:
     options.add_argument("--networks", default=",".join(NETWORKS))
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--pretrained", action="store_true")
+    options.add_argument("--refit", action="store_true", help="choose the widths of `--of latency` once more")
     options.add_argument("--again", action="store_true", help="time the files in --work once more")
     given = options.parse_args()
     known = json.loads(given.json.read_text())["samples"] if given.json.exists() else {}
     for name in given.networks.split(","):
         work = given.work / name
         work.mkdir(parents=True, exist_ok=True)
-        if given.again:
+        if given.refit:
+            refit(name, known[name], work)
+        if given.again or given.refit:
             entries = [
                 Entry(*(row[key] for key in ("way", "share", "file", "macs", "kept")))
                 for row in known[name]["rows"]
@@ -117,6 +120,23 @@ def measured(name: str, work: Path, threads: int, pretrained: bool) -> dict[str,
         print(name, share, "built", flush=True)
     rows = _timed(entries, work, threads, image)
     return {"rows": rows, "fits": fits, "teacher_macs": full, "threads": threads, "pretrained": pretrained}
+
+
+def refit(name: str, known: dict[str, Any], work: Path) -> None:
+    """The files of `--of latency` anew, in place."""
+    network, image = _network(name, known["pretrained"]), _image()
+    graph = trace(network, image)
+    scores = score(network, graph, Scoring("l2", normalise="mean"))
+    bench = Bench(network, image, work, ExportRecipe(), ProfileRecipe(threads=known["threads"]))
+    latency = bench.latency(graph, Budget(0.5, "latency"))
+    known["fits"] = {}
+    for share in SHARES:
+        fitted = fit(network, graph, scores, Budget(share, "latency"), bench, {"latency": latency})
+        known["fits"][share] = fitted.to_dict()
+        row = next(row for row in known["rows"] if (row["way"], row["share"]) == ("of latency", share))
+        row["macs"] = fitted.allocation.plan.costs["macs"][1]
+        row["kept"] = fitted.allocation.kept
+        fitted.chosen.real.file.replace(work / row["file"])
 
 
 def _image() -> Tensor:
