@@ -4,10 +4,11 @@
 
 For each network and each share of MACs removed: torch-pruning uniform and global, as it comes and rounded to 8 and 16;
 ours with no more MACs, no less of the scores kept than the best of these, and the least time; and `--of latency` with
-the same share. All files of a network are timed in one interleaved run, by CPU time and by wall time; ``--again`` times
-the files of an earlier run once more, ``--refit`` makes those of `--of latency` anew before. The scores are the same for all (l2 of weights). Published weights are not at
-hand everywhere: without ``--pretrained`` weights are random, with scales of channels from a log-normal distribution,
-which spreads scores about as training does.
+the same share. All files of a network are timed in one interleaved run, by CPU time and by wall time. ``--again`` times
+the files of an earlier run once more, ``--refit`` makes those of `--of latency` anew before that. The scores are the
+same for all (l2 of weights, by the mean of each group). Published weights are not at hand everywhere: without
+``--pretrained`` weights are random, with scales of channels from a log-normal distribution, which spreads scores about
+as training does.
 """
 
 from __future__ import annotations
