@@ -89,19 +89,16 @@ def run(
     MODEL is a torchvision name, timm:NAME, package.module:factory or a student folder. Without MODEL and
     --data the built-in pair is used: rendered glyphs, and a residual network trained on first use.
     """
-    from compressor.recipe import Recipe, changed, read_recipe
+    from compressor.recipe import read_recipe, recipe_with
 
-    limits = [name for name in SETTINGS if name.startswith("max_")]
-    limited = any(options[name] is not None for name in limits)
-    if options["ratio"] is None and recipe_file is None:
-        if not limited:
-            raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
-        options["ratio"] = 0.0  # the limits alone say it
+    limited = any(options[name] is not None for name in SETTINGS if name.startswith("max_"))
+    if options["ratio"] is None and recipe_file is None and not limited:
+        raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
     options["model"] = model
-    recipe = read_recipe(recipe_file) if recipe_file else Recipe()
     # By identity: `--ratio 0` and `--assistants 0` are given, and 0 == False.
     given = {name: value for name, value in options.items() if value not in (None, ()) and value is not False}
-    recipe = changed(recipe, {SETTINGS[name]: value for name, value in given.items()})
+    changes = {SETTINGS[name]: value for name, value in given.items()}
+    recipe = read_recipe(recipe_file, changes) if recipe_file else recipe_with(changes)
 
     from compressor.api import compress, run_name
     from compressor.console import Live, talk

@@ -148,32 +148,53 @@ class Recipe:
         return "\n".join(_toml_lines(self.to_dict(), ""))
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file."""
+def read_recipe(path: Path, changes: Mapping[str, Any] = types.MappingProxyType({})) -> Recipe:
+    """The recipe in a TOML file, with ``changes`` as in `changed`."""
     try:
         value = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read recipe `{path}`: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe `{path}` is not TOML: {error}") from error
-    return recipe_from(value)
+    return recipe_from(_with(value, changes))
 
 
 def recipe_from(value: Mapping[str, Any]) -> Recipe:
-    """The recipe that these plain values describe; what is not given keeps its default."""
+    """The recipe that these plain values describe; what is not given keeps its default.
+
+    Where limits are given and no share to remove, there is none: the default share would be a limit of its own.
+    """
+    budget = value.get("budget")
+    if (
+        isinstance(budget, Mapping)
+        and "remove" not in budget
+        and any(key.startswith("max_") for key in budget)
+    ):
+        value = {**value, "budget": {**budget, "remove": 0.0}}
     return _build(Recipe, value, "")
+
+
+def recipe_with(changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of which only some settings are given, each by its dotted path (``budget.remove``)."""
+    return recipe_from(_with({}, changes))
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with some settings replaced, each named by its dotted path (``budget.remove``)."""
-    value = recipe.to_dict()
+    return recipe_from(_with(recipe.to_dict(), changes))
+
+
+def _with(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain values in which some are replaced."""
+    result = dict(value)
     for path, setting in changes.items():
-        *sections, key = path.split(".")
-        place = value
-        for section in sections:
-            place = place[section]
-        place[key] = setting
-    return recipe_from(value)
+        section, dot, rest = path.partition(".")
+        below = result.get(section, {})
+        # What is no section is left as it is, for the error that says so.
+        result[section] = (
+            (_with(below, {rest: setting}) if isinstance(below, Mapping) else below) if dot else setting
+        )
+    return result
 
 
 def _at_least(least: int, section: str, **numbers: int) -> None:

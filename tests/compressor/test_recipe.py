@@ -23,6 +23,7 @@ from compressor.recipe import (
     changed,
     read_recipe,
     recipe_from,
+    recipe_with,
 )
 from compressor.runtimes import PRECISIONS
 from compressor.saliency.combine import COMBINATIONS, NORMALISATIONS
@@ -196,3 +197,15 @@ def test_an_assistant_gets_its_share_of_the_epochs_and_of_the_warm_up() -> None:
     assistant = recipe.schedule_of("assistant-1")
     assert (assistant.epochs, assistant.warmup_epochs) == (3, 0.3)
     assert DistilRecipe(schedule=Schedule(epochs=1)).schedule_of("assistant-1").epochs == 1
+
+
+def test_limits_without_a_share_ask_for_no_share(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("[budget]\nmax_params = 1000\n")
+    assert read_recipe(file).budget.remove == 0.0
+    assert read_recipe(file, {"budget.remove": 0.3}).budget.remove == 0.3
+
+    file.write_text("[budget]\nremove = 0.4\n")
+    assert read_recipe(file, {"budget.max_macs": 1000}).budget == Budget(0.4, max_macs=1000)
+    assert recipe_with({"budget.max_macs": 1000}).budget.remove == 0.0
+    assert recipe_with({}).budget == Budget()

@@ -72,7 +72,8 @@ def test_the_json_on_stdout_is_the_report_in_the_folder(finished: Run, report: d
 
 def test_the_report_has_every_promised_field(report: dict[str, Any]) -> None:
     assert report["schema"] == 1
-    assert report["request"] == {"remove": 0.5, "of": "macs"}
+    assert report["request"] == {"remove": 0.5, "of": "macs", "limits": {}}
+    assert report["fit"] is None  # nothing was chosen by measuring
     for cost in ("macs", "params", "channels", "bytes", "latency_ms"):
         figures = report["cost"][cost]
         assert figures["removed"] == pytest.approx(1 - figures["student"] / figures["teacher"])
