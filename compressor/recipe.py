@@ -149,7 +149,7 @@ class Recipe:
 
 
 def read_recipe(path: Path, changes: Mapping[str, Any] = types.MappingProxyType({})) -> Recipe:
-    """The recipe in a TOML file, with ``changes`` as in `changed`."""
+    """The recipe in a TOML file, with ``changes`` by dotted path (``budget.remove``)."""
     try:
         value = tomllib.loads(path.read_text())
     except OSError as error:
@@ -177,11 +177,6 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
 def recipe_with(changes: Mapping[str, Any]) -> Recipe:
     """The recipe of which only some settings are given, each by its dotted path (``budget.remove``)."""
     return recipe_from(_with({}, changes))
-
-
-def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with some settings replaced, each named by its dotted path (``budget.remove``)."""
-    return recipe_from(_with(recipe.to_dict(), changes))
 
 
 def _with(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
