@@ -63,8 +63,7 @@ def _batch(
     images = image[:1].repeat(batch, *[1] * (image.dim() - 1)).contiguous()
     asked = Asked(recipe.threads, recipe.precision, recipe.cuda_graph)
     for name in names:
-        # Runtimes are not interleaved with each other: they would take each other's caches and pools, and a network
-        # of four million MACs looked 39 % faster in ONNX Runtime with PyTorch in between, 51 % without.
+        # Runtimes are not interleaved with each other: they would take each other's caches and pools of threads.
         with _threads(recipe.threads), torch.inference_mode():
             subjects: Mapping[str, Any] = networks if RUNTIMES[name].takes == "network" else files
             calls = {who: RUNTIMES[name].open(subject, images, asked) for who, subject in subjects.items()}

@@ -116,6 +116,11 @@ def latency_from(
         layers.append(
             TimedLayer(pattern.layer.name, pattern.layer.factors[0], pattern.layer.factors[1], grid)
         )
+    if not layers:
+        raise CompressError(
+            "cannot tell the time of layers: none of the network's products can be timed as a block",
+            "choose widths by `macs` instead",
+        )
     full = full_widths(graph)
     alone = Latency(tuple(layers), (), 1.0, teacher_ms, about)
     products = alone.of(full)
@@ -137,7 +142,7 @@ def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_m
     return [
         Scaled(products_ms / timed * layer.positions, layer.factors)
         for layer, pattern in pairs
-        if pattern is None and timed
+        if pattern is None
     ]
 
 

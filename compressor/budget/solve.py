@@ -21,8 +21,8 @@ GOOD = 5e-3
 """A gap that is not worth half a minute of HiGHS."""
 
 
-class Costing(Protocol):
-    """What widths cost: counted (``Cost``) or measured (``Latency``)."""
+class Tabled(Protocol):
+    """A cost that was measured (``Latency``, ``FileBytes``) and brings its own tables."""
 
     @property
     def name(self) -> str: ...
@@ -30,6 +30,14 @@ class Costing(Protocol):
     def of(self, widths: Widths) -> float:
         """The cost of these widths."""
         ...
+
+    def terms(self, choices: Choices) -> Terms:
+        """The same as tables."""
+        ...
+
+
+Costing = Cost | Tabled
+"""What widths cost, counted or measured."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,7 @@ def solve(
 
 
 def _terms(cost: Costing, choices: Choices) -> Terms:
-    own = getattr(cost, "terms", None)
-    if own is not None:
-        return own(choices)
-    assert isinstance(cost, Cost)
-    return terms_of(cost, choices)
+    return terms_of(cost, choices) if isinstance(cost, Cost) else cost.terms(choices)
 
 
 def _thinned(widths: NDArray[np.int64]) -> NDArray[np.int64]:
