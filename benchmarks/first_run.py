@@ -36,7 +36,7 @@ from compressor.cutting import cut
 from compressor.data.sources import load_data
 from compressor.distill import accuracy, train
 from compressor.graph.trace import trace
-from compressor.recipe import Recipe, changed
+from compressor.recipe import recipe_with
 from compressor.saliency.score import score
 from compressor.teacher import load_teacher
 
@@ -92,7 +92,7 @@ def timed_run(out: Path) -> dict[str, Any]:
 
 def four_arms(seed: int) -> dict[str, float]:
     """The accuracies of one seed."""
-    recipe = changed(Recipe(), {"seed": seed, "budget.remove": REMOVE})
+    recipe = recipe_with({"seed": seed, "budget.remove": REMOVE})
     schedule = recipe.distil.schedule
     data = load_data(recipe.data, seed)
     teacher = load_teacher(recipe, data, device=CPU, progress=lambda name, now: None).network

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import CompressError, UsageError
-from compressor.recipe import Recipe, changed, read_recipe
+from compressor.recipe import Recipe, read_recipe, recipe_with
 from compressor.rundir import RunFolder, free_name, open_run
 
 
 def test_a_new_folder_is_made_with_its_recipe(tmp_path: Path) -> None:
-    recipe = changed(Recipe(), {"budget.remove": 0.7})
+    recipe = recipe_with({"budget.remove": 0.7})
     folder = open_run(tmp_path / "runs" / "one", recipe)
     assert read_recipe(folder.recipe) == recipe
     assert [path.name for path in folder.path.iterdir()] == ["recipe.toml"]
@@ -47,7 +47,7 @@ def test_another_recipe_is_refused_and_the_first_difference_named(
     folder = open_run(tmp_path / "run", Recipe())
     folder.plan.write_text("{}")
     with pytest.raises(UsageError, match="belongs to another recipe") as caught:
-        open_run(tmp_path / "run", changed(Recipe(), changes))
+        open_run(tmp_path / "run", recipe_with(changes))
     assert str(caught.value).endswith(difference)
     assert read_recipe(tmp_path / "run" / "recipe.toml") == Recipe()
 
@@ -110,7 +110,7 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
 
 def test_a_run_that_failed_before_any_work_is_taken_over_by_a_corrected_recipe(tmp_path: Path) -> None:
     folder = open_run(tmp_path / "run", Recipe())
-    corrected = changed(Recipe(), {"seed": 1})
+    corrected = recipe_with({"seed": 1})
     assert open_run(tmp_path / "run", corrected) == folder
     assert read_recipe(folder.recipe) == corrected
 
@@ -119,5 +119,5 @@ def test_checkpoints_are_work_that_another_recipe_may_not_touch(tmp_path: Path) 
     folder = open_run(tmp_path / "run", Recipe())
     folder.checkpoints("teacher").mkdir(parents=True)
     with pytest.raises(UsageError, match="belongs to another recipe"):
-        open_run(tmp_path / "run", changed(Recipe(), {"seed": 1}))
+        open_run(tmp_path / "run", recipe_with({"seed": 1}))
     assert folder.checkpoints("teacher").exists()
