@@ -116,7 +116,7 @@ def measured(name: str, work: Path, threads: int, pretrained: bool) -> dict[str,
         fits[share] = fitted.to_dict()
         plan = fitted.allocation.plan
         target = f"of-latency-{share}.onnx"
-        fitted.chosen.real.file.replace(work / target)
+        fitted.chosen.file.replace(work / target)
         entries.append(Entry("of latency", share, target, plan.costs["macs"][1], fitted.allocation.kept))
         print(name, share, "built", flush=True)
     rows = _timed(entries, work, threads, image)
@@ -137,7 +137,7 @@ def refit(name: str, known: dict[str, Any], work: Path) -> None:
         row = next(row for row in known["rows"] if (row["way"], row["share"]) == ("of latency", share))
         row["macs"] = fitted.allocation.plan.costs["macs"][1]
         row["kept"] = fitted.allocation.kept
-        fitted.chosen.real.file.replace(work / row["file"])
+        fitted.chosen.file.replace(work / row["file"])
 
 
 def _image() -> Tensor:

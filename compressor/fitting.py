@@ -2,16 +2,18 @@
 
 Blocks add up to a network only nearly. So the widths that a sum of blocks promises are built, exported and timed
 beside the teacher; what the promise was wrong by is put right in all of it, and widths are chosen again, three times
-at the most. Then all that were built are timed once more, side by side, and the closest is taken.
+at the most. All that were built are timed side by side, each time, and the closest is taken.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from compressor.budget.allocate import Allocation, allocate
@@ -37,13 +39,21 @@ class Round:
     """One choice of widths: what was promised for it, and what the network that was built costs. In ms and bytes."""
 
     allocation: Allocation
+    file: Path
     predicted: Mapping[str, float]
-    measured: Mapping[str, float]
-    real: Real
+    real: Real | None = None
 
-    def again(self, real: Real) -> Round:
-        """The same widths, measured anew."""
-        return replace(self, real=real, measured=_measured(real, self.predicted))
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the network that was built costs; it must have been timed."""
+        assert self.real is not None
+        found = {"latency": self.real.latency_ms, "bytes": float(self.real.bytes)}
+        return {name: found[name] for name in self.predicted}
+
+    @property
+    def contended(self) -> bool:
+        """Whether other programs took the cores while it was timed."""
+        return self.real is not None and self.real.contended
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -52,7 +62,7 @@ class Round:
             "measured": dict(self.measured),
             "scores_kept": self.allocation.kept,
             "macs_removed": self.allocation.plan.removed("macs"),
-            "contended": self.real.contended,
+            "contended": self.contended,
         }
 
 
@@ -137,13 +147,10 @@ def fit(
 ) -> Fitted:
     """The widths within the budget of which the real network comes closest to what is allowed."""
 
-    def built(name: str, allocation: Allocation, now: Mapping[str, Measured]) -> Round:
-        widths = full_widths(graph)
-        for number, group in enumerate(graph.groups):
-            widths[number] = allocation.plan.widths[group.name][1]
-        real = bench.real(cut(teacher, allocation.plan), name)
-        predicted = {each: cost.of(widths) for each, cost in now.items()}
-        return Round(allocation, predicted, _measured(real, predicted), real)
+    def built(name: str, allocation: Allocation) -> Round:
+        file = bench.written(cut(teacher, allocation.plan), name)
+        widths = np.array([allocation.plan.widths[group.name][1] for group in graph.groups], dtype=np.int64)
+        return Round(allocation, file, {each: cost.of(widths) for each, cost in costs.items()})
 
     limits = allowed_by(graph, budget, {**costs_of(graph), **costs})
     allowed = {name: limit.most for name, limit in limits.items() if name in costs}
@@ -158,43 +165,27 @@ def fit(
             break  # by what was learned it cannot be reached: the closest so far stays
         if rounds and allocation.plan.widths == rounds[-1].allocation.plan.widths:
             break  # another limit decides, or steps of channels are too coarse to come closer
-        rounds.append(built(f"round-{len(rounds) + 1}", allocation, costs))
+        rounds = _timed(bench, [*rounds, built(f"round-{len(rounds) + 1}", allocation)])
         said(_heard(rounds[-1], allowed))
-        if _off(rounds[-1], allowed) <= 0:
+        if min(_off(each, allowed) for each in rounds) <= 0:
             break
         asked = _corrected(budget, allowed, rounds)
-    control = _control(graph, scores, budget, rounds[-1], costs, built) if "latency" in costs else None
-    everyone = [*rounds, *([control] if control is not None else [])]
-    if len(everyone) > 1:
-        everyone = [
-            each.again(real)
-            for each, real in zip(everyone, bench.timed([each.real.file for each in everyone]), strict=True)
-        ]
-    rounds, control = everyone[: len(rounds)], (everyone[-1] if control is not None else None)
+    control: Round | None = None
+    macs = rounds[-1].allocation.plan.removed("macs")
+    if "latency" in costs and 0 < macs < 1:
+        # What a plain share of MACs would have done: as many of them removed, by the usual threshold.
+        plain = built("macs", allocate(graph, scores, budget.share_of("macs", macs)))
+        *rounds, control = _timed(bench, [*rounds, plain])
     chosen = min(rounds, key=lambda each: (_breaks(each, allowed), _off(each, allowed)))
     return Fitted(
         chosen, tuple(rounds), allowed, _of_teacher(bench, costs), control, bench.about, budget.granule
     )
 
 
-def _control(
-    graph: ChannelGraph,
-    scores: Scores,
-    budget: Budget,
-    last: Round,
-    costs: Mapping[str, Measured],
-    built: Callable[[str, Allocation, Mapping[str, Measured]], Round],
-) -> Round | None:
-    """What a plain share of MACs would have done: as many of them removed, by the usual threshold."""
-    remove = last.allocation.plan.removed("macs")
-    if not 0 < remove < 1:
-        return None
-    return built("macs", allocate(graph, scores, budget.share_of("macs", remove)), costs)
-
-
-def _measured(real: Real, names: Iterable[str]) -> dict[str, float]:
-    found = {"latency": real.latency_ms, "bytes": float(real.bytes)}
-    return {name: found[name] for name in names}
+def _timed(bench: Bench, rounds: Sequence[Round]) -> list[Round]:
+    """All of them once more, side by side."""
+    reals = bench.timed([each.file for each in rounds])
+    return [replace(each, real=real) for each, real in zip(rounds, reals, strict=True)]
 
 
 def _breaks(found: Round, allowed: Mapping[str, float]) -> bool:

@@ -269,7 +269,7 @@ def _chosen(
             costs,
             lambda text: steps.listener.moved(step, 0.75, text),
         )
-    if fitted.chosen.real.contended:
+    if fitted.chosen.contended:
         steps.warn("other programs took the processor while students were timed: widths may miss the latency")
     path = stages(graph, scores, budget, recipe.distil.assistants, student=fitted.allocation, measured=costs)
     return _Chosen(path, fitted.to_dict())

@@ -149,7 +149,7 @@ def test_a_limit_on_bytes_is_met_by_the_real_file(network: nn.Module, bench: Ben
 
     fitted = fit(network, graph, scores, budget, bench, measured_costs(graph, budget, bench))
 
-    assert fitted.chosen.real.bytes <= most
+    assert fitted.chosen.measured["bytes"] <= most
     assert fitted.allocation.missed is None
     assert fitted.control is None
 
