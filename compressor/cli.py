@@ -65,7 +65,14 @@ def cli(debug: bool) -> None:
 @click.option("--combine", help="How a group's layers make one score: sum, mean, max, first.")
 @click.option("--normalise", help="How groups are put on one scale: none, mean, max, per-macs.")
 @click.option("--backend", help="Who sums weights and gradients: auto, torch, cuda  [default: auto]")
+@click.option(
+    "--method",
+    help="How the student is taught: cascade, steps, or a control: kd, label-smoothing, finetune, cut-only.",
+)
 @click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
+@click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")
+@click.option("--teacher", help="Another, stronger network that teaches MODEL; a name as MODEL is.")
+@click.option("--teacher-weights", help="Its weights: a file, or `pretrained`.")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")
@@ -312,7 +319,7 @@ SETTINGS = {
     "combine": "saliency.combine",
     "normalise": "saliency.normalise",
     "backend": "saliency.backend",
-    "assistants": "distil.assistants",
+    **{name: f"distil.{name}" for name in ("method", "assistants", "masks", "teacher", "teacher_weights")},
     "epochs": "distil.schedule.epochs",
     "seed": "seed",
     "device": "device",

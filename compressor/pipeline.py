@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from torch import nn
 
 from compressor.artifacts import answering, counted, exported, saved, verified
 from compressor.budget.request import COST_TITLES
-from compressor.cascade import Stage, descend, stages
 from compressor.cutting import FORMS, cut, form_of
 from compressor.cutting.proof import check_cut, require
 from compressor.data import load_data
@@ -33,6 +32,7 @@ from compressor.fitting import fit, measured_costs, on_its_granule
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
+from compressor.methods import METHODS, Stage, Task, stages
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
@@ -43,7 +43,7 @@ from compressor.saliency.score import criterion_named, score
 from compressor.saliency.scores import Scores
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
-from compressor.teacher import check_teacher, load_teacher
+from compressor.teacher import check_teacher, load_guide, load_teacher
 from compressor.timing import Bench
 
 
@@ -74,7 +74,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             recipe,
             data,
             device=device,
-            progress=_showing(steps, step, ["teacher"]),
+            progress=_showing(steps, step, {"teacher": 1}, run),
             checkpoints=run.checkpoints("teacher"),
             fresh=fresh,
         )
@@ -82,6 +82,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             steps.warn(teacher.warning)
         image = torch.zeros(1, *data.shape)
         right: dict[str, float] = {"teacher": accuracy(teacher.network, data.test, device=device)}
+        guide = load_guide(recipe, data, teacher, right["teacher"], device)
         step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
 
     with steps.step("Trace the channel graph") as step:
@@ -123,26 +124,34 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
     with steps.step("Verify the cut") as step:
         real = next(iter(data.test.batches(16))).images
-        checks = [
-            *check_cut(teacher.network, merely_cut, plan, (real[:4],)),
-            counted(merely_cut, plan, image),
-        ]
+        checks = [*check_cut(teacher.network, merely_cut, plan, (real[:4],))]
         require(checks)
         step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
 
     with steps.step("Distil") as step:
-        trainings = descend(
+        task = Task(
             teacher.network,
+            guide,
+            graph,
+            scores,
+            recipe.budget,
             path,
+            recipe.distil,
             data,
-            recipe.distil.schedule_of,
-            seed=recipe.seed,
-            device=device,
-            checkpoints=run.checkpoints,
-            progress=_showing(steps, step, [stage.name for stage in path]),
+            recipe.seed,
+            device,
+            run.checkpoints,
+            _showing(steps, step, recipe.distil.trainings([stage.name for stage in path]), run),
         )
+        trainings = METHODS[recipe.distil.method](task)
+        for training in trainings:
+            for warning in training.trained.warnings:
+                steps.warn(f"{training.stage.name}: {warning}")
+        plan = trainings[-1].stage.plan
         student = trainings[-1].trained.network.cpu()
         right["student"] = trainings[-1].trained.accuracy
+        checks.append(counted(student, plan, image))
+        require(checks[-1:])
         checks += [
             replace(check, name=f"{training.stage.name} from {training.teacher}: {check.name}")
             for training in trainings
@@ -295,20 +304,31 @@ def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
         )
 
 
-def _showing(steps: Steps, step: Step, names: list[str]) -> Callable[[str, Progress], None]:
-    """Tells the listener how far the trainings of ``names`` are, all together."""
+def _showing(
+    steps: Steps, step: Step, epochs: Mapping[str, int], run: RunFolder
+) -> Callable[[str, Progress], None]:
+    """Tells the listener how far the trainings are, all together, and the log of every epoch."""
+    names, whole = list(epochs), sum(epochs.values())
 
     def show(name: str, now: Progress) -> None:
-        epoch = (now.epoch - 1 + now.step / now.steps) / now.epochs
+        before = sum(epochs[each] for each in names[: names.index(name)])
         right = "" if now.accuracy is None else f", top-1 {now.accuracy:.2%}"
         steps.listener.moved(
             step,
-            (names.index(name) + epoch) / len(names),
+            (before + now.done * epochs[name]) / whole,
             f"{name}: epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}, "
-            f"{now.images_per_second:,.0f} images/s{right}",
+            f"{now.images_per_second:,.0f} images/s, {_time(now.left_s)} left{right}",
         )
+        if now.over:
+            seen = {"loss": now.loss, "accuracy": now.accuracy, "images_per_second": now.images_per_second}
+            run.note({"training": name, "epoch": now.epoch, **seen})
 
     return show
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 class _Logged:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compressor.budget.request import Budget
-from compressor.distill.schedule import Schedule
+from compressor.distill.request import Distilling
 from compressor.errors import UsageError, unknown_name
 from compressor.runtimes import PRECISIONS, USUAL, named
 from compressor.saliency.request import Scoring
@@ -50,34 +50,6 @@ class DataRecipe:
     std: tuple[float, ...] = ()
     classes: int | None = None
     workers: int = 2
-
-
-@dataclass(frozen=True)
-class DistilRecipe:
-    """How many assistants stand between teacher and student, and how the student is trained.
-
-    Each assistant is trained alike, for ``assistant_share`` of the student's epochs: it has more channels, so it
-    learns faster, and it need not be finished to teach.
-    """
-
-    assistants: int = 1
-    assistant_share: float = 0.5
-    schedule: Schedule = field(default_factory=Schedule)
-
-    def __post_init__(self) -> None:
-        _at_least(0, "distil", assistants=self.assistants)
-        if not 0 < self.assistant_share <= 1:
-            raise UsageError(
-                f"distil.assistant_share is {self.assistant_share:g}, expected above 0, at most 1"
-            )
-
-    def schedule_of(self, network: str) -> Schedule:
-        """The schedule of one network of the cascade."""
-        if network == "student":
-            return self.schedule
-        epochs = max(1, round(self.schedule.epochs * self.assistant_share))
-        warmup = self.schedule.warmup_epochs * epochs / self.schedule.epochs
-        return dataclasses.replace(self.schedule, epochs=epochs, warmup_epochs=warmup)
 
 
 @dataclass(frozen=True)
@@ -131,7 +103,7 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     budget: Budget = field(default_factory=Budget)
     saliency: Scoring = field(default_factory=Scoring)
-    distil: DistilRecipe = field(default_factory=DistilRecipe)
+    distil: Distilling = field(default_factory=Distilling)
     export: ExportRecipe = field(default_factory=ExportRecipe)
     profile: ProfileRecipe = field(default_factory=ProfileRecipe)
 

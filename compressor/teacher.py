@@ -7,6 +7,7 @@ run; a name with a weights file or published weights; a factory that returns a t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -19,7 +20,7 @@ from torch import nn
 from compressor import cache
 from compressor.budget.plan import Plan
 from compressor.data.split import Data
-from compressor.distill import Progress, Schedule, choose_precision, train
+from compressor.distill import Guide, Progress, Schedule, accuracy, choose_precision, train
 from compressor.errors import CompressError, UsageError
 from compressor.models import BUILTIN, ModelSource, build, builder_of
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
@@ -46,8 +47,10 @@ INGREDIENTS = (
     "data/scaling.py",
     "data/split.py",
     "data/tensors.py",
+    "distill/lesson.py",
     "distill/loop.py",
     "distill/losses.py",
+    "distill/optimizers.py",
     "distill/precision.py",
     "distill/repeat.py",
     "distill/schedule.py",
@@ -135,6 +138,41 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
 def _refuse_other_folder(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
+
+
+def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, device: torch.device) -> Guide:
+    """Who teaches at the top: the network that the recipe names for it, or the one that is cut.
+
+    ``right`` is how often that one is. Whoever teaches must know more than chance does.
+    """
+    asked = recipe.distil
+    if not asked.teacher:
+        guide = Guide("teacher", teacher.network, right)
+        random = recipe.model.weights == RANDOM
+    else:
+        model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
+        if not is_student(Path(model.name)):
+            check_weights(model)
+        found = _named(model, data, device)
+        outputs = _outputs(found.network, data)
+        if outputs != len(data.classes):
+            raise UsageError(
+                f"the teacher `{model.name}` tells {outputs} classes apart, "
+                f"the student of `{recipe.model.name}` {len(data.classes)}",
+                "a teacher and its student must answer with the same classes",
+            )
+        network = found.network.eval()
+        guide = Guide(model.name, network, accuracy(network, data.test, device=device))
+        random = model.weights == RANDOM
+    assert guide.accuracy is not None
+    chance, tested = 1 / len(data.classes), len(data.test)
+    if not random and guide.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / tested):
+        raise UsageError(
+            f"`{asked.teacher or recipe.model.name}` is right on {guide.accuracy:.1%} of `{data.name}`, "
+            f"which is chance ({chance:.1%}): there is nothing to learn from it",
+            "give its weights with --weights, or data that it was trained on, scaled as it was then",
+        )
+    return guide
 
 
 def _named(model: ModelRecipe, data: Data, device: torch.device) -> Teacher:

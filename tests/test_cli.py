@@ -24,7 +24,8 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safeten
 FLAGS = {
     "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --threads --keep
               --granule --whole-heads --data --data-root --download --size --weights --classes
-              --criterion --combine --normalise --backend --assistants --epochs --seed --device --trust --recipe
+              --criterion --combine --normalise --backend --method --assistants --masks --teacher --teacher-weights
+              --epochs --seed --device --trust --recipe
               --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",

@@ -11,35 +11,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressor.distill.evaluate import accuracy
-    from compressor.distill.loop import train
+    from compressor.distill.lesson import Lesson, Taught
+    from compressor.distill.loop import follow, train
     from compressor.distill.losses import LOSSES
-    from compressor.distill.precision import Precision, choose_precision
+    from compressor.distill.precision import Arithmetic, Precision, choose_precision
     from compressor.distill.record import Epoch, Progress, Trained
     from compressor.distill.schedule import Schedule
     from compressor.distill.statistics import reestimate
+    from compressor.distill.teacher import Guide
 
 __all__ = [
     "LOSSES",
+    "Arithmetic",
     "Epoch",
+    "Guide",
+    "Lesson",
     "Precision",
     "Progress",
     "Schedule",
+    "Taught",
     "Trained",
     "accuracy",
     "choose_precision",
+    "follow",
     "reestimate",
     "train",
 ]
 
 _HOME = {
     "LOSSES": "losses",
+    "Arithmetic": "precision",
     "Epoch": "record",
+    "Guide": "teacher",
+    "Lesson": "lesson",
     "Precision": "precision",
     "Progress": "record",
     "Schedule": "schedule",
+    "Taught": "lesson",
     "Trained": "record",
     "accuracy": "evaluate",
     "choose_precision": "precision",
+    "follow": "loop",
     "reestimate": "statistics",
     "train": "loop",
 }

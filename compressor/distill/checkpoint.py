@@ -1,151 +1,210 @@
 """A training on disk, so that a killed run goes on exactly where it was.
 
-    last.safetensors   network.NAME, momentum.NAME; metadata: epochs done, their log, fingerprint
-    best.safetensors   the tensors of a state dict; metadata: epoch, accuracy
+    EPOCH-STEP.safetensors   state.NAME, average.NAME, optimizer.KEY.NAME, losses
+    EPOCH-STEP.json          the tensors' SHA-256, the place, the epochs so far, what makes this training this one
 
-Tensors and what is said about them lie in one file that appears whole, so they cannot disagree.
-Nothing is pickled: reading a checkpoint runs no code. Left out: random states, because every
-epoch is seeded by its number, and the device, so a run may go on elsewhere (then not bit by bit).
+The description is written last, so that it never speaks of tensors that are not there. The two latest checkpoints
+stay: where the last is damaged, the one before is taken, aloud. Nothing is pickled: reading a checkpoint runs no code.
+Left out: random states, because every step is seeded by its number; and the device and the number of processes, so
+that a run may go on elsewhere (then not bit by bit).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from compressor.data.split import Data
+from compressor.distill.average import Average
+from compressor.distill.lesson import Lesson
 from compressor.distill.record import Epoch
 from compressor.distill.schedule import Schedule
 from compressor.errors import CompressError
 from compressor.files import write_atomic
 
-LAST = "last.safetensors"
-BEST = "best.safetensors"
+SCHEMA = 1
+KEPT = 2
+"""How many checkpoints stay."""
 
-Fingerprint = dict[str, str]
+Identity = dict[str, Any]
+
+
+@dataclass
+class Place:
+    """Where a training is: ``step`` steps of epoch ``epoch`` (from 0) are done, with these losses.
+
+    ``micro``: images at once. ``rate``: the share of the schedule's learning rate that is used, below 1 after the
+    training had to go back; ``back`` says where from.
+    """
+
+    micro: int
+    losses: Tensor
+    epoch: int = 0
+    step: int = 0
+    rate: float = 1.0
+    back: str | None = None
+    seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Moving:
-    """The three things that training changes in place."""
+    """What a training changes in place."""
 
-    network: nn.Module
+    lesson: Lesson
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    average: Average | None
+    place: Place
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor to be saved, by name."""
+        found = {f"state.{name}": tensor for name, tensor in self.lesson.state().items()}
+        if self.average is not None:
+            found |= {f"average.{name}": t for name, t in self.average.network.state_dict().items()}
+        for name, parameter in (*self.lesson.decayed, *self.lesson.kept):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    found[f"optimizer.{key}.{name}"] = value
+                elif value is not None:
+                    raise CompressError(
+                        f"optimizer `{type(self.optimizer).__name__}` keeps a {type(value).__name__} (`{key}`), "
+                        "which no checkpoint holds",
+                        "choose another optimizer: sgd and adamw can go on after a break",
+                    )
+        return {**found, "losses": self.place.losses}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over saved tensors, each in the layout that its like has here."""
+        self.lesson.restore(_under("state.", tensors))
+        if self.average is not None:
+            self.average.network.load_state_dict(_under("average.", tensors))
+        saved = _under("optimizer.", tensors)
+        self.optimizer.state.clear()
+        for name, parameter in (*self.lesson.decayed, *self.lesson.kept):
+            for key in {each.partition(".")[0] for each in saved if each.partition(".")[2] == name}:
+                value = saved[f"{key}.{name}"]
+                if value.shape == parameter.shape and value.dim():
+                    # In the parameter's layout: other strides take another path through the arithmetic.
+                    value = torch.empty_like(parameter, requires_grad=False, dtype=value.dtype).copy_(value)
+                self.optimizer.state[parameter][key] = value
+        self.place.losses.copy_(tensors["losses"])
 
 
-def fingerprint(
-    network: nn.Module, teacher: nn.Module | None, data: Data, schedule: Schedule, seed: int
-) -> Fingerprint:
-    """What makes a training this one and no other, in parts, so that an error can name the part."""
-    return {
-        "schedule": json.dumps(asdict(schedule)),
-        "seed": str(seed),
-        "data": json.dumps([data.name, data.classes, data.shape, len(data.train), len(data.test)]),
-        "network": _digest(network),
-        "teacher": "none" if teacher is None else _digest(teacher),
-    }
+class Checkpoints:
+    """A folder with the checkpoints of one training."""
 
+    def __init__(self, folder: Path, identity: Identity, warn: Callable[[str], None]) -> None:
+        self.folder, self.identity, self.warn = folder, identity, warn
 
-def save_checkpoint(folder: Path, moving: Moving, history: Iterable[Epoch], identity: Fingerprint) -> None:
-    """Write the state after the last epoch of ``history``, and the best file if that is the best.
-
-    The best goes first: a run killed between the two repeats this epoch and writes both again,
-    whereas the other order would leave a log that speaks of a best file that is not there.
-    """
-    epochs = list(history)
-    network = _packed(moving.network.state_dict())
-    now = epochs[-1].accuracy
-    earlier = [epoch.accuracy for epoch in epochs[:-1] if epoch.accuracy is not None]
-    if now is not None and all(now > accuracy for accuracy in earlier):
-        about = {"epoch": str(len(epochs)), "accuracy": repr(now)}
-        write_atomic(folder / BEST, save(network, about))
-    momentum = _packed(_momentum(moving))
-    tensors = {f"network.{name}": tensor for name, tensor in network.items()}
-    tensors |= {f"momentum.{name}": tensor for name, tensor in momentum.items()}
-    about = {
-        "fingerprint": json.dumps(identity),
-        "history": json.dumps([asdict(epoch) for epoch in epochs]),
-        "scaler": json.dumps(moving.scaler.state_dict()),
-    }
-    write_atomic(folder / LAST, save(tensors, about))
-
-
-def load_checkpoint(folder: Path, moving: Moving, identity: Fingerprint) -> tuple[Epoch, ...]:
-    """Put the saved state into ``moving`` and return the epochs done; none if nothing was saved."""
-    path = folder / LAST
-    if not path.exists():
-        return ()
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            _refuse_another_run(path, about, identity)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CompressError(f"cannot read checkpoint `{path}`: {error}", _START_OVER) from error
-    network, momentum = _under("network.", tensors), _under("momentum.", tensors)
-    moving.network.load_state_dict(network)
-    for name, parameter in moving.network.named_parameters():
-        if name in momentum:
-            # In the parameter's layout: other strides take another path through the arithmetic.
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
-            moving.optimizer.state[parameter]["momentum_buffer"] = buffer
-    moving.scaler.load_state_dict(json.loads(about["scaler"]))
-    return tuple(Epoch(**epoch) for epoch in json.loads(about["history"]))
-
-
-_START_OVER = "delete the folder to start over, or name another one"
-
-
-def _refuse_another_run(path: Path, about: Mapping[str, str], identity: Fingerprint) -> None:
-    if "fingerprint" not in about:
-        raise CompressError(f"`{path}` is not a checkpoint of a training", _START_OVER)
-    saved = json.loads(about["fingerprint"])
-    other = [part for part in identity if saved.get(part) != identity[part]]
-    if other:
-        raise CompressError(
-            f"checkpoint `{path}` is of another training: it differs in {', '.join(other)}",
-            _START_OVER,
+    def save(self, moving: Moving) -> None:
+        """Write where the training is now."""
+        place = moving.place
+        name = f"{place.epoch:06d}-{place.step:08d}"
+        # Clones, because the file format refuses tensors that share memory, as tied weights do.
+        content = save(
+            {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in moving.tensors().items()
+            }
         )
+        about = {
+            "schema": SCHEMA,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "identity": self.identity,
+            "scaler": moving.scaler.state_dict(),
+            **{key: getattr(place, key) for key in ("epoch", "step", "micro", "rate", "back", "seconds")},
+            "history": [asdict(epoch) for epoch in place.history],
+        }
+        write_atomic(self.folder / f"{name}.safetensors", content)
+        write_atomic(self.folder / f"{name}.json", json.dumps(about, indent=1))
+        for old in self._found()[KEPT:]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def load(self, moving: Moving) -> bool:
+        """Put the last checkpoint that is whole into ``moving``; whether there was one."""
+        damaged: list[str] = []
+        for path in self._found():
+            try:
+                about, tensors = self._read(path)
+            except _DamagedError as damage:
+                damaged.append(f"checkpoint `{path.stem}` in `{self.folder}` is damaged ({damage})")
+                continue
+            for text in damaged:
+                self.warn(f"{text}: went on from `{path.stem}`, the one before")
+            moving.restore(tensors)
+            moving.scaler.load_state_dict(about["scaler"])
+            for key in ("epoch", "step", "micro", "rate", "back", "seconds"):
+                setattr(moving.place, key, about[key])
+            moving.place.history[:] = [Epoch(**epoch) for epoch in about["history"]]
+            return True
+        if damaged:
+            raise CompressError(
+                f"{damaged[0]}, and no other is left",
+                "delete the folder to start over, or choose another --out",
+            )
+        return False
+
+    def _found(self) -> list[Path]:
+        """The descriptions, the latest first."""
+        return sorted(self.folder.glob("[0-9]*-[0-9]*.json"), reverse=True)
+
+    def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        try:
+            about = json.loads(path.read_text())
+            content = path.with_suffix(".safetensors").read_bytes()
+        except (OSError, ValueError) as error:
+            raise _DamagedError(str(error).splitlines()[0]) from error
+        if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+            raise _DamagedError("its description is not of this version")
+        _refuse_another_run(self.folder, about["identity"], self.identity)
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise _DamagedError("its tensors do not have the checksum that was written")
+        try:
+            return about, load(content)
+        except SafetensorError as error:
+            raise _DamagedError(str(error)) from error
 
 
-def _momentum(moving: Moving) -> dict[str, Tensor]:
-    # A parameter that never had a gradient has no momentum either.
-    named = moving.network.named_parameters()
-    state = moving.optimizer.state
-    buffers = {name: state.get(p, {}).get("momentum_buffer") for name, p in named}
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+class _DamagedError(Exception):
+    """Why a checkpoint cannot be used."""
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Clones, because the file format refuses tensors that share memory, as tied weights do.
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+def identity_of(lesson: Lesson, data: Data, schedule: Schedule, seed: int) -> Identity:
+    """What makes a training this one and no other, key by key, so that an error can name the first that differs."""
+    settings = {key: value for key, value in asdict(schedule).items() if key != "checkpoint_s"}
+    return json.loads(  # as it comes back from a file: tuples are lists there
+        json.dumps(
+            {
+                **{f"schedule.{key}": value for key, value in settings.items()},
+                "seed": seed,
+                "data": [data.name, data.classes, data.shape, len(data.train), len(data.test)],
+                **lesson.identity(),
+            }
+        )
+    )
+
+
+def _refuse_another_run(folder: Path, saved: Mapping[str, Any], identity: Identity) -> None:
+    key = next((key for key in identity if saved.get(key) != identity[key]), None)
+    if key is not None:
+        there, here = saved.get(key), identity[key]
+        shown = f": {there!r} there, {here!r} here" if len(f"{there!r}{here!r}") < 80 else ""
+        raise CompressError(
+            f"the checkpoints in `{folder}` are of another training: `{key}` differs{shown}",
+            "delete the folder to start over, or name another one",
+        )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> Any:
-    # Through uint8, because numpy knows no bfloat16.
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -1,37 +1,36 @@
-"""The training loop, read from top to bottom: labels alone, or a teacher's answers as well.
+"""The training loop, read from top to bottom: one network and its teachers, or many networks at once.
 
-A training is a function of its arguments. The same network, data, schedule and seed give the
-same weights to the last bit on the same machine and number of threads, in one go or killed and
-continued. (On CUDA that holds for deterministic kernels; cuDNN's are chosen so, but torch has a
+A training is a function of its arguments. The same lesson, data, schedule and seed give the
+same weights to the last bit on the same machine and number of threads, in one go or killed at any
+step and continued. (On CUDA that holds for deterministic kernels; cuDNN's are chosen so, but torch has a
 few others, such as the backward pass of overlapping max pooling.)
-Left out: several devices, several teachers, losses on features.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
-from compressor.distill.checkpoint import Moving, fingerprint, load_checkpoint, save_checkpoint
+from compressor.distill.average import Average
+from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of
 from compressor.distill.evaluate import accuracy
-from compressor.distill.losses import LOSSES, cross_entropy
-from compressor.distill.precision import (
-    autocasting,
-    choose_precision,
-    memory_layout,
-)
+from compressor.distill.lesson import Lesson, Taught
+from compressor.distill.losses import LOSSES
+from compressor.distill.mixing import Mixing, mixing_for
+from compressor.distill.optimizers import optimizer_for
+from compressor.distill.precision import Arithmetic
 from compressor.distill.record import Epoch, Progress, Trained
-from compressor.distill.repeat import repeatable, seed_of
+from compressor.distill.repeat import repeatable, reseed, seed_of
 from compressor.distill.schedule import Schedule
-from compressor.distill.teacher import Answers, answers_of
-from compressor.errors import CompressError, unknown_name
+from compressor.distill.teacher import Guide
+from compressor.distill.trouble import DivergedError, Seen, check_finite, first_not_finite, is_out_of_memory
+from compressor.errors import CompressError, UsageError, unknown_name
 
 CPU = torch.device("cpu")
 
@@ -42,6 +41,7 @@ def train(
     schedule: Schedule,
     *,
     teacher: nn.Module | None = None,
+    guides: Sequence[Guide] = (),
     seed: int = 0,
     device: torch.device = CPU,
     checkpoints: Path | None = None,
@@ -50,141 +50,257 @@ def train(
     """Train a copy of ``network`` and return it in eval mode, float32, contiguous, on ``device``.
 
     Nothing given is changed. With a ``teacher`` the loss is w · soft_targets + (1 − w) ·
-    cross_entropy, w the schedule's ``teacher_weight``. With ``checkpoints``, a folder, every
-    epoch is saved there and a training found there goes on. Every accuracy is measured in
-    float32, as the exported network will be.
+    cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`). With
+    ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured
+    in float32, as the exported network will be.
     """
+    arithmetic = Arithmetic.on(device, schedule.precision)
+    guides = guides or ([Guide("teacher", teacher)] if teacher is not None else [])
+    check_sense(data, schedule, taught=bool(guides))
+    lesson = Taught(network, guides, data, schedule, arithmetic)
+    return follow(lesson, data, schedule, arithmetic, seed=seed, checkpoints=checkpoints, progress=progress)
+
+
+def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
+    """Refuse, before anything is computed, what could not be learnt."""
     if schedule.teacher_loss not in LOSSES:
         raise unknown_name("teacher_loss", schedule.teacher_loss, LOSSES)
     if len(data.train) == 0:
         raise CompressError(f"nothing to learn from: the training half of `{data.name}` is empty")
-    precision = choose_precision(schedule.precision, device)
-    layout = memory_layout(device)
-    student = _copied(network, device, layout)
-    optimizer = _optimizer(student, schedule)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    moving = Moving(student, optimizer, scaler)
-    history: tuple[Epoch, ...] = ()
-    if checkpoints is not None:
-        identity = fingerprint(network, teacher, data, schedule, seed)
-        history = load_checkpoint(checkpoints, moving, identity)
-    resumed_from = len(history) or None
-
-    answers: Answers | None = None
-    if teacher is not None and len(history) < schedule.epochs:
-        teacher = _copied(teacher, device, layout).eval().requires_grad_(False)
-        answers = answers_of(teacher, data.train, schedule.batch, precision, device)
-
-    steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
-    images_per_step = min(schedule.batch, len(data.train))
-    # Reading a loss waits for the device: nothing on a CPU, on a GPU a stalled queue each time.
-    look_every = 1 if device.type == "cpu" else 16
-
-    for epoch in range(len(history), schedule.epochs):
-        with repeatable(seed_of(seed, epoch, "layers"), device):
-            losses = torch.zeros(steps, device=device)
-            looked = 0
-            student.train()
-            start = time.perf_counter()
-            for step, batch in enumerate(_counted(data, schedule, seed, epoch, steps)):
-                rate = schedule.learning_rate_at(epoch * steps + step, schedule.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                images = batch.images.to(device, non_blocking=True, memory_format=layout)
-                labels = batch.labels.to(device, non_blocking=True)
-                told = None if answers is None else answers(images, batch.index)
-                with autocasting(precision, device):
-                    said = student(images)
-                loss = _loss(said, labels, told, schedule)
-                losses[step] = loss.detach()
-
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                if schedule.clip_norm is not None:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(student.parameters(), schedule.clip_norm)
-                scaler.step(optimizer)
-                scaler.update()
-
-                if (step + 1) % look_every == 0 or step + 1 == steps:
-                    now = _last_finite(losses, looked, step + 1, epoch, schedule)
-                    looked = step + 1
-                    speed = looked * images_per_step / (time.perf_counter() - start)
-                    if progress is not None:
-                        progress(Progress(epoch + 1, schedule.epochs, looked, steps, now, speed))
-            seconds = time.perf_counter() - start
-
-        right = accuracy(student, data.test, device=device) if schedule.tests_after(epoch + 1) else None
-        speed = steps * images_per_step / seconds
-        history += (Epoch(losses.mean().item(), right, speed, seconds),)
-        if checkpoints is not None:
-            save_checkpoint(checkpoints, moving, history, identity)
-        if progress is not None:
-            progress(Progress(epoch + 1, schedule.epochs, steps, steps, now, speed, right))
-
-    optimizer.zero_grad(set_to_none=True)
-    return Trained(_contiguous(student.eval()), history, resumed_from, precision)
-
-
-def _loss(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
-    if told is None:
-        return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
-    share = schedule.teacher_weight
-    followed = LOSSES[schedule.teacher_loss](said, told, temperature=schedule.temperature)
-    if share == 1:
-        return followed
-    labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
-    return share * followed + (1 - share) * labelled
-
-
-def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.SGD:
-    """SGD that decays weights only.
-
-    Decay keeps a function from growing steep. Biases do not make it steeper, and the scale of a
-    norm, pulled to zero, would silence a channel that has just been chosen to stay.
-    """
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not learned:
-        raise CompressError("nothing to train: every parameter of the network is frozen")
-    groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        groups,
-        lr=schedule.learning_rate,
-        momentum=schedule.momentum,
-        nesterov=schedule.momentum > 0,
-    )
-
-
-def _counted(data: Data, schedule: Schedule, seed: int, epoch: int, steps: int) -> Iterator[Batch]:
-    """The batches of one epoch, held to the number that the learning rate was planned for."""
-    number = 0
-    for batch in data.train.batches(schedule.batch, shuffle=seed_of(seed, epoch, "order")):
-        number += 1
-        if number <= steps:
-            yield batch
-    if number != steps:
-        raise CompressError(
-            f"`{data.name}` gave {number} batches of {schedule.batch}, "
-            f"its length {len(data.train)} promises {steps}"
+    if not getattr(data.train, "labelled", True) and not (taught and schedule.teacher_weight == 1):
+        raise UsageError(
+            f"the pictures of `{data.name}` have no labels, and the loss needs them",
+            "with a teacher, set distil.schedule.teacher_weight to 1: it alone is followed then",
         )
 
 
-def _last_finite(losses: Tensor, start: int, stop: int, epoch: int, schedule: Schedule) -> float:
-    fresh: list[float] = losses[start:stop].tolist()
-    for step, loss in enumerate(fresh, start + 1):
-        if not math.isfinite(loss):
-            raise CompressError(
-                f"the loss is {loss} in epoch {epoch + 1}, step {step}",
-                f"use a lower learning rate than {schedule.learning_rate:g}, or set `clip_norm`",
+def follow(
+    lesson: Lesson,
+    data: Data,
+    schedule: Schedule,
+    arithmetic: Arithmetic,
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """Train what the lesson trains, and hand out its network."""
+    device = arithmetic.device
+    steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
+    place = Place(
+        min(schedule.micro_batch or schedule.batch, schedule.batch), torch.zeros(steps, device=device)
+    )
+    moving = Moving(
+        lesson,
+        optimizer_for(lesson.decayed, lesson.kept, schedule),
+        torch.amp.GradScaler(device.type, enabled=arithmetic.precision.name == "fp16"),
+        None if schedule.ema is None else Average(lesson.network, schedule.ema),
+        place,
+    )
+    warnings: list[str] = []
+    store = None
+    if checkpoints is not None:
+        store = Checkpoints(checkpoints, identity_of(lesson, data, schedule, seed), warnings.append)
+        if not store.load(moving):
+            store.save(moving)
+    resumed_from = place.epoch * steps + place.step or None
+
+    course = _Course(data, schedule, arithmetic, seed, steps, moving, store, progress, warnings)
+    with repeatable(device):
+        while place.epoch < schedule.epochs:
+            try:
+                course.epoch()
+            except DivergedError as trouble:
+                course.back_off(trouble)
+
+    if place.back:
+        warnings.append(place.back)
+    moving.optimizer.zero_grad(set_to_none=True)
+    network = _contiguous(course.shown.eval())
+    return Trained(
+        network, tuple(place.history), resumed_from, arithmetic.precision, tuple(dict.fromkeys(warnings))
+    )
+
+
+@dataclass
+class _Course:
+    """One training under way. The rule between calls: ``moving.place`` is always where the weights are."""
+
+    data: Data
+    schedule: Schedule
+    arithmetic: Arithmetic
+    seed: int
+    steps: int
+    moving: Moving
+    store: Checkpoints | None
+    progress: Callable[[Progress], None] | None
+    warnings: list[str]
+
+    @property
+    def shown(self) -> nn.Module:
+        """The network that is tested and handed out."""
+        average = self.moving.average
+        return self.moving.lesson.network if average is None else average.network
+
+    def epoch(self) -> None:
+        """The rest of the epoch that the place is in, its test and its checkpoint."""
+        data, schedule, place, lesson = self.data, self.schedule, self.moving.place, self.moving.lesson
+        device, number, steps = self.arithmetic.device, place.epoch, self.steps
+        # Reading a loss waits for the device: nothing on a CPU, on a GPU a stalled queue each time.
+        look_every = 1 if device.type == "cpu" else 16
+        mixing = mixing_for(schedule, len(data.classes))
+        for network in lesson.networks.values():
+            network.train()
+        reseed(seed_of(self.seed, number, "layers"), device)
+        first = looked = place.step
+        start = saved = time.perf_counter()
+        now = 0.0
+
+        for step, batch in enumerate(self._batches(number, first), start=first):
+            reseed(seed_of(self.seed, number, step, "layers"), device)
+            rate = place.rate * schedule.learning_rate_at(number * steps + step, schedule.epochs * steps)
+            for group in self.moving.optimizer.param_groups:
+                group["lr"] = rate
+            place.losses[step] = self._gradients(batch, mixing)
+            if look_every == 1:  # before the weights move, so that the layer can still be found
+                now = self._look(looked, step + 1, batch)
+            self._step(number * steps + step + 1)
+
+            place.step = step + 1
+            if place.step % look_every == 0 or place.step == steps:
+                if look_every > 1:
+                    now = self._look(looked, step + 1, batch)
+                looked = step + 1
+                self._tell(now, (looked - first) * schedule.batch, time.perf_counter() - start)
+                if (
+                    self.store is not None
+                    and looked < steps
+                    and time.perf_counter() - saved > schedule.checkpoint_s
+                ):
+                    place.seconds += time.perf_counter() - start
+                    self.store.save(self.moving)
+                    first, start = looked, time.perf_counter()
+                    saved = start
+        place.seconds += time.perf_counter() - start
+
+        teacher = lesson.teacher
+        right = None
+        if schedule.tests_after(number + 1):
+            right = accuracy(self.shown, data.test, device=device)
+            lesson.tested(right)
+        images = min(schedule.batch, len(data.train)) * steps
+        speed = images / place.seconds
+        place.history.append(Epoch(place.losses.mean().item(), right, speed, place.seconds, teacher))
+        place.epoch, place.step, place.seconds = number + 1, 0, 0.0
+        if self.store is not None:
+            self.store.save(self.moving)
+        if self.progress is not None:
+            left = (schedule.epochs - place.epoch) * images / speed
+            self.progress(
+                Progress(number + 1, schedule.epochs, steps, steps, now, speed, right, left, over=True)
             )
-    return fresh[-1]
 
+    def back_off(self, trouble: DivergedError) -> None:
+        """Once, to the last checkpoint and half the rate; the second time it is an error."""
+        hint = f"use a lower learning rate than {self.schedule.learning_rate:g}, or set `clip_norm`"
+        place = self.moving.place
+        if self.store is None or place.back:
+            raise CompressError(trouble.place, hint) from None
+        self.store.load(self.moving)
+        place.rate, place.back = 0.5, f"{trouble.place}: went back once, and on at half the learning rate"
 
-def _copied(network: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
-    return copy.deepcopy(network).to(device, torch.float32).to(memory_format=layout)
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of one epoch from the first on, held to the number that the learning rate was planned for."""
+        order = seed_of(self.seed, epoch, "order")
+        number = 0
+        for number, batch in enumerate(self.data.train.batches(self.schedule.batch, shuffle=order), 1):
+            if first < number <= self.steps:
+                yield batch
+        if number != self.steps:
+            raise CompressError(
+                f"`{self.data.name}` gave {number} batches of {self.schedule.batch}, "
+                f"its length {len(self.data.train)} promises {self.steps}"
+            )
+
+    def _gradients(self, batch: Batch, mixing: Mixing | None) -> Tensor:
+        """The gradients of one batch, and its loss; in smaller pieces where memory does not hold it."""
+        place = self.moving.place
+        while True:
+            self.moving.optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._in_pieces(batch, mixing)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if place.micro == 1:
+                    raise CompressError(
+                        f"out of memory with a single image: {str(error).splitlines()[0]}",
+                        "free memory, or use a smaller network or smaller images",
+                    ) from error
+            # Not in the handler, which still holds the frames and what they computed.
+            place.micro = (min(place.micro, len(batch.images)) + 1) // 2
+            if self.arithmetic.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.warnings.append(
+                f"out of memory: {place.micro} images at once from here on, in the same batches of "
+                f"{self.schedule.batch}; batch norms see the smaller number"
+            )
+
+    def _in_pieces(self, batch: Batch, mixing: Mixing | None) -> Tensor:
+        images = self.arithmetic.images(batch.images)
+        labels = batch.labels.to(self.arithmetic.device, non_blocking=True)
+        if mixing is not None:
+            images, labels = mixing(images, labels)
+        loss = torch.zeros((), device=self.arithmetic.device)
+        pieces = zip(
+            *(each.split(self.moving.place.micro) for each in (images, labels, batch.index)), strict=True
+        )
+        for few, told, index in pieces:
+            share = len(few) / len(images)
+
+            def backward(part: Tensor, share: float = share) -> None:
+                self.moving.scaler.scale(part * share).backward()
+
+            loss += share * self.moving.lesson.learn(few, told, index, backward)
+        return loss
+
+    def _step(self, step: int) -> None:
+        """Step ``step``, from 1, of the whole training."""
+        lesson, optimizer, scaler = self.moving.lesson, self.moving.optimizer, self.moving.scaler
+        lesson.before_step()
+        if self.schedule.clip_norm is not None:
+            scaler.unscale_(optimizer)
+            moved = [parameter for _, parameter in (*lesson.decayed, *lesson.kept)]
+            nn.utils.clip_grad_norm_(moved, self.schedule.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        lesson.after_step(step, self.schedule.epochs * self.steps)
+        if self.moving.average is not None:
+            self.moving.average.follow(lesson.network, step)
+
+    def _look(self, start: int, stop: int, batch: Batch) -> float:
+        place, networks = self.moving.place, self.moving.lesson.networks
+        images = self.arithmetic.images(batch.images)
+        return check_finite(
+            place.losses,
+            start,
+            stop,
+            f"epoch {place.epoch + 1}",
+            Seen(images, batch.index),
+            lambda: first_not_finite(networks, images),
+        )
+
+    def _tell(self, loss: float, images: int, seconds: float) -> None:
+        if self.progress is None:
+            return
+        place, schedule = self.moving.place, self.schedule
+        images = min(images, len(self.data.train))
+        speed = images / seconds if seconds else 0.0
+        todo = (schedule.epochs - place.epoch) * self.steps - place.step
+        left = todo * min(schedule.batch, len(self.data.train)) / speed if speed else 0.0
+        self.progress(
+            Progress(place.epoch + 1, schedule.epochs, place.step, self.steps, loss, speed, None, left)
+        )
 
 
 def _contiguous(network: nn.Module) -> nn.Module:

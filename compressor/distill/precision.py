@@ -7,12 +7,14 @@ Left out: float8, and bf16 on Arm CPUs, where nothing was measured yet.
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from compressor.errors import UsageError
 
@@ -46,16 +48,36 @@ def choose_precision(asked: str, device: torch.device) -> Precision:
     return Precision(asked, "asked for")
 
 
-def autocasting(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which a network's forward pass runs."""
-    if precision.name == "fp32":  # also shields against an autocast of the caller
-        return torch.autocast(device.type, enabled=False)
-    return torch.autocast(device.type, _DTYPES[precision.name])
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where a training computes, in which numbers, and how images and weights lie in memory."""
 
+    device: torch.device
+    precision: Precision
 
-def memory_layout(device: torch.device) -> torch.memory_format:
-    """Channels last where convolutions like it: the CPU's and CUDA's bf16 kernels want it."""
-    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+    @staticmethod
+    def on(device: torch.device, asked: str) -> Arithmetic:
+        """What the precision that is asked for means on this device."""
+        return Arithmetic(device, choose_precision(asked, device))
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Channels last where convolutions like it: the CPU's and CUDA's bf16 kernels want it."""
+        return torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which a network's forward pass runs."""
+        if self.precision.name == "fp32":  # also shields against an autocast of the caller
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, _DTYPES[self.precision.name])
+
+    def copy(self, network: nn.Module) -> nn.Module:
+        """A copy of the network that trains here: float32, in the layout."""
+        return copy.deepcopy(network).to(self.device, torch.float32).to(memory_format=self.layout)
+
+    def images(self, images: Tensor) -> Tensor:
+        """Images where the networks are."""
+        return images.to(self.device, non_blocking=True, memory_format=self.layout)
 
 
 def _automatic(device: torch.device) -> Precision:

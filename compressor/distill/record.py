@@ -20,6 +20,13 @@ class Progress:
     loss: float
     images_per_second: float
     accuracy: float | None = None
+    left_s: float = 0.0  # until the end of the training, at this speed
+    over: bool = False  # the epoch is, with its test and its checkpoint
+
+    @property
+    def done(self) -> float:
+        """The share of the whole training that is done."""
+        return (self.epoch - 1 + self.step / self.steps) / self.epochs
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Epoch:
     accuracy: float | None
     images_per_second: float
     seconds: float  # of training, without the test
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,10 @@ class Trained:
 
     network: nn.Module
     history: tuple[Epoch, ...]
-    resumed_from: int | None  # epochs found done in the checkpoint
+    resumed_from: int | None  # steps found done in the checkpoint
     precision: Precision
+    warnings: tuple[str, ...] = ()
+    before: float | None = None  # accuracy, where nothing was trained
 
     @property
     def epochs(self) -> int:
@@ -59,15 +69,16 @@ class Trained:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch, from 1, with the best accuracy."""
+        """The first epoch, from 1, with the best accuracy; 0 where nothing was trained."""
         return next(epoch for accuracy, epoch in self._tested if accuracy == self.best_accuracy)
 
     @property
     def _tested(self) -> list[tuple[float, int]]:
         numbered = enumerate(self.history, start=1)
-        return [(epoch.accuracy, number) for number, epoch in numbered if epoch.accuracy is not None]
+        tested = [(epoch.accuracy, number) for number, epoch in numbered if epoch.accuracy is not None]
+        return tested if self.before is None else [(self.before, 0), *tested]
 
     @property
     def images_per_second(self) -> float:
         images = sum(epoch.images_per_second * epoch.seconds for epoch in self.history)
-        return images / sum(epoch.seconds for epoch in self.history)
+        return images / (sum(epoch.seconds for epoch in self.history) or 1.0)

@@ -16,15 +16,23 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training: SGD with Nesterov momentum, linear warm-up, then a cosine down to zero.
+    """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum if nothing else is asked.
 
-    ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the labels;
-    without a teacher the labels have it all. ``clip_norm`` bounds the norm of the whole gradient.
-    The test set is looked at every ``test_every`` epochs and after the last.
+    ``optimizer`` is a name of `torch.optim`, in any case of letters; ``optimizer_settings`` are its own, as in
+    ``betas=[0.9, 0.95]``. ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
+    labels; without a teacher the labels have it all. ``mixup`` and ``cutmix`` are the alphas of the two, 0 for
+    none; with both, each step draws one. ``micro_batch``: at most so many images at once, gradients add up to
+    those of the batch. ``clip_norm`` bounds the norm of the whole gradient. ``ema``: the network handed out is the
+    moving average of its weights with this decay. ``compile``: through `torch.compile`, which costs minutes
+    before the first step. The test set is looked at every ``test_every`` epochs and after the last; a checkpoint is
+    written after every epoch, and within one every ``checkpoint_s`` seconds.
     """
 
     epochs: int = 6
     batch: int = 128
+    micro_batch: int | None = None
+    optimizer: str = "sgd"
+    optimizer_settings: tuple[str, ...] = ()
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -33,9 +41,14 @@ class Schedule:
     teacher_loss: str = "soft-targets"
     temperature: float = 2.0
     teacher_weight: float = 0.9
+    mixup: float = 0.0
+    cutmix: float = 0.0
     clip_norm: float | None = None
+    ema: float | None = None
     precision: str = "auto"
+    compile: bool = False
     test_every: int = 3
+    checkpoint_s: float = 60.0
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
@@ -52,9 +65,16 @@ class Schedule:
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         _need("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
         _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
+        _need("mixup", self.mixup, 0 <= self.mixup < math.inf, "at least 0")
+        _need("cutmix", self.cutmix, 0 <= self.cutmix < math.inf, "at least 0")
         _need("test_every", self.test_every, self.test_every >= 1, "at least 1")
+        _need("checkpoint_s", self.checkpoint_s, self.checkpoint_s > 0, "seconds above 0")
+        if self.micro_batch is not None:
+            _need("micro_batch", self.micro_batch, self.micro_batch >= 1, "at least 1")
         if self.clip_norm is not None:
             _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
+        if self.ema is not None:
+            _need("ema", self.ema, 0 < self.ema < 1, "between 0 and 1")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 

@@ -11,9 +11,9 @@ from compressor.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from compressor.budget.plan import Plan
-    from compressor.cascade import Training
     from compressor.graph.channels import ChannelGraph, Factor
     from compressor.measure import Profile
+    from compressor.methods import Training
 
 
 def costs(profile: Profile, channels: tuple[int, int]) -> dict[str, Any]:

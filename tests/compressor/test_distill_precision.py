@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compressor.distill import precision
-from compressor.distill.precision import Precision, autocasting, choose_precision
+from compressor.distill.precision import Arithmetic, Precision, choose_precision
 from compressor.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -56,6 +56,6 @@ def test_layers_compute_in_the_precision_chosen_whatever_surrounds_them(name, dt
     layer = torch.nn.Linear(3, 3)
     with (
         torch.autocast("cpu", torch.float16),
-        autocasting(Precision(name, "asked for"), CPU),
+        Arithmetic(CPU, Precision(name, "asked for")).autocast(),
     ):
         assert layer(torch.ones(1, 3)).dtype == dtype

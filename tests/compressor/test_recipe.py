@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.budget.request import COST_TITLES, Budget
+from compressor.distill.request import MASKS, METHOD_TITLES, SCORE_RULES, Distilling
 from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError
 from compressor.recipe import (
     DataRecipe,
-    DistilRecipe,
     ExportRecipe,
     ModelRecipe,
     ProfileRecipe,
@@ -70,10 +70,20 @@ recipes = st.builds(
         st.sampled_from(BACKENDS),
     ),
     distil=st.builds(
-        DistilRecipe,
+        Distilling,
+        st.sampled_from([*METHOD_TITLES]),
+        texts,
+        texts,
         st.integers(0),
         st.floats(0.01, 1),
-        st.builds(Schedule, clip_norm=st.none() | st.floats(0.1, 1e300)),
+        masks=st.sampled_from([*MASKS]),
+        score_rule=st.sampled_from([*SCORE_RULES]),
+        schedule=st.builds(
+            Schedule,
+            clip_norm=st.none() | st.floats(0.1, 1e300),
+            ema=st.none() | st.floats(0.1, 0.99),
+            optimizer_settings=st.lists(texts, max_size=2).map(tuple),
+        ),
     ),
     export=st.builds(ExportRecipe, st.none() | st.integers(), st.floats(0, 0.99)),
     profile=st.builds(
@@ -104,7 +114,7 @@ def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
 def test_what_is_given_is_taken_and_the_rest_keeps_its_default(tmp_path: Path) -> None:
     text = 'seed = 7\n[budget]\nremove = 0.7\nkeep = ["head*"]\n[distil.schedule]\nepochs = 3\n'
     assert read_recipe(written(tmp_path, text)) == Recipe(
-        seed=7, budget=Budget(0.7, keep=("head*",)), distil=DistilRecipe(schedule=Schedule(epochs=3))
+        seed=7, budget=Budget(0.7, keep=("head*",)), distil=Distilling(schedule=Schedule(epochs=3))
     )
 
 
@@ -197,11 +207,11 @@ def test_a_setting_that_is_not_given_is_not_written() -> None:
 
 
 def test_an_assistant_gets_its_share_of_the_epochs_and_of_the_warm_up() -> None:
-    recipe = DistilRecipe(assistant_share=0.5, schedule=Schedule(epochs=6, warmup_epochs=0.6))
+    recipe = Distilling(assistant_share=0.5, schedule=Schedule(epochs=6, warmup_epochs=0.6))
     assert recipe.schedule_of("student") == recipe.schedule
     assistant = recipe.schedule_of("assistant-1")
     assert (assistant.epochs, assistant.warmup_epochs) == (3, 0.3)
-    assert DistilRecipe(schedule=Schedule(epochs=1)).schedule_of("assistant-1").epochs == 1
+    assert Distilling(schedule=Schedule(epochs=1)).schedule_of("assistant-1").epochs == 1
 
 
 def test_limits_without_a_share_ask_for_no_share(tmp_path: Path) -> None:

@@ -21,7 +21,17 @@ def test_a_network_without_batch_norm_on_data_of_another_size_without_assistants
 
 
 def test_an_operator_without_a_rule_is_told_and_what_it_touches_stays_whole(folder: Path) -> None:
-    report = run(folder, "mypkg:unsupported", "mypkg:data", "--assistants", "2", "--of", "channels")
+    report = run(
+        folder,
+        "mypkg:unsupported",
+        "mypkg:data",
+        "--method",
+        "steps",
+        "--assistants",
+        "2",
+        "--of",
+        "channels",
+    )
     assert any("no rule for `logaddexp` (in 4 (mypkg.py:" in warning for warning in report["warnings"])
     reasons = {row["name"]: row["reason"] for row in report["not_cut"]}
     assert "logaddexp" in reasons["2"]

@@ -18,10 +18,8 @@ from tests.e2e.conftest import RUN
 from tests.e2e.shell import Outcome, environment, warm_shell
 
 FILES = """
-    checkpoints/assistant-1/best.safetensors
-    checkpoints/assistant-1/last.safetensors
-    checkpoints/student/best.safetensors
-    checkpoints/student/last.safetensors
+    checkpoints/TRAINING/EPOCH-STEP.json
+    checkpoints/TRAINING/EPOCH-STEP.safetensors
     graph.json
     log.jsonl
     plan.json
@@ -109,8 +107,10 @@ def test_the_figures_of_the_report_are_plausible(report: dict[str, Any]) -> None
 
 def test_the_run_folder_has_the_documented_files_and_nothing_else(finished: Run) -> None:
     run = finished[0] / "runs/a"
-    found = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
-    assert found == sorted(FILES)
+    found = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+    names = {re.sub(r"/\w+/\d{6}-\d{8}\.", "/TRAINING/EPOCH-STEP.", name) for name in found}
+    assert sorted(names) == sorted(FILES)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"together", "student"}
 
 
 def test_nothing_in_the_run_folder_is_a_pickle(finished: Run) -> None:

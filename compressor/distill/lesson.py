@@ -1,0 +1,195 @@
+"""What the loop trains: one network taught by labels and teachers (`Taught`), or whatever else is a `Lesson`.
+
+The loop knows batches, steps, optimizers and checkpoints. A lesson knows networks: how one batch becomes gradients,
+and what is to be done around the optimizer's step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compressor.data.split import Data
+from compressor.distill.evaluate import accuracy
+from compressor.distill.losses import LOSSES, cross_entropy
+from compressor.distill.optimizers import Named
+from compressor.distill.precision import Arithmetic
+from compressor.distill.schedule import Schedule
+from compressor.distill.teacher import Answers, Guide, answers_of
+
+Backward = Callable[[Tensor], None]
+
+
+class Lesson(Protocol):
+    """The rule between calls: ``learn`` for every part of a batch, ``before_step``, the optimizer, ``after_step``."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is tested and handed out."""
+        ...
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """All networks that learn, by name."""
+        ...
+
+    @property
+    def teacher(self) -> str | None:
+        """Who teaches the network now."""
+        ...
+
+    @property
+    def decayed(self) -> Named:
+        """What the optimizer moves and weight decay pulls at."""
+        ...
+
+    @property
+    def kept(self) -> Named:
+        """What the optimizer moves and nothing pulls at."""
+        ...
+
+    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
+        """Call ``backward`` with the loss, or with its parts one by one; return the whole, detached."""
+        ...
+
+    def before_step(self) -> None:
+        """Gradients are complete."""
+        ...
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Step ``step`` (from 1) of ``steps`` in the whole training has moved the weights."""
+        ...
+
+    def tested(self, accuracy: float) -> None:
+        """The network is right on this share of the test set."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything beside the optimizer's that later steps depend on."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state`` gave."""
+        ...
+
+    def identity(self) -> Mapping[str, object]:
+        """What makes this lesson this one and no other, in parts."""
+        ...
+
+
+class Taught:
+    """One network, told by the labels and by the first of its guides that it has not beaten yet.
+
+    The guides come weakest first. As soon as the network is right more often on the test set than the one that
+    teaches it, the next one takes over (Miles and Mikolajczyk 2020, the second stage); the last one stays.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        guides: Sequence[Guide],
+        data: Data,
+        schedule: Schedule,
+        arithmetic: Arithmetic,
+    ) -> None:
+        self._identity = {
+            "network": digest(network),
+            "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
+        }
+        self.network = arithmetic.copy(network)
+        self._forward: Callable[[Tensor], Any] = (
+            torch.compile(self.network, dynamic=False) if schedule.compile else self.network
+        )
+        self._data, self._schedule, self._arithmetic = data, schedule, arithmetic
+        self._guides = list(guides)
+        self._number = torch.zeros((), dtype=torch.int64)
+        self._told: tuple[int, Answers] | None = None
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"": self.network}
+
+    @property
+    def teacher(self) -> str | None:
+        return self._guides[int(self._number)].name if self._guides else None
+
+    @property
+    def decayed(self) -> Named:
+        return [(name, p) for name, p in self.network.named_parameters() if p.ndim > 1]
+
+    @property
+    def kept(self) -> Named:
+        return [(name, p) for name, p in self.network.named_parameters() if p.ndim <= 1]
+
+    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
+        told = None if not self._guides else self._answers()(images, index)
+        with self._arithmetic.autocast():
+            said = self._forward(images)
+        loss = loss_of(said, labels, told, self._schedule)
+        backward(loss)
+        return loss.detach()
+
+    def before_step(self) -> None: ...
+
+    def after_step(self, step: int, steps: int) -> None: ...
+
+    def tested(self, accuracy: float) -> None:
+        while int(self._number) + 1 < len(self._guides) and accuracy > self._bar():
+            self._number += 1
+
+    def state(self) -> dict[str, Tensor]:
+        return {**{f"network.{k}": v for k, v in self.network.state_dict().items()}, "guide": self._number}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+        )
+        self._number.copy_(state["guide"])
+
+    def identity(self) -> Mapping[str, object]:
+        return self._identity
+
+    def _bar(self) -> float:
+        """How often the guide that teaches now is right."""
+        number = int(self._number)
+        guide = self._guides[number]
+        if guide.accuracy is None:
+            right = accuracy(guide.network, self._data.test, device=self._arithmetic.device)
+            guide = self._guides[number] = Guide(guide.name, guide.network, right)
+        assert guide.accuracy is not None
+        return guide.accuracy
+
+    def _answers(self) -> Answers:
+        number = int(self._number)
+        if self._told is None or self._told[0] != number:
+            teacher = self._arithmetic.copy(self._guides[number].network).eval().requires_grad_(False)
+            schedule, train = self._schedule, self._data.train
+            fixed = train.fixed and not schedule.mixup and not schedule.cutmix
+            self._told = number, answers_of(teacher, train, schedule.batch, self._arithmetic, fixed=fixed)
+        return self._told[1]
+
+
+def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
+    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told."""
+    share = schedule.teacher_weight if told is not None else 0.0
+    if told is None or share == 0:
+        return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    followed = LOSSES[schedule.teacher_loss](said, told, temperature=schedule.temperature)
+    if share == 1:
+        return followed
+    labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    return share * followed + (1 - share) * labelled
+
+
+def digest(network: nn.Module) -> str:
+    """A network's tensors in one number: names, types, shapes and every bit."""
+    result = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Through uint8, because numpy knows no bfloat16.
+        result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return result.hexdigest()

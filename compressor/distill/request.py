@@ -1,0 +1,104 @@
+"""What is asked of a distillation. Values only, without torch, so that a recipe can hold it and be read quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from compressor.distill.schedule import Schedule
+from compressor.errors import UsageError, unknown_name
+
+METHOD_TITLES = {
+    "cascade": "all networks together while channels are chosen, then the student by one after the other",
+    "steps": "one network after the other, each cut from and taught by the one before",
+    "kd": "the teacher teaches the student",
+    "label-smoothing": "labels alone, smoothed",
+    "finetune": "labels alone",
+    "cut-only": "no training",
+}
+"""Each method by its name in recipes, and in words."""
+
+MASKS = {
+    "learned": "moved by the gradients of each network's teacher",
+    "scored": "as the criterion chose them",
+}
+SCORE_RULES = {
+    "sgd": "one step size for all channels",
+    "rmsprop": "each channel by the size of its own gradients",
+}
+
+
+@dataclass(frozen=True)
+class Distilling:
+    """How the student is taught: the method, its assistants and the schedule.
+
+    ``teacher``: another, stronger network that teaches at the top instead of the one that is cut, by name, with
+    ``teacher_weights``.
+    ``assistants``: how many networks stand between. For ``steps`` each is trained for ``assistant_share`` of the
+    student's epochs: it has more channels, so it learns faster, and it need not be finished to teach. For
+    ``cascade``, ``together_share`` of the epochs train all networks at once, with ``masks`` learned or as scored;
+    learned ones may change every ``masks_every`` steps for the first ``masks_share`` of that time. ``score_travel``
+    is how far a channel's place among all (0 the least, 1 the most important) may move if its gradient always says
+    the same; ``score_rule`` how gradients become steps.
+    """
+
+    method: str = "cascade"
+    teacher: str = ""
+    teacher_weights: str = ""
+    assistants: int = 1
+    assistant_share: float = 0.5
+    together_share: float = 0.4
+    masks: str = "learned"
+    masks_every: int = 20
+    masks_share: float = 0.8
+    score_travel: float = 1.0
+    score_rule: str = "sgd"
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        for kind, given, table in (
+            ("method", self.method, METHOD_TITLES),
+            ("masks", self.masks, MASKS),
+            ("score_rule", self.score_rule, SCORE_RULES),
+        ):
+            if given not in table:
+                raise unknown_name(kind, given, table)
+        if self.assistants < 0:
+            raise UsageError(f"distil.assistants is {self.assistants}, expected at least 0")
+        if self.masks_every < 1:
+            raise UsageError(f"distil.masks_every is {self.masks_every}, expected at least 1")
+        for name in ("assistant_share", "together_share", "masks_share"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise UsageError(f"distil.{name} is {value:g}, expected above 0, at most 1")
+        if not 0 <= self.score_travel < float("inf"):
+            raise UsageError(f"distil.score_travel is {self.score_travel:g}, expected at least 0")
+
+    def trainings(self, path: Sequence[str]) -> dict[str, int]:
+        """The trainings of this method by name, for these networks, and the epochs of each."""
+        if self.method == "cascade":
+            after = self.afterwards
+            return {"together": self.together.epochs, **({"student": after.epochs} if after else {})}
+        if self.method == "steps":
+            return {name: self.schedule_of(name).epochs for name in path}
+        return {"student": self.schedule.epochs}
+
+    def schedule_of(self, network: str) -> Schedule:
+        """The schedule of one network of ``steps``."""
+        return self.schedule if network == "student" else _shortened(self.schedule, self.assistant_share)
+
+    @property
+    def together(self) -> Schedule:
+        """The schedule of the time that all networks train at once."""
+        return _shortened(self.schedule, self.together_share)
+
+    @property
+    def afterwards(self) -> Schedule | None:
+        """The schedule of the student after that; none if no epochs are left."""
+        left = self.schedule.epochs - self.together.epochs
+        return _shortened(self.schedule, left / self.schedule.epochs) if left else None
+
+
+def _shortened(schedule: Schedule, share: float) -> Schedule:
+    epochs = max(1, round(schedule.epochs * share))
+    return replace(schedule, epochs=epochs, warmup_epochs=schedule.warmup_epochs * epochs / schedule.epochs)

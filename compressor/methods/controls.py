@@ -1,0 +1,55 @@
+"""What the cascade must beat: the same student, taught in the plain ways. Every one of them is one word away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compressor.distill import Guide, Schedule, Trained, accuracy, choose_precision
+from compressor.methods.task import Task, Training, cut_and_proved, taught
+
+SMOOTHING = 0.1
+
+
+def cut_only(task: Task) -> tuple[Training, ...]:
+    """Nothing is trained: running statistics are measured anew, and that is all."""
+    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    right = accuracy(student, task.data.test, device=task.device)
+    precision = choose_precision("fp32", task.device)
+    return (Training(task.student, "none", Trained(student, (), None, precision, before=right), checks),)
+
+
+def finetune(task: Task) -> tuple[Training, ...]:
+    """Labels alone, and no smoothing of them."""
+    return _alone(task, replace(task.distilling.schedule, label_smoothing=0.0))
+
+
+def label_smoothing(task: Task) -> tuple[Training, ...]:
+    """Labels alone, smoothed: how much of a teacher's help is mere caution (Müller et al. 2019)."""
+    given = task.distilling.schedule
+    return _alone(task, replace(given, label_smoothing=given.label_smoothing or SMOOTHING))
+
+
+def kd(task: Task) -> tuple[Training, ...]:
+    """The teacher teaches the student, without assistants (Hinton et al. 2015)."""
+    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    trained = taught(task, "student", student, task.distilling.schedule, (task.guide,))
+    return (Training(task.student, task.guide.name, trained, checks),)
+
+
+def steps(task: Task) -> tuple[Training, ...]:
+    """One after the other: each network is cut from the trained larger one, which then teaches it."""
+    network, guide, done = task.teacher, task.guide, None
+    trainings: list[Training] = []
+    for stage in task.path:
+        plan = stage.plan if done is None else stage.plan.within(done)
+        start, checks = cut_and_proved(network, plan, task)
+        schedule = task.distilling.schedule_of(stage.name)
+        trained = taught(task, stage.name, start, schedule, (guide,))
+        trainings.append(Training(stage, guide.name, trained, checks))
+        network, guide, done = trained.network, Guide(stage.name, trained.network), stage.plan
+    return tuple(trainings)
+
+
+def _alone(task: Task, schedule: Schedule) -> tuple[Training, ...]:
+    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    return (Training(task.student, "none", taught(task, "student", student, schedule), checks),)

@@ -1,0 +1,104 @@
+"""What every method is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compressor.budget.plan import Plan
+from compressor.budget.request import Budget
+from compressor.cutting import cut
+from compressor.cutting.proof import Check, check_cut, require
+from compressor.data.split import Data
+from compressor.distill import Guide, Progress, Schedule, Trained, reestimate, train
+from compressor.distill.request import Distilling
+from compressor.graph.channels import ChannelGraph
+from compressor.methods.path import Stage
+from compressor.saliency.scores import Scores
+
+PROOF_IMAGES = 4
+
+STATISTICS_BATCHES = 20
+"""Batches over which running statistics are measured anew after a cut."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A teacher, the way to its student as far as scores say, and how to teach.
+
+    ``guide``: who is asked at the top, the teacher itself or a stronger network that knows the same classes.
+    ``checkpoints`` and ``progress`` are told which training it is.
+    """
+
+    teacher: nn.Module
+    guide: Guide
+    graph: ChannelGraph
+    scores: Scores
+    budget: Budget
+    path: tuple[Stage, ...]
+    distilling: Distilling
+    data: Data
+    seed: int
+    device: torch.device
+    checkpoints: Callable[[str], Path]
+    progress: Callable[[str, Progress], None]
+
+    @property
+    def student(self) -> Stage:
+        """The last stage of the path."""
+        return self.path[-1]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one network was taught, and the proof that it was cut rightly from its teacher."""
+
+    stage: Stage
+    teacher: str
+    trained: Trained
+    checks: tuple[Check, ...] = ()
+
+
+Method = Callable[[Task], tuple[Training, ...]]
+"""The trainings of a task, the student's last."""
+
+
+def cut_and_proved(network: nn.Module, plan: Plan, task: Task) -> tuple[nn.Module, tuple[Check, ...]]:
+    """The smaller network with running statistics of its own, and the proof that it is the silenced larger one."""
+    smaller = cut(network, plan)
+    checks = proved(network, smaller, plan, task.data)
+    return with_own_statistics(smaller, task.data, task.seed, task.device), checks
+
+
+def proved(network: nn.Module, smaller: nn.Module, plan: Plan, data: Data) -> tuple[Check, ...]:
+    """The proof on images of the data; an error where it fails."""
+    images = next(iter(data.test.batches(PROOF_IMAGES))).images
+    checks = check_cut(network, smaller, plan, (images,))
+    require(checks)
+    return checks
+
+
+def with_own_statistics(network: nn.Module, data: Data, seed: int, device: torch.device) -> nn.Module:
+    """A cut network with running statistics of its own: those of the larger one no longer fit."""
+    return reestimate(network, data.train, batches=STATISTICS_BATCHES, seed=seed, device=device)
+
+
+def taught(
+    task: Task, name: str, network: nn.Module, schedule: Schedule, guides: tuple[Guide, ...] = ()
+) -> Trained:
+    """One training of the task."""
+    return train(
+        network,
+        task.data,
+        schedule,
+        guides=guides,
+        seed=task.seed,
+        device=task.device,
+        checkpoints=task.checkpoints(name),
+        progress=partial(task.progress, name),
+    )

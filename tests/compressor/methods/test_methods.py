@@ -1,0 +1,150 @@
+"""The networks between teacher and student: evenly spaced, nested, each taught by the one before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.budget.request import Budget
+from compressor.cutting import cut
+from compressor.data.split import Data
+from compressor.distill import Guide, Progress, accuracy, train
+from compressor.distill.request import METHOD_TITLES, Distilling
+from compressor.graph.trace import trace
+from compressor.methods import METHODS, Task, Training, stages
+from compressor.saliency.score import score
+from compressor.student import same_bits
+
+from .stripes import SCHEDULE, task_for
+
+
+def test_assistants_are_evenly_spaced_and_contain_the_student(teacher: nn.Module) -> None:
+    graph = trace(teacher, torch.zeros(1, 1, 8, 8))
+    path = stages(graph, score(teacher, graph, "l2"), Budget(0.6, granule=1), assistants=2)
+    assert [stage.name for stage in path] == ["assistant-1", "assistant-2", "student"]
+    for stage, share in zip(path, (0.2, 0.4, 0.6), strict=True):
+        assert share - 0.01 <= stage.plan.removed("macs") < share + 0.1
+    for larger, smaller in pairwise(path):
+        for tensor, axes in larger.plan.slices.items():
+            for axis, kept in axes.items():
+                assert set(smaller.plan.slices[tensor][axis]) <= set(kept)
+
+
+def done(task: Task) -> tuple[Training, ...]:
+    return METHODS[task.distilling.method](task)
+
+
+def test_the_methods_are_those_that_a_recipe_may_name() -> None:
+    assert list(METHODS) == list(METHOD_TITLES)
+
+
+def test_in_steps_each_network_is_cut_from_the_one_that_teaches_it(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    seen: list[str] = []
+    asked = Distilling("steps", schedule=SCHEDULE)
+    task = task_for(teacher, data, tmp_path, asked, lambda name, now: seen.append(name))
+    trainings = done(task)
+    assert [(training.stage.name, training.teacher) for training in trainings] == [
+        ("assistant-1", "teacher"),
+        ("student", "assistant-1"),
+    ]
+    assert list(dict.fromkeys(seen)) == ["assistant-1", "student"]
+    student = trainings[-1].trained.network
+    shapes = {name: tensor.shape for name, tensor in student.state_dict().items()}
+    assert shapes == {name: t.shape for name, t in cut(teacher, task.student.plan).state_dict().items()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_with_the_student_that_was_planned_or_another_within_the_budget(
+    teacher: nn.Module, data: Data, tmp_path: Path, method: str
+) -> None:
+    task = task_for(teacher, data, tmp_path, Distilling(method, masks_every=2, schedule=SCHEDULE))
+    trainings = done(task)
+    last = trainings[-1]
+    assert last.stage.name == "student"
+    assert 0.59 <= last.stage.plan.removed("macs") <= 0.65
+    network, proof = last.trained.network, cut(teacher, last.stage.plan)
+    assert [t.shape for t in network.state_dict().values()] == [t.shape for t in proof.state_dict().values()]
+    assert all(check.passed for training in trainings for check in training.checks)
+    assert any(training.checks for training in trainings)
+    assert last.trained.accuracy == accuracy(network, data.test)
+    assert list(task.distilling.trainings([s.name for s in task.path])) == [t.stage.name for t in trainings]
+    if method != "cut-only":
+        assert last.trained.accuracy > 0.9
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "step"),
+    [
+        ("steps", "assistant-1", 3),
+        ("steps", "student", 6),
+        ("cascade", "together", 2),
+        ("cascade", "together", 3),
+        ("cascade", "together", 7),
+        ("cascade", "student", 5),
+    ],
+)
+def test_a_broken_run_goes_on_and_ends_with_the_same_student(
+    teacher: nn.Module, data: Data, tmp_path: Path, method: str, training: str, step: int
+) -> None:
+    asked = Distilling(method, assistants=1, masks_every=3, score_travel=3, schedule=SCHEDULE)
+
+    def killed(name: str, now: Progress) -> None:
+        if name == training and (now.epoch - 1) * now.steps + now.step == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        done(task_for(teacher, data, tmp_path / "broken", asked, killed))
+    continued = done(task_for(teacher, data, tmp_path / "broken", asked))
+    unbroken = done(task_for(teacher, data, tmp_path / "unbroken", asked))
+    assert same_bits(continued[-1].trained.network, unbroken[-1].trained.network)
+    assert continued[-1].stage == unbroken[-1].stage
+    assert any(each.trained.resumed_from for each in continued)
+
+
+def test_a_student_that_beats_its_teacher_is_taught_by_the_next(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    guides = [Guide("weak", teacher, 0.1), Guide("fair", teacher, 0.3), Guide("strong", teacher, 1.0)]
+    trained = train(teacher, data, SCHEDULE, guides=guides)
+    assert trained.accuracy > 0.3
+    assert [epoch.teacher for epoch in trained.history] == ["weak", "strong", "strong", "strong"]
+
+
+def test_labels_are_not_smoothed_for_the_one_control_and_are_for_the_other(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    losses = {}
+    for method in ("finetune", "label-smoothing"):
+        schedule = replace(SCHEDULE, epochs=1, learning_rate=1e-9)
+        task = task_for(teacher, data, tmp_path / method, Distilling(method, schedule=schedule))
+        losses[method] = done(task)[-1].trained.history[0].loss
+    student = cut(teacher, task.student.plan)
+    assert losses["finetune"] != losses["label-smoothing"]
+    assert student is not teacher
+
+
+def test_assistants_none_leave_the_whole_network_and_the_teacher_as_guides(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    asked = Distilling("cascade", assistants=0, masks_every=2, schedule=SCHEDULE)
+    trainings = done(task_for(teacher, data, tmp_path, asked))
+    assert trainings[0].teacher == "whole"
+    assert trainings[1].teacher.split(" → ")[0] == "whole"
+
+
+def test_a_cascade_without_epochs_for_the_student_alone_ends_after_the_first_stage(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    asked = Distilling("cascade", together_share=1.0, schedule=SCHEDULE)
+    (only,) = done(task_for(teacher, data, tmp_path, asked))
+    assert only.stage.name == "student"
+    assert only.checks
