@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compressor.data.scaling import IMAGENET
 from compressor.data.split import Data
-from compressor.data.tensors import TensorSplit
+from compressor.data.tensors import Augment, TensorSplit
 
 
 def resnet56(folder: Path) -> nn.Module:
@@ -27,17 +27,17 @@ def resnet56(folder: Path) -> nn.Module:
     return network.eval()
 
 
-def cifar10(folder: Path, train_each: int, test_each: int) -> Data:
-    """So many images of each class."""
+def cifar10(folder: Path, train_each: int, test_each: int, augment: Augment | None = None) -> Data:
+    """So many images of each class, those to train on changed at random by ``augment``."""
     classes = tuple(sorted(path.stem for path in (folder / "cifar10/test").glob("*.webp")))
     train, test = (
-        tiles([folder / "cifar10" / half / f"{name}.webp" for name in classes], each)
-        for half, each in (("train", train_each), ("test", test_each))
+        tiles([folder / "cifar10" / half / f"{name}.webp" for name in classes], each, more)
+        for half, each, more in (("train", train_each, augment), ("test", test_each, None))
     )
     return Data("cifar10", classes, (3, 32, 32), train, test)
 
 
-def tiles(mosaics: Sequence[Path], each: int) -> TensorSplit:
+def tiles(mosaics: Sequence[Path], each: int, augment: Augment | None = None) -> TensorSplit:
     """The first images of every mosaic, a class for each."""
     images = []
     for path in mosaics:
@@ -46,7 +46,7 @@ def tiles(mosaics: Sequence[Path], each: int) -> TensorSplit:
         grid = mosaic.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
         images.append(grid.reshape(-1, 3, 32, 32)[:each])
     labels = torch.arange(len(images)).repeat_interleave(each)
-    return TensorSplit(torch.from_numpy(np.concatenate(images)), labels, IMAGENET)
+    return TensorSplit(torch.from_numpy(np.concatenate(images)), labels, IMAGENET, augment)
 
 
 class Block(nn.Module):

@@ -47,6 +47,7 @@ INGREDIENTS = (
     "data/scaling.py",
     "data/split.py",
     "data/tensors.py",
+    "distill/hints.py",
     "distill/lesson.py",
     "distill/loop.py",
     "distill/losses.py",

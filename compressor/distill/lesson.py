@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from compressor.data.split import Data
 from compressor.distill.evaluate import accuracy
+from compressor.distill.hints import Channels, Hints
 from compressor.distill.losses import LOSSES, cross_entropy
 from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
@@ -95,11 +98,15 @@ class Taught:
         data: Data,
         schedule: Schedule,
         arithmetic: Arithmetic,
+        hints: Hints | None = None,
+        channels: Channels = MappingProxyType({}),
     ) -> None:
-        self._identity = {
+        self._identity: dict[str, object] = {
             "network": digest(network),
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
+            "hints": [list(hints.layers), hints.weight] if hints else None,
         }
+        self._hints, self._channels = hints, channels
         self.network = arithmetic.copy(network)
         self._forward: Callable[[Tensor], Any] = (
             torch.compile(self.network, dynamic=False) if schedule.compile else self.network
@@ -108,6 +115,7 @@ class Taught:
         self._guides = list(guides)
         self._number = torch.zeros((), dtype=torch.int64)
         self._told: tuple[int, Answers] | None = None
+        self._copy: tuple[int, nn.Module] | None = None
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -126,10 +134,25 @@ class Taught:
         return [(name, p) for name, p in self.network.named_parameters() if p.ndim <= 1]
 
     def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
+        if self._hints is not None:
+            return self._with_hints(self._hints, images, labels, backward)
         told = None if not self._guides else self._answers()(images, index)
         with self._arithmetic.autocast():
             said = self._forward(images)
         loss = loss_of(said, labels, told, self._schedule)
+        backward(loss)
+        return loss.detach()
+
+    def _with_hints(self, hints: Hints, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
+        """The same with the teacher asked live, since its layers are looked at."""
+        teacher, guide = self._taught_by(), self._guides[int(self._number)]
+        with self._arithmetic.autocast():
+            with torch.no_grad(), hints.watching(teacher) as theirs:
+                told = teacher(images).float()
+            with hints.watching(self.network) as mine:
+                said = self.network(images)
+        loss = loss_of(said, labels, told, self._schedule)
+        loss = loss + hints.loss(mine, theirs, self._channels, guide.channels)
         backward(loss)
         return loss.detach()
 
@@ -159,17 +182,26 @@ class Taught:
         guide = self._guides[number]
         if guide.accuracy is None:
             right = accuracy(guide.network, self._data.test, device=self._arithmetic.device)
-            guide = self._guides[number] = Guide(guide.name, guide.network, right)
+            guide = self._guides[number] = replace(guide, accuracy=right)
         assert guide.accuracy is not None
         return guide.accuracy
+
+    def _taught_by(self) -> nn.Module:
+        """The network that teaches now, where this one computes."""
+        number = int(self._number)
+        if self._copy is None or self._copy[0] != number:
+            network = self._arithmetic.copy(self._guides[number].network)
+            self._copy = number, network.eval().requires_grad_(False)
+        return self._copy[1]
 
     def _answers(self) -> Answers:
         number = int(self._number)
         if self._told is None or self._told[0] != number:
-            teacher = self._arithmetic.copy(self._guides[number].network).eval().requires_grad_(False)
             schedule, train = self._schedule, self._data.train
             fixed = train.fixed and not schedule.mixup and not schedule.cutmix
-            self._told = number, answers_of(teacher, train, schedule.batch, self._arithmetic, fixed=fixed)
+            teacher = self._taught_by()
+            asked = torch.compile(teacher, dynamic=False) if schedule.compile else teacher
+            self._told = number, answers_of(asked, train, schedule.batch, self._arithmetic, fixed=fixed)
         return self._told[1]
 
 

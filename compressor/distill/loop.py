@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
 from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of
 from compressor.distill.evaluate import accuracy
+from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Lesson, Taught
 from compressor.distill.losses import LOSSES
 from compressor.distill.mixing import Mixing, mixing_for
@@ -42,6 +44,9 @@ def train(
     *,
     teacher: nn.Module | None = None,
     guides: Sequence[Guide] = (),
+    hints: Hints | None = None,
+    channels: Channels = MappingProxyType({}),
+    within: tuple[Schedule, int] | None = None,
     seed: int = 0,
     device: torch.device = CPU,
     checkpoints: Path | None = None,
@@ -50,15 +55,25 @@ def train(
     """Train a copy of ``network`` and return it in eval mode, float32, contiguous, on ``device``.
 
     Nothing given is changed. With a ``teacher`` the loss is w · soft_targets + (1 − w) ·
-    cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`). With
-    ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured
-    in float32, as the exported network will be.
+    cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`);
+    ``hints`` are layers to be imitated, of which the network has these ``channels``; ``within`` as in `follow`. With
+    ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
+    float32, as the exported network will be.
     """
     arithmetic = Arithmetic.on(device, schedule.precision)
     guides = guides or ([Guide("teacher", teacher)] if teacher is not None else [])
     check_sense(data, schedule, taught=bool(guides))
-    lesson = Taught(network, guides, data, schedule, arithmetic)
-    return follow(lesson, data, schedule, arithmetic, seed=seed, checkpoints=checkpoints, progress=progress)
+    lesson = Taught(network, guides, data, schedule, arithmetic, hints if guides else None, channels)
+    return follow(
+        lesson,
+        data,
+        schedule,
+        arithmetic,
+        within=within,
+        seed=seed,
+        checkpoints=checkpoints,
+        progress=progress,
+    )
 
 
 def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
@@ -80,11 +95,16 @@ def follow(
     schedule: Schedule,
     arithmetic: Arithmetic,
     *,
+    within: tuple[Schedule, int] | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train what the lesson trains, and hand out its network."""
+    """Train what the lesson trains, and hand out its network.
+
+    ``within``: a longer schedule that this training is a part of, and how many of its epochs are over. The learning
+    rate is that one's, so that two trainings in a row have one cosine.
+    """
     device = arithmetic.device
     steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
     place = Place(
@@ -100,12 +120,12 @@ def follow(
     warnings: list[str] = []
     store = None
     if checkpoints is not None:
-        store = Checkpoints(checkpoints, identity_of(lesson, data, schedule, seed), warnings.append)
+        store = Checkpoints(checkpoints, identity_of(lesson, data, schedule, seed, within), warnings.append)
         if not store.load(moving):
             store.save(moving)
     resumed_from = place.epoch * steps + place.step or None
 
-    course = _Course(data, schedule, arithmetic, seed, steps, moving, store, progress, warnings)
+    course = _Course(data, schedule, arithmetic, within, seed, steps, moving, store, progress, warnings)
     with repeatable(device):
         while place.epoch < schedule.epochs:
             try:
@@ -129,6 +149,7 @@ class _Course:
     data: Data
     schedule: Schedule
     arithmetic: Arithmetic
+    within: tuple[Schedule, int] | None
     seed: int
     steps: int
     moving: Moving
@@ -148,6 +169,7 @@ class _Course:
         device, number, steps = self.arithmetic.device, place.epoch, self.steps
         # Reading a loss waits for the device: nothing on a CPU, on a GPU a stalled queue each time.
         look_every = 1 if device.type == "cpu" else 16
+        whole, before = self.within or (schedule, 0)
         mixing = mixing_for(schedule, len(data.classes))
         for network in lesson.networks.values():
             network.train()
@@ -158,7 +180,7 @@ class _Course:
 
         for step, batch in enumerate(self._batches(number, first), start=first):
             reseed(seed_of(self.seed, number, step, "layers"), device)
-            rate = place.rate * schedule.learning_rate_at(number * steps + step, schedule.epochs * steps)
+            rate = place.rate * whole.learning_rate_at((before + number) * steps + step, whole.epochs * steps)
             for group in self.moving.optimizer.param_groups:
                 group["lr"] = rate
             place.losses[step] = self._gradients(batch, mixing)

@@ -40,6 +40,7 @@ class Distilling:
     learned ones may change every ``masks_every`` steps for the first ``masks_share`` of that time. ``score_travel``
     is how far a channel's place among all (0 the least, 1 the most important) may move if its gradient always says
     the same; ``score_rule`` how gradients become steps.
+    ``hints``: layers whose outputs the student should imitate, counted ``hint_weight`` times; none by default.
     """
 
     method: str = "cascade"
@@ -53,6 +54,8 @@ class Distilling:
     masks_share: float = 0.8
     score_travel: float = 1.0
     score_rule: str = "sgd"
+    hints: tuple[str, ...] = ()
+    hint_weight: float = 0.001
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
@@ -71,8 +74,9 @@ class Distilling:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise UsageError(f"distil.{name} is {value:g}, expected above 0, at most 1")
-        if not 0 <= self.score_travel < float("inf"):
-            raise UsageError(f"distil.score_travel is {self.score_travel:g}, expected at least 0")
+        for name in ("score_travel", "hint_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"distil.{name} is {getattr(self, name):g}, expected at least 0")
 
     def trainings(self, path: Sequence[str]) -> dict[str, int]:
         """The trainings of this method by name, for these networks, and the epochs of each."""

@@ -8,12 +8,13 @@ step. Left out: answers kept on disk; asking costs about as much as one epoch of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Split
+from compressor.distill.hints import Channels
 from compressor.distill.precision import Arithmetic
 from compressor.errors import CompressError
 
@@ -23,15 +24,19 @@ Answers = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Guide:
-    """A network that teaches, by name; ``accuracy``: what a student must beat to be taught by the next one."""
+    """A network that teaches, by name; ``accuracy``: what a student must beat to be taught by the next one.
+
+    ``channels``: those of the uncut network that its layers have, where hints compare them.
+    """
 
     name: str
     network: nn.Module
     accuracy: float | None = None
+    channels: Channels = field(default_factory=dict)
 
 
 def answers_of(
-    teacher: nn.Module, split: Split, batch: int, arithmetic: Arithmetic, *, fixed: bool
+    teacher: Callable[[Tensor], Tensor], split: Split, batch: int, arithmetic: Arithmetic, *, fixed: bool
 ) -> Answers:
     """A function that gives the logits of ``teacher``, which computes there already and is in eval mode.
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from compressor.budget.plan import Plan
 from compressor.distill import Arithmetic, Guide, accuracy, follow
+from compressor.distill.hints import hints_for
 from compressor.distill.loop import check_sense
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.cost import costs_of
-from compressor.methods.task import Task, Training, proved, taught
+from compressor.methods.task import Task, Training, channels_of, proved, taught
 from compressor.methods.together import Member, Together
 
 TOGETHER = "together"
@@ -40,12 +41,14 @@ def cascade(task: Task) -> tuple[Training, ...]:
         asked,
         task.data,
         arithmetic,
+        hints=hints_for(asked.hints, asked.hint_weight, task.teacher, task.guide.network),
     )
     trained = follow(
         lesson,
         task.data,
         asked.together,
         arithmetic,
+        within=(asked.schedule, 0),
         seed=task.seed,
         checkpoints=task.checkpoints(TOGETHER),
         progress=partial(task.progress, TOGETHER),
@@ -60,14 +63,16 @@ def cascade(task: Task) -> tuple[Training, ...]:
     if asked.afterwards is None:
         return (replace(first, stage=stage),)
     guides = [*(_guide(member, task) for member in larger), task.guide]
-    after = taught(task, "student", trained.network, asked.afterwards, tuple(guides))
+    within = (asked.schedule, asked.together.epochs)  # one cosine over both: no channel has to be found twice
+    after = taught(task, stage, trained.network, asked.afterwards, tuple(guides), within)
     told = [epoch.teacher for epoch in after.history if epoch.teacher]
     return first, Training(stage, " → ".join(dict.fromkeys(told)), after)
 
 
 def _guide(member: Member, task: Task) -> Guide:
     network = copy.deepcopy(member.network).eval()
-    return Guide(member.stage.name, network, accuracy(network, task.data.test, device=task.device))
+    right = accuracy(network, task.data.test, device=task.device)
+    return Guide(member.stage.name, network, right, channels_of(task, member.plan))
 
 
 def with_costs(graph: ChannelGraph, plan: Plan) -> Plan:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compressor.distill import Guide, Schedule, Trained, accuracy, choose_precision
-from compressor.methods.task import Task, Training, cut_and_proved, taught
+from compressor.methods.path import Stage
+from compressor.methods.task import Task, Training, channels_of, cut_and_proved, taught
 
 SMOOTHING = 0.1
 
@@ -32,7 +33,7 @@ def label_smoothing(task: Task) -> tuple[Training, ...]:
 def kd(task: Task) -> tuple[Training, ...]:
     """The teacher teaches the student, without assistants (Hinton et al. 2015)."""
     student, checks = cut_and_proved(task.teacher, task.student.plan, task)
-    trained = taught(task, "student", student, task.distilling.schedule, (task.guide,))
+    trained = taught(task, task.student, student, task.distilling.schedule, (task.guide,))
     return (Training(task.student, task.guide.name, trained, checks),)
 
 
@@ -44,12 +45,16 @@ def steps(task: Task) -> tuple[Training, ...]:
         plan = stage.plan if done is None else stage.plan.within(done)
         start, checks = cut_and_proved(network, plan, task)
         schedule = task.distilling.schedule_of(stage.name)
-        trained = taught(task, stage.name, start, schedule, (guide,))
+        trained = taught(task, stage, start, schedule, (guide,))
         trainings.append(Training(stage, guide.name, trained, checks))
-        network, guide, done = trained.network, Guide(stage.name, trained.network), stage.plan
+        network, guide, done = trained.network, _guide(stage, trained, task), stage.plan
     return tuple(trainings)
 
 
 def _alone(task: Task, schedule: Schedule) -> tuple[Training, ...]:
     student, checks = cut_and_proved(task.teacher, task.student.plan, task)
-    return (Training(task.student, "none", taught(task, "student", student, schedule), checks),)
+    return (Training(task.student, "none", taught(task, task.student, student, schedule), checks),)
+
+
+def _guide(stage: Stage, trained: Trained, task: Task) -> Guide:
+    return Guide(stage.name, trained.network, trained.accuracy, channels_of(task, stage.plan))

@@ -16,6 +16,7 @@ from compressor.cutting import cut
 from compressor.cutting.proof import Check, check_cut, require
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, Schedule, Trained, reestimate, train
+from compressor.distill.hints import hints_for
 from compressor.distill.request import Distilling
 from compressor.graph.channels import ChannelGraph
 from compressor.methods.path import Stage
@@ -83,20 +84,38 @@ def proved(network: nn.Module, smaller: nn.Module, plan: Plan, data: Data) -> tu
     return checks
 
 
+def channels_of(task: Task, plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Which channels the plan leaves to the layers that hints look at."""
+    found = {layer: plan.slices.get(f"{layer}.weight", {}).get(0) for layer in task.distilling.hints}
+    return {layer: kept for layer, kept in found.items() if kept is not None}
+
+
 def with_own_statistics(network: nn.Module, data: Data, seed: int, device: torch.device) -> nn.Module:
     """A cut network with running statistics of its own: those of the larger one no longer fit."""
     return reestimate(network, data.train, batches=STATISTICS_BATCHES, seed=seed, device=device)
 
 
 def taught(
-    task: Task, name: str, network: nn.Module, schedule: Schedule, guides: tuple[Guide, ...] = ()
+    task: Task,
+    stage: Stage,
+    network: nn.Module,
+    schedule: Schedule,
+    guides: tuple[Guide, ...] = (),
+    within: tuple[Schedule, int] | None = None,
 ) -> Trained:
-    """One training of the task."""
+    """One training of the task, of the network that the stage leaves."""
+    name, asked = stage.name, task.distilling
+    hints = None
+    for guide in guides:
+        hints = hints_for(asked.hints, asked.hint_weight, network, guide.network)
     return train(
         network,
         task.data,
         schedule,
         guides=guides,
+        hints=hints,
+        channels=channels_of(task, stage.plan),
+        within=within,
         seed=task.seed,
         device=task.device,
         checkpoints=task.checkpoints(name),

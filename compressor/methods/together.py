@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.data.split import Data
 from compressor.distill import Arithmetic, Guide
+from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Backward, digest, loss_of
 from compressor.distill.optimizers import Named
 from compressor.distill.request import Distilling
@@ -71,7 +73,9 @@ class Together:
         data: Data,
         arithmetic: Arithmetic,
         backend: str = "auto",
+        hints: Hints | None = None,
     ) -> None:
+        self._hints = hints
         self._identity = {
             "network": digest(teacher),
             "teacher": digest(guide.network),
@@ -133,10 +137,16 @@ class Together:
         """The largest first: what it says is what the next is told. Each is done before the next begins."""
         told = self._answers()(images, index)
         total = torch.zeros((), device=images.device)
+        theirs: tuple[dict[str, Tensor], Channels] | None = None
         for member in reversed(self.members):
-            with self._arithmetic.autocast():
+            with self._arithmetic.autocast(), self._watching(member.network) as mine:
                 said = member.network(images)
             loss = loss_of(said, labels, told, self._schedule)
+            if self._hints is not None:
+                channels = self._channels(member)
+                if theirs is not None:
+                    loss = loss + self._hints.loss(mine, theirs[0], channels, theirs[1])
+                theirs = {layer: output.detach() for layer, output in mine.items()}, channels
             backward(loss)
             told = said.detach().float()
             total += loss.detach()
@@ -255,6 +265,14 @@ class Together:
                 start = self._units.starts[group.name]
                 row[start : start + group.units] = np.isin(slot.indices[:, 0], np.array(kept))
         return row
+
+    def _watching(self, network: nn.Module) -> AbstractContextManager[dict[str, Tensor]]:
+        return nullcontext({}) if self._hints is None else self._hints.watching(network)
+
+    def _channels(self, member: Member) -> Channels:
+        assert self._hints is not None
+        found = {layer: member.plan.slices.get(f"{layer}.weight", {}).get(0) for layer in self._hints.layers}
+        return {layer: kept for layer, kept in found.items() if kept is not None}
 
     def _answers(self) -> Answers:
         if self._told is None:

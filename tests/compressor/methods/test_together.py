@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from compressor.budget.plan import Plan
 from compressor.cutting import cut
 from compressor.data.split import Data
 from compressor.distill import Arithmetic
+from compressor.distill.hints import Hints
 from compressor.distill.losses import cross_entropy, soft_targets
 from compressor.distill.request import Distilling
 from compressor.graph.trace import trace
@@ -260,3 +262,30 @@ def test_places_are_shares_and_equals_share_one(teacher: nn.Module, data: Data, 
     units = Units(task.graph, dict(teacher.named_parameters()))
     places = units.places(units.scores(np.array([5.0, 1.0, 1.0, 9.0] * 8)))
     assert places[:4].tolist() == [0.625, 0.25, 0.25, 0.875]
+
+
+def test_hints_in_a_cascade_add_the_differences_to_the_next_larger_network(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    batch = next(iter(data.train.batches(32)))
+    losses = []
+    for weight in (0.0, 1.0):
+        task = task_for(teacher, data, tmp_path, Distilling(schedule=SCHEDULE, assistants=2))
+        lesson = Together(
+            task.teacher, task.guide, task.graph, task.scores, task.budget, task.path, task.distilling, data, FP32,
+            hints=Hints(("4",), weight),
+        )  # fmt: skip
+        for network in lesson.networks.values():
+            network.train()
+        losses.append(lesson.learn(batch.images, batch.labels, batch.index, lambda loss: loss.backward()))
+    outputs = []
+    for member in lesson.members:
+        with Hints(("4",), 1.0).watching(member.network) as seen:
+            member.network(batch.images)
+        kept = member.plan.slices.get("4.weight", {}).get(0, range(16))
+        outputs.append({channel: seen["4"][:, place] for place, channel in enumerate(kept)})
+    expected = sum(
+        torch.stack([(own[c] - other[c]).square().mean() for c in own]).mean()
+        for own, other in pairwise(outputs)
+    )
+    torch.testing.assert_close(losses[1] - losses[0], expected.detach() / 4, rtol=1e-4, atol=1e-5)
