@@ -11,6 +11,7 @@ No verb changes what it is given.
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,7 +176,7 @@ def compress(
 def run_name(recipe: Recipe) -> str:
     """What a run folder is called if nobody says: model, data and what is removed."""
     parts = (Path(recipe.model.name).name, Path(recipe.data.name).name)
-    names = [part.replace(":", "-") for part in parts]
+    names = [re.sub(r"[^\w.-]+", "-", part) for part in parts]  # a pattern for shards is no name of a folder
     return f"{'-'.join(names)}-{recipe.budget.of}-{recipe.budget.remove:g}"
 
 

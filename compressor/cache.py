@@ -64,9 +64,8 @@ def write_tensors(kind: str, key: str, tensors: Mapping[str, Tensor], about: Map
 def read_numbers(kind: str, key: str) -> dict[str, float]:
     """The numbers stored under this key; none where there are none or the file is damaged."""
     try:
-        value = json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
-        return {str(name): float(number) for name, number in value.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {str(name): float(number) for name, number in read_value(kind, key).items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -74,3 +73,17 @@ def write_numbers(kind: str, key: str, numbers: Mapping[str, float]) -> None:
     """Store numbers under this key, where that is possible: a cache that cannot be written costs time only."""
     with suppress(CompressError):
         write_json(cache_root() / kind / f"{key}.json", dict(numbers))
+
+
+def read_value(kind: str, key: str) -> Any:
+    """The value stored under this key; none where there is none or it is no JSON."""
+    try:
+        return json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_value(kind: str, key: str, value: Any) -> None:
+    """Store a value of any size as JSON on one line, where that is possible."""
+    with suppress(CompressError):
+        write_atomic(cache_root() / kind / f"{key}.json", json.dumps(value))

@@ -52,7 +52,10 @@ def cli(debug: bool) -> None:
 )
 @click.option("--granule", type=int, help="Widths are multiples of it  [default: 8]")
 @click.option("--whole-heads", is_flag=True, help="Attention loses heads, not width inside every head.")
-@click.option("--data", help="Built-in name, folder of class folders, or package.module:factory.")
+@click.option("--data", help="Built-in name, folder, shards as in 'x-{00..12}.tar', package.module:factory.")
+@click.option("--data-test", help="Shards for the test half  [default: some of --data are held out]")
+@click.option("--unlabelled", help="Folder of pictures without classes, to train on instead.")
+@click.option("--augment", help="default, none, randaugment, trivialaugment, autoaugment.")
 @click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
 @click.option("--download", is_flag=True, help="Allow a torchvision data set to be downloaded.")
 @click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
@@ -311,6 +314,9 @@ SETTINGS = {
     "granule": "budget.granule",
     "whole_heads": "budget.whole_heads",
     "data": "data.name",
+    "data_test": "data.test",
+    "unlabelled": "data.unlabelled",
+    "augment": "data.augment",
     "data_root": "data.root",
     "download": "data.download",
     "size": "data.size",

@@ -147,6 +147,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         for training in trainings:
             for warning in training.trained.warnings:
                 steps.warn(f"{training.stage.name}: {warning}")
+        _warn_of_damage(data, steps)
         plan = trainings[-1].stage.plan
         student = trainings[-1].trained.network.cpu()
         right["student"] = trainings[-1].trained.accuracy
@@ -302,6 +303,15 @@ def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
         steps.warn(
             f"no rule for {', '.join(f'`{name}`' for name in operators)} (in {where}): left whole there"
         )
+
+
+def _warn_of_damage(data: Data, steps: Steps) -> None:
+    """What could not be read while the student learnt, by name."""
+    for title, half in (("to train on", data.train), ("to test", data.test)):
+        if half.bad:
+            first = "; ".join(str(bad) for bad in half.bad[:3])
+            more = f"; and {len(half.bad) - 3} more" if len(half.bad) > 3 else ""
+            steps.warn(f"{len(half.bad)} samples {title} could not be read: {first}{more}")
 
 
 def _showing(

@@ -40,16 +40,27 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """The data: a name, a folder or ``package.module:factory``; empty values mean the set's own defaults."""
+    """The data: a name, a folder, shards or ``package.module:factory``; empty values mean the set's own defaults.
+
+    ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
+    ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
+    ``max_bad``: how many samples of each half may be unreadable.
+    """
 
     name: str = "glyphs"
+    test: str = ""
+    unlabelled: str = ""
     root: str = ""
     download: bool = False
     size: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: int | None = None
+    samples: tuple[int, ...] = ()
+    augment: str = "default"
+    max_bad: int = 10
     workers: int = 2
+    prefetch: int = 2
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ BUILTIN_SCHEDULE = Schedule(
 
 INGREDIENTS = (
     "glyphnet.py",
+    "data/augment.py",
     "data/glyphs.py",
     "data/scaling.py",
     "data/split.py",
@@ -230,7 +231,7 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
         code.update((folder / part).read_bytes())
     return {
         "model": source.to_dict(),
-        "data": {**asdict(data), "workers": 0},
+        "data": {**asdict(data), "workers": 0, "prefetch": 0},
         "schedule": asdict(BUILTIN_SCHEDULE),
         "seed": seed,
         "device": device.type,

@@ -23,10 +23,10 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safeten
 # A flag that is not in this table was not decided upon: it is a promise to users, and is documented.
 FLAGS = {
     "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --threads --keep
-              --granule --whole-heads --data --data-root --download --size --weights --classes
-              --criterion --combine --normalise --backend --method --assistants --masks --teacher --teacher-weights
-              --epochs --seed --device --trust --recipe
-              --out --fresh --json""",
+              --granule --whole-heads --data --data-test --unlabelled --augment --data-root --download
+              --size --weights --classes --criterion --combine --normalise --backend
+              --method --assistants --masks --teacher --teacher-weights
+              --epochs --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
     "export": "--to --out --weights --classes --shape --opset --trust --json",

@@ -6,8 +6,8 @@ of another glyph at its edge and noise on top. Samples are rendered many at a ti
 default set takes about a second on one core.
 
 The same arguments give the same pixels on the same machine; on another a pixel may differ by one
-step, because sampling a mask is float arithmetic. There is no augmentation, on purpose: a teacher's
-answer to a sample stays true throughout a training, and is computed once.
+step, because sampling a mask is float arithmetic. There is no augmentation unless it is asked for: a
+teacher's answer to a sample stays true throughout a training, and is computed once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, features
 from torch import Generator, Tensor
 
+from compressor.data.augment import DEFAULT, Policy, policy_named
 from compressor.data.scaling import Scaling, chosen_scaling
 from compressor.data.split import Data
 from compressor.data.tensors import TensorSplit
@@ -55,6 +56,7 @@ def load_glyphs(
     size: int | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
+    augment: str = DEFAULT,
     seed: int = 0,
 ) -> Data:
     """Render ``train`` and ``test`` samples of the first ``classes`` glyphs, ``size`` pixels wide and high.
@@ -72,16 +74,22 @@ def load_glyphs(
     masks = _masks(classes)
     scaling = chosen_scaling(_SCALING, mean, std)
 
-    def half(count: int, stream: int) -> TensorSplit:
+    def half(count: int, stream: int, policy: Policy | None) -> TensorSplit:
         labels = torch.arange(count) % classes
         images = torch.empty(count, 3, size, size, dtype=torch.uint8)
         random = Generator().manual_seed((2 * seed + stream) % 2**63)
         # In pieces that stay in the processor's cache: twice as fast as all at once.
         for piece, of in zip(images.split(256), labels.split(256), strict=True):
             piece.copy_(_render(masks, of, size, random))
-        return TensorSplit(images, labels, scaling)
+        return TensorSplit(images, labels, scaling, policy=policy)
 
-    return Data("glyphs", tuple(GLYPHS[:classes]), (3, size, size), half(train, 0), half(test, 1))
+    return Data(
+        "glyphs",
+        tuple(GLYPHS[:classes]),
+        (3, size, size),
+        half(train, 0, policy_named(augment)),
+        half(test, 1, None),
+    )
 
 
 def _masks(classes: int) -> Tensor:

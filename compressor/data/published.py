@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from compressor.data.augment import NONE, Policy, policy_named
 from compressor.data.scaling import Scaling, chosen_scaling
 from compressor.data.split import Data
 from compressor.data.tensors import Augment, TensorSplit, crop_and_flip
@@ -73,16 +74,16 @@ def load_published(published: Published, wanted: DataRecipe) -> Data:
     scaling = chosen_scaling(usual, wanted.mean, wanted.std)
     side = wanted.size or images.shape[-1]
 
-    def half(part: Any, augment: Augment | None) -> TensorSplit:
+    def half(part: Any, augment: Augment | None, policy: Policy | None) -> TensorSplit:
         images = _images(part.data).expand(-1, channels, -1, -1)
-        return TensorSplit(images, torch.as_tensor(part.targets), scaling, augment, wanted.size)
+        return TensorSplit(images, torch.as_tensor(part.targets), scaling, augment, wanted.size, policy)
 
     return Data(
         wanted.name,
         tuple(train.classes),
         (channels, side, side),
-        half(train, published.augment),
-        half(test, None),
+        half(train, None if wanted.augment == NONE else published.augment, policy_named(wanted.augment)),
+        half(test, None, None),
     )
 
 

@@ -1,8 +1,8 @@
 """What a data set may be called, and who loads it.
 
-A name from the table, a folder of class folders, or ``package.module:factory``. Whatever it is,
-the result is a ``Data``. Left out: data that is not for classification, and sets that do not fit
-on this machine's disk.
+A name from the table, a folder of class folders, shards (tar files, by a pattern or in a folder), or
+``package.module:factory``. Whatever it is, the result is a ``Data``. Left out: data that is not for
+classification, and sets that do not fit on this machine's disk.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.data.augment import check_augment
 from compressor.data.factory import load_factory
-from compressor.data.folders import load_folder
+from compressor.data.folders import load_folder, with_unlabelled
 from compressor.data.glyphs import load_glyphs
+from compressor.data.shards import has_shards, load_shards, names_shards
 from compressor.data.split import Data
 from compressor.errors import UsageError, unknown_name
 
@@ -27,17 +29,37 @@ Source = Callable[["DataRecipe", int], Data]
 
 
 def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
-    """The data set that a recipe names. ``seed`` decides what is rendered, and how a folder is split."""
-    for name, value, least in (("size", wanted.size, 1), ("classes", wanted.classes, 2)):
-        if value is not None and value < least:
-            raise UsageError(f"data `{name}` is {value}, expected at least {least}")
-    data = _source(wanted.name)(wanted, seed)
+    """The data set that a recipe names. ``seed`` decides what is rendered, and what is held out for the test."""
+    _check_numbers(wanted)
+    check_augment(wanted.augment)
+    source = _source(wanted.name)
+    for option, reached in (("test", load_shards), ("samples", load_factory)):
+        if getattr(wanted, option) and source is not reached:
+            raise UsageError(f"`{option}` does not reach data `{wanted.name}`", f"leave `data.{option}` out")
+    data = source(wanted, seed)
     if wanted.classes is not None and len(data.classes) != wanted.classes:
         raise UsageError(
             f"data set `{wanted.name}` has {len(data.classes)} classes, asked for were {wanted.classes}",
             "leave --classes out: this data set brings its own",
         )
-    return data
+    return with_unlabelled(data, wanted) if wanted.unlabelled else data
+
+
+def _check_numbers(wanted: DataRecipe) -> None:
+    given = [
+        ("size", wanted.size, 1),
+        ("classes", wanted.classes, 2),
+        ("max_bad", wanted.max_bad, 0),
+        ("prefetch", wanted.prefetch, 0),
+        *(("samples", number, 1) for number in wanted.samples),
+    ]
+    for name, value, least in given:
+        if value is not None and value < least:
+            raise UsageError(f"data `{name}` is {value}, expected at least {least}")
+    if len(wanted.samples) > 2:
+        raise UsageError(
+            f"data `samples` has {len(wanted.samples)} numbers, expected that of the training half and that of the test"
+        )
 
 
 def _source(name: str) -> Source:
@@ -45,9 +67,13 @@ def _source(name: str) -> Source:
         return SOURCES[name]
     path = Path(name).expanduser()
     if path.is_dir():
-        return load_folder
+        return load_shards if has_shards(path) else load_folder
+    if names_shards(name):
+        return load_shards
     if path.exists():
-        raise UsageError(f"data `{name}` is a file, expected a folder of class folders")
+        raise UsageError(
+            f"data `{name}` is a file, expected a folder of class folders, or shards that end in .tar"
+        )
     if any(mark in name for mark in ("/", os.sep)) or name.startswith((".", "~")):
         raise UsageError(
             f"no folder `{name}`", "known names: " + ", ".join(SOURCES) + "; or package.module:factory"
@@ -58,7 +84,14 @@ def _source(name: str) -> Source:
 
 
 def _glyphs(wanted: DataRecipe, seed: int) -> Data:
-    return load_glyphs(classes=wanted.classes, size=wanted.size, mean=wanted.mean, std=wanted.std, seed=seed)
+    return load_glyphs(
+        classes=wanted.classes,
+        size=wanted.size,
+        mean=wanted.mean,
+        std=wanted.std,
+        augment=wanted.augment,
+        seed=seed,
+    )
 
 
 def _published(name: str, wanted: DataRecipe, seed: int) -> Data:

@@ -3,20 +3,23 @@
 For small sets this is the fastest loader there is: a batch is one indexing operation. What an
 image goes through at training time is one function over a batch and its random numbers. Those are
 drawn for the whole set before the first batch, so that the augmentation of a sample depends on
-the shuffle number alone, not on the batch that the sample falls into.
+the shuffle number alone, not on the batch that the sample falls into. A policy, if there is one,
+comes on top, image by image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from random import Random
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compressor.data.augment import Policy, varied_pixels
 from compressor.data.scaling import Scaling
-from compressor.data.split import Batch, batch_indices
+from compressor.data.split import WHOLE, Bad, Batch, Part, batch_indices
 
 DRAWS = 3
 """How many random numbers the augmentation of one sample may use."""
@@ -38,24 +41,44 @@ class TensorSplit:
     scaling: Scaling
     augment: Augment | None = None
     side: int | None = None
+    policy: Policy | None = None
 
     @property
     def fixed(self) -> bool:
         """Whether a sample shows the same pixels every time."""
-        return self.augment is None
+        return self.augment is None and self.policy is None
+
+    @property
+    def labelled(self) -> bool:
+        """Always: a set in memory comes with its labels."""
+        return True
+
+    @property
+    def bad(self) -> tuple[Bad, ...]:
+        """Never anything: what lies in memory has been read."""
+        return ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, shuffle: int | None = None, start: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         """Batches of ``size``; the rules are those of ``Split``."""
         random = torch.Generator().manual_seed(shuffle or 0)
         draws = torch.rand(len(self), DRAWS, generator=random)
-        for index in batch_indices(len(self), size, shuffle):
+        for index in batch_indices(len(self), size, shuffle, start, part):
             images = self.images[index]
-            if self.augment is not None and shuffle is not None:
+            if shuffle is not None and self.augment is not None:
                 images = self.augment(images, draws[index])
+            if shuffle is not None and self.policy is not None:
+                images = self._by_policy(self.policy, images, index, shuffle)
             yield self._batch(index, images)
+
+    def _by_policy(self, policy: Policy, images: Tensor, index: Tensor, shuffle: int) -> Tensor:
+        numbered = zip(images, index.tolist(), strict=True)
+        changed = [varied_pixels(policy, image, Random(f"{shuffle}/{number}")) for image, number in numbered]
+        return torch.stack(changed) if changed else images
 
     def _batch(self, index: Tensor, images: Tensor) -> Batch:
         scaled = self.scaling(images)

@@ -82,7 +82,7 @@ def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
         raise unknown_name("teacher_loss", schedule.teacher_loss, LOSSES)
     if len(data.train) == 0:
         raise CompressError(f"nothing to learn from: the training half of `{data.name}` is empty")
-    if not getattr(data.train, "labelled", True) and not (taught and schedule.teacher_weight == 1):
+    if not data.train.labelled and not (taught and schedule.teacher_weight == 1):
         raise UsageError(
             f"the pictures of `{data.name}` have no labels, and the loss needs them",
             "with a teacher, set distil.schedule.teacher_weight to 1: it alone is followed then",
@@ -234,9 +234,10 @@ class _Course:
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of one epoch from the first on, held to the number that the learning rate was planned for."""
         order = seed_of(self.seed, epoch, "order")
-        number = 0
-        for number, batch in enumerate(self.data.train.batches(self.schedule.batch, shuffle=order), 1):
-            if first < number <= self.steps:
+        number = first
+        batches = self.data.train.batches(self.schedule.batch, shuffle=order, start=first)
+        for number, batch in enumerate(batches, first + 1):
+            if number <= self.steps:
                 yield batch
         if number != self.steps:
             raise CompressError(

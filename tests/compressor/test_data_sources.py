@@ -142,6 +142,22 @@ def test_a_size_resizes_a_published_set(tmp_path: Path) -> None:
     assert _all(data).shape == (20, 1, 32, 32)
 
 
+@pytest.mark.parametrize("colour", [(), (0.0, 0.0, 0.0)])
+def test_a_published_set_is_varied_by_a_policy_before_it_is_resized(
+    tmp_path: Path, colour: tuple[float, ...]
+) -> None:
+    _write_mnist(tmp_path)
+    recipe = DataRecipe("mnist", root=str(tmp_path), size=16, mean=colour, augment="randaugment")
+    train = load_data(recipe).train
+    plain = next(load_data(replace(recipe, augment="default")).train.batches(20, shuffle=1)).images
+    first, again = (torch.cat([b.images for b in train.batches(n, shuffle=1)]) for n in (20, 4))
+    assert not train.fixed
+    assert first.shape == plain.shape == (20, len(colour) or 1, 16, 16)
+    # Resizing is float arithmetic, which another number of images may round otherwise.
+    torch.testing.assert_close(first, again, rtol=0, atol=1e-5)
+    assert not torch.equal(first, plain)
+
+
 def test_a_mean_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     _write_mnist(tmp_path)
     with pytest.raises(UsageError, match="`mean` has 2 values, the images have 1 channels"):
@@ -206,6 +222,12 @@ def test_cifar_is_read_in_colour_and_augmented_for_training(tmp_path: Path) -> N
     assert batch.images[0, 1, 0, 0].item() == pytest.approx(first_of_green - 0.4822)
     assert batch.images[0, 0, 1, 3].item() == pytest.approx(35 / 255 - 0.4914)
     assert batch.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_cifar_is_not_augmented_if_none_is_asked_for(tmp_path: Path) -> None:
+    SmallCifar.write(tmp_path)
+    small = replace(CIFAR10, reader=SmallCifar)
+    assert load_published(small, DataRecipe("cifar10", root=str(tmp_path), augment="none")).train.fixed
 
 
 def test_a_cifar_file_that_its_authors_did_not_write_is_never_opened(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.data.split import Batch, Data
+from compressor.data.split import WHOLE, Bad, Batch, Data, batch_indices
 from compressor.distill import Schedule, accuracy, train
 from compressor.errors import CompressError
 
@@ -32,17 +32,14 @@ class Pixels:
     images: torch.Tensor
     labels: torch.Tensor
     fixed: bool = True
+    labelled: bool = True
+    bad: tuple[Bad, ...] = ()
 
     def __len__(self):
         return len(self.labels)
 
-    def batches(self, size, *, shuffle=None):
-        order = torch.arange(len(self))
-        if shuffle is not None:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle))
-            if len(self) > size:
-                order = order[: len(self) // size * size]
-        for index in order.split(size) if len(self) else ():
+    def batches(self, size, *, shuffle=None, start=0, part=WHOLE):
+        for index in batch_indices(len(self), size, shuffle, start, part):
             yield Batch(self.images[index], self.labels[index], index)
 
 
@@ -176,10 +173,10 @@ def test_dropout_and_order_are_drawn_anew_in_every_epoch():
 
     @dataclass(frozen=True)
     class Watched(Pixels):
-        def batches(self, size, *, shuffle=None):
+        def batches(self, size, *, shuffle=None, **options):
             orders.append(shuffle)
             dropped.append(torch.rand(1).item())  # what the next random layer would draw
-            return super().batches(size, shuffle=shuffle)
+            return super().batches(size, shuffle=shuffle, **options)
 
     data = toy_data()
     watched = Watched(data.train.images, data.train.labels)
@@ -302,8 +299,8 @@ def test_a_teacher_with_broken_weights_is_named():
 
 def test_a_split_that_breaks_its_promises_is_an_error():
     class Short(Pixels):
-        def batches(self, size, *, shuffle=None):
-            return iter(list(super().batches(size, shuffle=shuffle))[:-1])
+        def batches(self, size, **options):
+            return iter(list(super().batches(size, **options))[:-1])
 
     data = toy_data()
     short = replace(data, train=Short(data.train.images, data.train.labels))

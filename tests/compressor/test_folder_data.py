@@ -1,15 +1,19 @@
 """Pictures in folders: which are trained on, what is seen of them, and what is said when one is wrong."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from compressor.data import Data, load_data
-from compressor.data.folders import FolderSplit
-from compressor.errors import CompressError
+from compressor.data.folders import Files
+from compressor.data.pictures import PictureSplit
+from compressor.errors import CompressError, UsageError
 from compressor.recipe import DataRecipe
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -27,13 +31,14 @@ def _class_folders(folder: Path, count: int = 10, names: tuple[str, ...] = ("cat
     return folder
 
 
-def _load(folder: Path, seed: int = 0, size: int = 16) -> Data:
-    return load_data(DataRecipe(str(folder), size=size, mean=(0.0,) * 3, std=(1.0,) * 3), seed)
+def _load(folder: Path, seed: int = 0, size: int = 16, **options: Any) -> Data:
+    return load_data(DataRecipe(str(folder), size=size, mean=(0.0,) * 3, std=(1.0,) * 3, **options), seed)
 
 
 def _files(split: object) -> tuple[Path, ...]:
-    assert isinstance(split, FolderSplit)
-    return split.files
+    assert isinstance(split, PictureSplit)
+    assert isinstance(split.stored, Files)
+    return split.stored.paths
 
 
 def test_train_and_val_inside_are_the_halves(tmp_path: Path) -> None:
@@ -86,14 +91,14 @@ def test_the_test_sees_the_middle_of_a_picture(tmp_path: Path) -> None:
     assert data.test.fixed
 
 
-def _speckled(tmp_path: Path) -> Data:
+def _speckled(tmp_path: Path, **options: Any) -> Data:
     for name in ("cat", "dog"):
         for number in range(10):
             file = tmp_path / name / f"{number}.png"
             file.parent.mkdir(exist_ok=True)
             pixels = torch.randint(256, (30 * 40 * 3,), generator=torch.Generator().manual_seed(number))
             Image.frombytes("RGB", (40, 30), bytes(pixels.tolist())).save(file)
-    return _load(tmp_path)
+    return _load(tmp_path, **options)
 
 
 def test_order_and_augmentation_depend_on_the_shuffle_number_alone(tmp_path: Path) -> None:
@@ -197,9 +202,94 @@ def test_a_folder_that_cannot_be_used_says_why(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", None])
-def test_an_unreadable_picture_is_named(tmp_path: Path, content: bytes | None) -> None:
-    data = _speckled(tmp_path)
+def test_an_unreadable_picture_is_named_and_the_end_where_none_may_be_bad(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    data = _speckled(tmp_path, max_bad=0)
     file = _files(data.train)[3]
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
     with pytest.raises(CompressError, match=f"cannot read picture `{file}`"):
         list(data.train.batches(4, shuffle=0))
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 5])
+def test_so_many_batches_are_decoded_ahead(tmp_path: Path, prefetch: int) -> None:
+    train = _speckled(tmp_path, prefetch=prefetch, workers=1).train
+    asked: list[int] = []
+
+    class Watched:
+        def __init__(self, stored: Any) -> None:
+            self.stored = stored
+
+        def name(self, number: int) -> str:
+            return str(number)
+
+        def file(self, number: int) -> Path:
+            asked.append(number)
+            return Path(self.stored.file(number))
+
+    assert isinstance(train, PictureSplit)
+    batches = replace(train, stored=Watched(train.stored)).batches(2)
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(asked) < 2 * (1 + prefetch) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert asked == list(range(2 * (1 + prefetch)))
+    batches.close()  # type: ignore[attr-defined]
+
+
+# Without labels
+
+
+def _unlabelled(tmp_path: Path, data: str = "", **options: Any) -> Data:
+    data = data or str(_class_folders(tmp_path / "labelled", 5))
+    if not (tmp_path / "loose").exists():
+        _picture(tmp_path / "loose/1.png", RED)
+        _picture(tmp_path / "loose/deep/2.jpg", GREEN)
+        _picture(tmp_path / "loose/deep/er/3.png", BLUE)
+        (tmp_path / "loose/notes.txt").touch()
+    return load_data(DataRecipe(data, unlabelled=str(tmp_path / "loose"), **options))
+
+
+def test_pictures_without_classes_take_the_place_of_the_training_half(tmp_path: Path) -> None:
+    data = _unlabelled(tmp_path, size=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert (len(data.train), len(data.test)) == (3, 2)
+    assert (data.train.labelled, data.test.labelled) == (False, True)
+    assert not data.train.fixed
+    assert data.classes == ("cat", "dog")
+    (batch,) = data.train.batches(4)
+    assert batch.labels.tolist() == [-1, -1, -1]
+    assert batch.images.mean(dim=(2, 3)).argmax(dim=1).tolist() == [0, 1, 2]
+    assert batch.images.shape == (3, 3, 16, 16)
+
+
+def test_pictures_without_classes_have_the_size_and_scale_of_the_data(tmp_path: Path) -> None:
+    data = _unlabelled(tmp_path, "glyphs", size=20, augment="none")
+    (batch,) = data.train.batches(4, shuffle=1)
+    assert data.train.fixed
+    assert batch.images.shape == (3, 3, 20, 20)
+    # The glyphs' own scale: black is -2 and white is 2 (a JPEG is off by a step).
+    assert batch.images.aminmax().min.item() == pytest.approx(-2, abs=0.1)
+    assert batch.images.aminmax().max.item() == pytest.approx(2, abs=0.1)
+
+
+def test_pictures_without_classes_may_be_bad_too(tmp_path: Path) -> None:
+    _unlabelled(tmp_path)
+    (tmp_path / "loose/1.png").write_bytes(b"nothing")
+    train = _unlabelled(tmp_path).train
+    (batch,) = train.batches(4)
+    assert batch.labels.tolist() == [-1, -1, -1]
+    assert [bad.name for bad in train.bad] == [str(tmp_path / "loose/1.png")]
+
+
+def test_a_folder_of_pictures_without_classes_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompressError, match="empty` has no pictures"):
+        load_data(DataRecipe("glyphs", unlabelled=str(tmp_path / "empty")))
+    with pytest.raises(UsageError, match="no folder `nowhere`"):
+        load_data(DataRecipe("glyphs", unlabelled="nowhere"))
+    with pytest.raises(UsageError, match="how its images were scaled is not known"):
+        load_data(
+            DataRecipe("tests.compressor.test_data_factory:squares", unlabelled=str(tmp_path / "empty"))
+        )

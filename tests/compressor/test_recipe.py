@@ -45,7 +45,13 @@ recipes = st.builds(
         mean=st.lists(floats, max_size=3).map(tuple),
         std=st.lists(floats, max_size=3).map(tuple),
         classes=st.none() | st.integers(),
+        samples=st.lists(st.integers(), max_size=2).map(tuple),
+        test=texts,
+        unlabelled=texts,
+        augment=texts,
+        max_bad=st.integers(),
         workers=st.integers(),
+        prefetch=st.integers(),
     ),
     budget=st.builds(
         Budget,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.budget.request import Budget
-from compressor.data.split import Batch, Data
+from compressor.data.split import WHOLE, Bad, Batch, Data, Part, batch_indices
 from compressor.distill import Guide, Progress, Schedule
 from compressor.distill.request import Distilling
 from compressor.graph.trace import trace
@@ -30,15 +30,16 @@ class Stripes:
     images: Tensor
     labels: Tensor
     fixed: bool = True
+    labelled: bool = True
+    bad: tuple[Bad, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[Batch]:
-        order = torch.arange(len(self))
-        if shuffle is not None:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle))
-        for index in order.split(size):
+    def batches(
+        self, size: int, *, shuffle: int | None = None, start: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
+        for index in batch_indices(len(self), size, shuffle, start, part):
             yield Batch(self.images[index], self.labels[index], index)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.data.split import Data
-from compressor.distill import Guide, Progress, accuracy, train
+from compressor.distill import Guide, Progress, Schedule, accuracy, train
 from compressor.distill.request import METHOD_TITLES, Distilling
 from compressor.graph.trace import trace
 from compressor.methods import METHODS, Task, Training, stages

@@ -1,0 +1,187 @@
+"""Iterable data sets: begun anew for every pass, told which, and held to the number they promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from compressor.data import Data, load_data
+from compressor.data.factory import data_from
+from compressor.errors import CompressError, UsageError
+from compressor.recipe import DataRecipe
+
+Sample = tuple[Tensor, int]
+
+
+def _image(number: int) -> Tensor:
+    return torch.full((1, 2, 2), float(number))
+
+
+class Numbers:
+    """So many images, each showing its number."""
+
+    classes = ("even", "odd")
+
+    def __init__(self, length: int = 10) -> None:
+        self.length = length
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number in range(self.length):
+            yield _image(number), number % 2
+
+
+class Counted(Numbers):
+    def __len__(self) -> int:
+        return 10
+
+
+class Ordered(Counted):
+    """In an order that follows the epoch."""
+
+    told: list[int] = []  # noqa: RUF012
+
+    def set_epoch(self, number: int) -> None:
+        self.told.append(number)
+
+    def __iter__(self) -> Iterator[Sample]:
+        random = torch.Generator().manual_seed(self.told[-1])
+        for number in torch.randperm(10, generator=random).tolist():
+            yield _image(number), number % 2
+
+
+class Torchs(IterableDataset):  # type: ignore[type-arg]
+    """As torch's users write them: with an index that only fails."""
+
+    classes = ("even", "odd")
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(Numbers())
+
+
+class Failing(Counted):
+    def __iter__(self) -> Iterator[Sample]:
+        yield _image(0), 0
+        yield _image(1), 1
+        raise ConnectionError("the store is closed")
+
+
+def numbers() -> tuple[Numbers, Numbers]:
+    return Numbers(), Numbers(6)
+
+
+def endless() -> tuple[Any, Any]:
+    class Endless(Numbers):
+        def __iter__(self) -> Iterator[Sample]:
+            return ((_image(number), number % 2) for number in count())
+
+    return Endless(), Counted()
+
+
+def torchs() -> tuple[Torchs, Torchs]:
+    return Torchs(), Torchs()
+
+
+def once() -> tuple[Any, Any]:
+    return iter(Numbers()), Counted()
+
+
+def _from(name: str, **options: Any) -> Data:
+    return load_data(DataRecipe(f"{__name__}:{name}", **options))
+
+
+def _shown(data: Data, size: int = 4, **options: Any) -> list[list[int]]:
+    return [batch.images[:, 0, 0, 0].int().tolist() for batch in data.train.batches(size, **options)]
+
+
+def test_an_iterable_with_a_length_needs_nothing_more() -> None:
+    data = data_from(Counted(), Counted())
+    assert (len(data.train), data.shape, data.train.fixed) == (10, (1, 2, 2), False)
+    assert _shown(data) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert _shown(data) == _shown(data)
+    assert _shown(data, shuffle=1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_the_recipe_may_say_how_many() -> None:
+    data = _from("numbers", samples=(10, 6))
+    assert (len(data.train), len(data.test)) == (10, 6)
+    assert len(list(data.test.batches(4))) == 2
+
+
+@pytest.mark.parametrize(("samples", "half"), [((), "train"), ((10,), "test")])
+def test_a_half_of_unknown_length_says_what_is_missing(samples: tuple[int, ...], half: str) -> None:
+    with pytest.raises(UsageError, match=rf"\({half}\) does not say how many samples") as caught:
+        _from("numbers", samples=samples)
+    assert "data.samples" in str(caught.value.hint)
+
+
+def test_torchs_iterable_data_sets_are_iterables() -> None:
+    assert _shown(_from("torchs", samples=(10, 10)))[0] == [0, 1, 2, 3]
+
+
+def test_the_half_is_told_the_shuffle_number_before_each_pass() -> None:
+    data = data_from(Ordered(), Counted())
+    Ordered.told.clear()
+    first, again, other, unshuffled = (_shown(data, 5, shuffle=number) for number in (7, 7, 8, None))
+    assert Ordered.told == [7, 7, 8, 0]
+    assert first == again
+    assert first not in (other, unshuffled)
+
+
+def test_an_abandoned_pass_does_not_disturb_the_next() -> None:
+    data = data_from(Counted(), Counted())
+    assert next(data.train.batches(4)).index.tolist() == [0, 1, 2, 3]
+    assert _shown(data)[0] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shuffle", [None, 1])
+@pytest.mark.parametrize("promised", [9, 10, 11, 12])
+def test_more_or_fewer_than_promised_is_an_error(promised: int, shuffle: int | None) -> None:
+    data = _from("numbers", samples=(promised, 6))
+    if promised == 10:
+        list(data.train.batches(3, shuffle=shuffle))
+        return
+    said = "goes on after 9 samples" if promised < 10 else f"ended after 10 samples, expected {promised}"
+    with pytest.raises(CompressError, match=rf"\(train\) {said}") as caught:
+        list(data.train.batches(3, shuffle=shuffle))
+    assert "data.samples" in str(caught.value.hint)
+
+
+def test_a_stream_without_an_end_is_found_out() -> None:
+    data = _from("endless", samples=(8,))
+    with pytest.raises(CompressError, match="goes on after 8 samples"):
+        list(data.train.batches(4))
+
+
+def test_what_can_be_read_only_once_is_refused() -> None:
+    with pytest.raises(
+        CompressError, match=r"\(train\) is a generator, .* an iterable that every pass can begin"
+    ):
+        _from("once", classes=2)
+
+
+def test_an_error_inside_names_the_sample() -> None:
+    data = data_from(Failing(), Counted())
+    with pytest.raises(CompressError, match=r"sample 2 of .* failed: ConnectionError: the store is closed"):
+        list(data.train.batches(2))
+
+
+def test_an_empty_stream_is_an_error() -> None:
+    with pytest.raises(CompressError, match="ended after 0 samples, expected 5"):
+        data_from(Numbers(0), Counted(), samples=(5,))
+
+
+@pytest.mark.parametrize("samples", [(0,), (1, 2, 3)])
+def test_impossible_numbers_of_samples_are_refused(samples: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="`samples`"):
+        _from("numbers", samples=samples)
+
+
+def test_a_number_of_samples_is_for_factories_alone() -> None:
+    with pytest.raises(UsageError, match="`samples` does not reach data `glyphs`"):
+        load_data(DataRecipe("glyphs", samples=(5,)))
