@@ -26,6 +26,7 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
+from compressor.distill.loop import check_sense
 from compressor.errors import CompressError, UsageError
 from compressor.files import write_atomic, write_json
 from compressor.fitting import fit, measured_costs, on_its_granule
@@ -38,6 +39,7 @@ from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
 from compressor.report.sections import costs, layer_rows, training_row
 from compressor.rundir import RunFolder, open_run
+from compressor.saliency.criteria import Criterion
 from compressor.saliency.kernels.sums import choose
 from compressor.saliency.score import criterion_named, score
 from compressor.saliency.scores import Scores
@@ -70,6 +72,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
     with steps.step("Build teacher and data") as step:
         data = load_data(recipe.data, recipe.seed)
+        _check_labels(recipe, data, criterion)
         teacher = load_teacher(
             recipe,
             data,
@@ -303,6 +306,20 @@ def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
         steps.warn(
             f"no rule for {', '.join(f'`{name}`' for name in operators)} (in {where}): left whole there"
         )
+
+
+def _check_labels(recipe: Recipe, data: Data, criterion: Criterion) -> None:
+    """Refuse, before anything is trained, what needs labels where there are none."""
+    if data.train.labelled:
+        return
+    if criterion.needs_labels:
+        raise UsageError(
+            f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
+            "lamp, l2 and hrank need none",
+        )
+    if recipe.distil.method != "cut-only":
+        taught = recipe.distil.method not in ("finetune", "label-smoothing")
+        check_sense(data, recipe.distil.schedule, taught=taught)
 
 
 def _warn_of_damage(data: Data, steps: Steps) -> None:

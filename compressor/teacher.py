@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import nn
 
 from compressor import cache
 from compressor.budget.plan import Plan
+from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, Schedule, accuracy, choose_precision, train
 from compressor.errors import CompressError, UsageError
@@ -196,7 +197,7 @@ def _trained_builtin(
 ) -> Teacher:
     """The built-in network: from the cache, or trained now and put there."""
     source = ModelSource(BUILTIN, len(data.classes))
-    ingredients = _ingredients(recipe.data, recipe.seed, device, source)
+    ingredients = _ingredients(replace(recipe.data, unlabelled=""), recipe.seed, device, source)
     key = cache.key_of(ingredients)
     # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
     cached = recipe.data.name == RENDERED
@@ -205,6 +206,8 @@ def _trained_builtin(
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
     _outputs(network, data)
+    if not data.train.labelled:  # it is the student that learns from these; its teacher needs the labels
+        data = load_data(replace(recipe.data, unlabelled=""), recipe.seed)
     if stored is not None:
         network.load_state_dict(stored)
         return Teacher(network.to(device), source, f"cache entry {key}")

@@ -180,9 +180,7 @@ class _DamagedError(Exception):
     """Why a checkpoint cannot be used."""
 
 
-def identity_of(
-    lesson: Lesson, data: Data, schedule: Schedule, seed: int, within: tuple[Schedule, int] | None
-) -> Identity:
+def identity_of(lesson: Lesson, data: Data, schedule: Schedule, seed: int) -> Identity:
     """What makes a training this one and no other, key by key, so that an error can name the first that differs."""
     settings = {key: value for key, value in asdict(schedule).items() if key != "checkpoint_s"}
     return json.loads(  # as it comes back from a file: tuples are lists there
@@ -190,7 +188,6 @@ def identity_of(
             {
                 **{f"schedule.{key}": value for key, value in settings.items()},
                 "seed": seed,
-                "within": within and [within[0].epochs, within[1]],
                 "data": [data.name, data.classes, data.shape, len(data.train), len(data.test)],
                 **lesson.identity(),
             }

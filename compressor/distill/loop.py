@@ -46,7 +46,6 @@ def train(
     guides: Sequence[Guide] = (),
     hints: Hints | None = None,
     channels: Channels = MappingProxyType({}),
-    within: tuple[Schedule, int] | None = None,
     seed: int = 0,
     device: torch.device = CPU,
     checkpoints: Path | None = None,
@@ -56,7 +55,7 @@ def train(
 
     Nothing given is changed. With a ``teacher`` the loss is w · soft_targets + (1 − w) ·
     cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`);
-    ``hints`` are layers to be imitated, of which the network has these ``channels``; ``within`` as in `follow`. With
+    ``hints`` are layers to be imitated, of which the network has these ``channels``. With
     ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
     float32, as the exported network will be.
     """
@@ -69,7 +68,6 @@ def train(
         data,
         schedule,
         arithmetic,
-        within=within,
         seed=seed,
         checkpoints=checkpoints,
         progress=progress,
@@ -95,16 +93,11 @@ def follow(
     schedule: Schedule,
     arithmetic: Arithmetic,
     *,
-    within: tuple[Schedule, int] | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train what the lesson trains, and hand out its network.
-
-    ``within``: a longer schedule that this training is a part of, and how many of its epochs are over. The learning
-    rate is that one's, so that two trainings in a row have one cosine.
-    """
+    """Train what the lesson trains, and hand out its network."""
     device = arithmetic.device
     steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
     place = Place(
@@ -120,12 +113,12 @@ def follow(
     warnings: list[str] = []
     store = None
     if checkpoints is not None:
-        store = Checkpoints(checkpoints, identity_of(lesson, data, schedule, seed, within), warnings.append)
+        store = Checkpoints(checkpoints, identity_of(lesson, data, schedule, seed), warnings.append)
         if not store.load(moving):
             store.save(moving)
     resumed_from = place.epoch * steps + place.step or None
 
-    course = _Course(data, schedule, arithmetic, within, seed, steps, moving, store, progress, warnings)
+    course = _Course(data, schedule, arithmetic, seed, steps, moving, store, progress, warnings)
     with repeatable(device):
         while place.epoch < schedule.epochs:
             try:
@@ -149,7 +142,6 @@ class _Course:
     data: Data
     schedule: Schedule
     arithmetic: Arithmetic
-    within: tuple[Schedule, int] | None
     seed: int
     steps: int
     moving: Moving
@@ -169,7 +161,6 @@ class _Course:
         device, number, steps = self.arithmetic.device, place.epoch, self.steps
         # Reading a loss waits for the device: nothing on a CPU, on a GPU a stalled queue each time.
         look_every = 1 if device.type == "cpu" else 16
-        whole, before = self.within or (schedule, 0)
         mixing = mixing_for(schedule, len(data.classes))
         for network in lesson.networks.values():
             network.train()
@@ -180,7 +171,7 @@ class _Course:
 
         for step, batch in enumerate(self._batches(number, first), start=first):
             reseed(seed_of(self.seed, number, step, "layers"), device)
-            rate = place.rate * whole.learning_rate_at((before + number) * steps + step, whole.epochs * steps)
+            rate = place.rate * schedule.learning_rate_at(number * steps + step, schedule.epochs * steps)
             for group in self.moving.optimizer.param_groups:
                 group["lr"] = rate
             place.losses[step] = self._gradients(batch, mixing)

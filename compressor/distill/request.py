@@ -9,8 +9,8 @@ from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError, unknown_name
 
 METHOD_TITLES = {
-    "cascade": "all networks together while channels are chosen, then the student by one after the other",
     "steps": "one network after the other, each cut from and taught by the one before",
+    "cascade": "all networks together while channels are chosen, then the student by one after the other",
     "kd": "the teacher teaches the student",
     "label-smoothing": "labels alone, smoothed",
     "finetune": "labels alone",
@@ -43,7 +43,7 @@ class Distilling:
     ``hints``: layers whose outputs the student should imitate, counted ``hint_weight`` times; none by default.
     """
 
-    method: str = "cascade"
+    method: str = "steps"
     teacher: str = ""
     teacher_weights: str = ""
     assistants: int = 1

@@ -8,8 +8,8 @@ from compressor.methods.task import Method, Task, Training
 __all__ = ["METHODS", "Method", "Stage", "Task", "Training", "stages"]
 
 METHODS: dict[str, Method] = {
-    "cascade": cascade,
     "steps": steps,
+    "cascade": cascade,
     "kd": kd,
     "label-smoothing": label_smoothing,
     "finetune": finetune,

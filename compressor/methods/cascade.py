@@ -48,7 +48,6 @@ def cascade(task: Task) -> tuple[Training, ...]:
         task.data,
         asked.together,
         arithmetic,
-        within=(asked.schedule, 0),
         seed=task.seed,
         checkpoints=task.checkpoints(TOGETHER),
         progress=partial(task.progress, TOGETHER),
@@ -63,8 +62,7 @@ def cascade(task: Task) -> tuple[Training, ...]:
     if asked.afterwards is None:
         return (replace(first, stage=stage),)
     guides = [*(_guide(member, task) for member in larger), task.guide]
-    within = (asked.schedule, asked.together.epochs)  # one cosine over both: no channel has to be found twice
-    after = taught(task, stage, trained.network, asked.afterwards, tuple(guides), within)
+    after = taught(task, stage, trained.network, asked.afterwards, tuple(guides))
     told = [epoch.teacher for epoch in after.history if epoch.teacher]
     return first, Training(stage, " → ".join(dict.fromkeys(told)), after)
 

@@ -101,7 +101,6 @@ def taught(
     network: nn.Module,
     schedule: Schedule,
     guides: tuple[Guide, ...] = (),
-    within: tuple[Schedule, int] | None = None,
 ) -> Trained:
     """One training of the task, of the network that the stage leaves."""
     name, asked = stage.name, task.distilling
@@ -115,7 +114,6 @@ def taught(
         guides=guides,
         hints=hints,
         channels=channels_of(task, stage.plan),
-        within=within,
         seed=task.seed,
         device=task.device,
         checkpoints=task.checkpoints(name),

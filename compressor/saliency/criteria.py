@@ -79,6 +79,11 @@ class Criterion:
         """Whether batches are needed."""
         return any(MEASURES[name] != "weights" for name in self.measures)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss is asked for: ranks are of what a layer gives out, whatever the label."""
+        return any(MEASURES[name] != "weights" and name != "rank" for name in self.measures)
+
 
 def l1(seen: Seen) -> Tensor | None:
     """``sum |w|`` (Li et al. 2017, "Pruning Filters for Efficient ConvNets"), norms' scales included."""

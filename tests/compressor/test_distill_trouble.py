@@ -190,3 +190,14 @@ def test_mixed_pictures_are_mixed_before_the_teacher_is_asked(change):
     fresh = [image for batch in seen for image in batch if image.numpy().tobytes() not in known]
     assert len(seen) == 8  # live: what is mixed cannot be known beforehand
     assert len(fresh) > 100
+
+
+def test_pictures_without_labels_need_a_teacher_who_is_followed_alone():
+    data = toy_data()
+    unlabelled = replace(data, train=replace(data.train, labels=torch.full((280,), -1), labelled=False))
+    for schedule, teacher in ((QUICK, toy_network(7)), (replace(QUICK, teacher_weight=1.0), None)):
+        with pytest.raises(UsageError, match="the pictures of `toy` have no labels, and the loss needs them"):
+            train(toy_network(), unlabelled, schedule, teacher=teacher)
+    teacher = train(toy_network(7), data, QUICK).network
+    followed = train(toy_network(), unlabelled, replace(QUICK, teacher_weight=1.0), teacher=teacher)
+    assert followed.accuracy > 0.9

@@ -30,7 +30,7 @@ def broken_off(folder: Path, how: signal.Signals) -> Outcome:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + PATIENCE_S
-    while not (folder / "runs/b/checkpoints/together/000001-00000000.json").exists():
+    while not (folder / "runs/b/checkpoints/assistant-1/000001-00000000.json").exists():
         assert begun.poll() is None, begun.communicate()[1]
         assert time.monotonic() < until, "no checkpoint appeared"
         time.sleep(0.01)

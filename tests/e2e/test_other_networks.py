@@ -69,3 +69,12 @@ def run(folder: Path, model: str, data: str, *options: str) -> dict[str, Any]:
     )  # fmt: skip
     assert shown.code == 0, shown.err
     return json.loads(shown.out)
+
+
+def test_a_cascade_chooses_other_channels_and_ends_in_a_proven_file(folder: Path) -> None:
+    report = run(folder, "mypkg:teacher", "mypkg:data", "--method", "cascade", "--epochs", "2")
+    assert [row["network"] for row in report["trainings"]] == ["together", "student"]
+    assert report["trainings"][1]["teacher"].startswith("assistant-1")
+    assert all(check["passed"] for check in report["checks"])
+    assert any("together from assistant-1: cut equals" in check["name"] for check in report["checks"])
+    assert report["cost"]["macs"]["student"] <= 0.51 * report["cost"]["macs"]["teacher"]

@@ -108,9 +108,9 @@ def test_the_figures_of_the_report_are_plausible(report: dict[str, Any]) -> None
 def test_the_run_folder_has_the_documented_files_and_nothing_else(finished: Run) -> None:
     run = finished[0] / "runs/a"
     found = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
-    names = {re.sub(r"/\w+/\d{6}-\d{8}\.", "/TRAINING/EPOCH-STEP.", name) for name in found}
+    names = {re.sub(r"/[\w-]+/\d{6}-\d{8}\.", "/TRAINING/EPOCH-STEP.", name) for name in found}
     assert sorted(names) == sorted(FILES)
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"together", "student"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"assistant-1", "student"}
 
 
 def test_nothing_in_the_run_folder_is_a_pickle(finished: Run) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.data.split import Data
-from compressor.distill import Guide, Progress, Schedule, accuracy, train
+from compressor.distill import Guide, Progress, accuracy, train
 from compressor.distill.request import METHOD_TITLES, Distilling
 from compressor.graph.trace import trace
 from compressor.methods import METHODS, Task, Training, stages
@@ -148,18 +148,3 @@ def test_a_cascade_without_epochs_for_the_student_alone_ends_after_the_first_sta
     (only,) = done(task_for(teacher, data, tmp_path, asked))
     assert only.stage.name == "student"
     assert only.checks
-
-
-def test_one_cosine_runs_through_both_stages_of_a_cascade(
-    teacher: nn.Module, data: Data, tmp_path: Path
-) -> None:
-    asked_for: list[tuple[int, int]] = []
-
-    class Noting(Schedule):
-        def learning_rate_at(self, step: int, steps: int) -> float:
-            asked_for.append((step, steps))
-            return super().learning_rate_at(step, steps)
-
-    asked = Distilling(schedule=Noting(epochs=4, batch=32, warmup_epochs=0, precision="fp32"))
-    done(task_for(teacher, data, tmp_path, asked))
-    assert asked_for == [(step, 16) for step in range(16)]
