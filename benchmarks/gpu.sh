@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Everything about the kernel that needs a GPU, in one call: its tests, compute-sanitizer, the benchmark.
+# Everything that needs a GPU, in one call: the kernel's tests, compute-sanitizer, the benchmarks.
 #
-#     benchmarks/gpu.sh [FOLDER]        # where the figures go; benchmarks/results if none is given
+#     benchmarks/gpu.sh [FOLDER [DATA]]        # where the figures go; benchmarks/results if none is given
+#
+# DATA holds CIFAR-10 and a ResNet-56 as benchmarks/cifar10.py wants them; without it nothing is trained.
 #
 # The package need not be installed, torch and pytest must be. Goes on after a failure; at the end it says what
 # failed, and what was left out because a tool is missing, and exits with 1 if anything failed.
@@ -53,6 +55,13 @@ fi
 
 if device=$("$python" benchmarks/gpu_work.py --name) && mkdir -p "$results"; then
   step "benchmark" "$python" benchmarks/saliency.py --json "$results/saliency-$device-$(date +%F).json"
+  if [[ -n ${2:-} ]]; then
+    step "training" "$python" benchmarks/training.py --data "$2" --json "$results/training-$device-$(date +%F).json"
+    step "accuracy" "$python" benchmarks/cifar10.py --data "$2" --epochs "${EPOCHS:-20}" --seeds "${SEEDS:-0}" \
+      --json "$results/cifar10-$device-$(date +%F).json"
+  else
+    left_out+=("training and accuracy: no DATA was given")
+  fi
 else
   failed+=("benchmark: no CUDA device")
 fi

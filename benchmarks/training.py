@@ -1,0 +1,207 @@
+"""How fast our loop teaches, beside a plain loop written by hand, in one interleaved run.
+
+    python benchmarks/training.py --data PATH --json FILE
+
+A step is the teacher's answers, the student's forward and backward pass, the loss and the optimizer's step, on one
+batch of CIFAR-10; the teacher is ResNet-56, the student the teacher without 70 % of its MACs. The arms:
+
+    plain       eager, as a tutorial has it: teacher without gradients, cross-entropy and divergence, SGD
+    ours        the loop's own step, as ``compress run`` takes it
+    compiled    the same with ``distil.schedule.compile``, after its compilation
+    cascade     one step of all networks together, beside the sum of the same passes taken one by one
+
+    throughput_vs_plain         plain / ours, and plain / compiled
+    cascade_overhead            cascade / sum of its forward and backward passes and of the teacher's forward
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from cifar import cifar10, resnet56
+from record import write_figures
+from torch import Tensor, nn
+
+from compressor.budget.request import Budget
+from compressor.cutting import cut
+from compressor.data.split import Batch, Data
+from compressor.data.tensors import crop_and_flip
+from compressor.device import choose_device
+from compressor.distill import Arithmetic, Guide, Lesson, Schedule, Taught
+from compressor.distill.optimizers import optimizer_for
+from compressor.distill.request import Distilling
+from compressor.graph.trace import trace
+from compressor.methods import stages
+from compressor.methods.together import Together
+from compressor.saliency.score import score
+
+REMOVE = 0.7
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--json", type=Path)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--device", default="auto")
+    options.add_argument("--precision", default="fp32")
+    options.add_argument("--no-compile", action="store_true", help="leave out the arm that compiles")
+    given = options.parse_args()
+    device = choose_device(given.device)
+    data = cifar10(given.data, given.batch // 10 + 1, 10, crop_and_flip)
+    teacher = resnet56(given.data)
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    image = torch.zeros(1, *data.shape)
+    graph = trace(teacher, image)
+    scores = score(teacher, graph, "lamp")
+    budget = Budget(REMOVE, granule=1)
+    path = stages(graph, scores, budget, 1)
+    student = cut(teacher, path[-1].plan)
+    batch = next(iter(data.train.batches(given.batch, shuffle=0)))
+    schedule = Schedule(batch=given.batch, precision=given.precision)
+    arithmetic = Arithmetic.on(device, given.precision)
+
+    arms: dict[str, Callable[[], None]] = {
+        "plain": plain(teacher, student, batch, schedule, arithmetic),
+        "ours": step_of(taught(student, teacher, data, schedule, arithmetic), batch, schedule, arithmetic),
+    }
+    if not given.no_compile:
+        compiled = Schedule(batch=given.batch, precision=given.precision, compile=True)
+        lesson = taught(student, teacher, data, compiled, arithmetic)
+        arms["compiled"] = step_of(lesson, batch, compiled, arithmetic)
+    together = Together(
+        teacher, Guide("teacher", teacher), graph, scores, budget, path, Distilling(schedule=schedule), data, arithmetic
+    )  # fmt: skip
+    arms["cascade"] = step_of(together, batch, schedule, arithmetic)
+    for name, network in together.networks.items():
+        arms[f"pass: {name}"] = passes(copy.deepcopy(network), batch, arithmetic)
+    arms["pass: teacher"] = answers(teacher, batch, arithmetic)
+
+    samples: dict[str, list[float]] = {name: [] for name in arms}
+    peaks: dict[str, int] = {}
+    for number in range(given.rounds + 2):
+        for name, run in arms.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+                peaks[name] = torch.cuda.max_memory_allocated(device)
+            if number >= 2:  # two rounds to compile and to warm up
+                samples[name].append(time.perf_counter() - start)
+    figures = {f"ms_{name}": 1000 * statistics.median(values) for name, values in samples.items()}
+    figures["throughput_vs_plain"] = ratio(samples["plain"], samples["ours"])
+    if "compiled" in samples:
+        figures["throughput_vs_plain_compiled"] = ratio(samples["plain"], samples["compiled"])
+    one_by_one = [
+        sum(samples[name][i] for name in samples if name.startswith("pass")) for i in range(given.rounds)
+    ]
+    figures["cascade_overhead"] = ratio(samples["cascade"], one_by_one)
+    figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures |= {f"peak_mb_{name}": peak / 2**20 for name, peak in peaks.items()}
+    write_figures(given.json, figures, samples)
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """The median of the rounds' ratios: what slows the machine down slows a whole round."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def plain(
+    teacher: nn.Module, student: nn.Module, batch: Batch, schedule: Schedule, arithmetic: Arithmetic
+) -> Callable[[], None]:
+    """The loop of a tutorial, in the same precision."""
+    device = arithmetic.device
+    teacher, student = copy.deepcopy(teacher).to(device).eval(), copy.deepcopy(student).to(device).train()
+    optimizer = torch.optim.SGD(
+        student.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=schedule.weight_decay
+    )
+    temperature, share = schedule.temperature, schedule.teacher_weight
+
+    def step() -> None:
+        images, labels = batch.images.to(device), batch.labels.to(device)
+        with arithmetic.autocast():
+            with torch.no_grad():
+                told = teacher(images)
+            said = student(images)
+            soft = F.kl_div(
+                F.log_softmax(said / temperature, 1), F.softmax(told / temperature, 1), reduction="batchmean"
+            )
+            loss = share * temperature**2 * soft + (1 - share) * F.cross_entropy(said, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def taught(
+    student: nn.Module, teacher: nn.Module, data: Data, schedule: Schedule, arithmetic: Arithmetic
+) -> Taught:
+    return Taught(student, [Guide("teacher", teacher)], data, schedule, arithmetic)
+
+
+def step_of(lesson: Lesson, batch: Batch, schedule: Schedule, arithmetic: Arithmetic) -> Callable[[], None]:
+    """What the loop does for one batch."""
+    optimizer = optimizer_for(lesson.decayed, lesson.kept, schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for network in lesson.networks.values():
+        network.train()
+
+    def step() -> None:
+        images = arithmetic.images(batch.images)
+        labels = batch.labels.to(arithmetic.device)
+        optimizer.zero_grad(set_to_none=True)
+        loss = lesson.learn(images, labels, batch.index, lambda part: part.backward())
+        lesson.before_step()
+        optimizer.step()
+        lesson.after_step(1, 1000)
+        loss.item()
+
+    return step
+
+
+def passes(network: nn.Module, batch: Batch, arithmetic: Arithmetic) -> Callable[[], None]:
+    """Forward and backward pass of one network, and nothing else."""
+    network = arithmetic.copy(network).train()
+    images, labels = arithmetic.images(batch.images), batch.labels.to(arithmetic.device)
+
+    def step() -> None:
+        with arithmetic.autocast():
+            said: Tensor = network(images)
+            loss = F.cross_entropy(said, labels)
+        loss.backward()
+        network.zero_grad(set_to_none=True)
+
+    return step
+
+
+def answers(teacher: nn.Module, batch: Batch, arithmetic: Arithmetic) -> Callable[[], None]:
+    network = arithmetic.copy(teacher).eval()
+    images = arithmetic.images(batch.images)
+
+    def step() -> None:
+        with torch.no_grad(), arithmetic.autocast():
+            network(images)
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
