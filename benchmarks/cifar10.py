@@ -20,7 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -92,28 +92,14 @@ def main() -> None:
     for factor in map(float, given.factors.split(",")):
         for seed in map(int, given.seeds.split(",")):
             for arm in given.arms.split(","):
-                if any(
-                    all(
-                        row.get(k) == v
-                        for k, v in {"arm": arm, "factor": factor, "seed": seed, **about}.items()
-                    )
-                    for row in rows
-                ):
+                which = {"arm": arm, "factor": factor, "seed": seed, **about}
+                if any(which.items() <= row.items() for row in rows):
                     continue
                 start = time.perf_counter()
                 folder = given.json.with_suffix("") / f"{arm}-{factor}-{seed}-{given.epochs}-{given.images}"
-                find = PEERS_BY_NAME[arm] if arm in PEERS else ours
-                found = find(arm, teacher, data, schedule, factor, seed, device, folder)
-                rows.append(
-                    {
-                        "arm": arm,
-                        "factor": factor,
-                        "seed": seed,
-                        **about,
-                        **found,
-                        "seconds": time.perf_counter() - start,
-                    }
-                )
+                find = peer if arm in PEERS else ours
+                found = find(arm, Given(teacher, data, schedule, factor, seed, device, folder))
+                rows.append({**which, **found, "seconds": time.perf_counter() - start})
                 keep(given.json, figures(rows), rows)
                 print(
                     f"{factor} {arm} seed {seed}: {found['accuracy']:.2%}, {found['macs']:,} MACs", flush=True
@@ -121,25 +107,30 @@ def main() -> None:
     write_figures(given.json, figures(rows), rows)
 
 
-def ours(
-    arm: str,
-    teacher: nn.Module,
-    data: Data,
-    schedule: Schedule,
-    factor: float,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Given:
+    """What an arm is given."""
+
+    teacher: nn.Module
+    data: Data
+    schedule: Schedule
+    factor: float
+    seed: int
+    device: torch.device
+    folder: Path
+
+
+def ours(arm: str, given: Given) -> dict[str, Any]:
     """One of our methods, with the default criterion and widths of any number of channels."""
-    image = torch.zeros(1, *data.shape)
-    asked = replace(OURS[arm], schedule=schedule)
-    graph = trace(teacher, image)
-    scores = score(teacher, graph, "lamp")
-    budget = Budget(1 - 1 / factor, granule=1)
+    image = torch.zeros(1, *given.data.shape)
+    asked = replace(OURS[arm], schedule=given.schedule)
+    graph = trace(given.teacher, image)
+    scores = score(given.teacher, graph, "lamp")
+    budget = Budget(1 - 1 / given.factor, granule=1)
+    path = stages(graph, scores, budget, asked.assistants)
     task = Task(
-        copy.deepcopy(teacher), Guide("teacher", teacher), graph, scores, budget,
-        stages(graph, scores, budget, asked.assistants), asked, data, seed, device, folder.joinpath, shown(arm),
+        copy.deepcopy(given.teacher), Guide("teacher", given.teacher), graph, scores, budget, path, asked,
+        given.data, given.seed, given.device, given.folder.joinpath, shown(arm),
     )  # fmt: skip
     trainings = METHODS[asked.method](task)
     last = trainings[-1]
@@ -160,42 +151,33 @@ def ours(
     }
 
 
-def peer(
-    arm: str,
-    teacher: nn.Module,
-    data: Data,
-    schedule: Schedule,
-    factor: float,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-) -> dict[str, Any]:
+def peer(arm: str, given: Given) -> dict[str, Any]:
     """torch-pruning's network of as many MACs, trained by labels for as many steps."""
-    image = torch.zeros(1, *data.shape)
-    target = count(teacher, (image,)).macs / factor
+    image = torch.zeros(1, *given.data.shape)
+    target = count(given.teacher, (image,)).macs / given.factor
     low, high = 0.0, 0.95
-    best, nearest = teacher, float("inf")
+    best, nearest = given.teacher, float("inf")
     for _ in range(9):
         ratio = (low + high) / 2
-        pruned = PRUNERS[arm](copy.deepcopy(teacher), data, ratio, seed)
+        pruned = PRUNERS[arm](copy.deepcopy(given.teacher), given.data, ratio, given.seed)
         macs = count(pruned, (image,)).macs
         if abs(macs - target) < abs(nearest - target):
             best, nearest = pruned, macs
         low, high = (ratio, high) if macs > target else (low, ratio)
-    start = reestimate(best, data.train, batches=20, seed=seed, device=device)
+    start = reestimate(best, given.data.train, batches=20, seed=given.seed, device=given.device)
     trained = train(
         start,
-        data,
-        schedule,
-        seed=seed,
-        device=device,
-        checkpoints=folder,
+        given.data,
+        given.schedule,
+        seed=given.seed,
+        device=given.device,
+        checkpoints=given.folder,
         progress=lambda now: shown(arm)("student", now),
     )
     return {
         "accuracy": trained.accuracy,
         "best": trained.best_accuracy,
-        "before": accuracy(start, data.test, device=device),
+        "before": accuracy(start, given.data.test, device=given.device),
         "macs": count(trained.network.cpu(), (image,)).macs,
         "images_per_second": trained.images_per_second,
     }
@@ -236,7 +218,6 @@ def by_norm(network: nn.Module, data: Data, ratio: float, seed: int) -> nn.Modul
 PRUNERS: dict[str, Callable[[nn.Module, Data, float, int], nn.Module]] = dict(
     zip(PEERS, (by_taylor, by_norm), strict=True)
 )
-PEERS_BY_NAME = dict.fromkeys(PEERS, peer)
 
 
 def shown(arm: str) -> Callable[[str, Progress], None]:

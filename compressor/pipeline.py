@@ -122,8 +122,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
     with steps.step("Cut") as step:
         merely_cut = cut(teacher.network, plan)
         right["cut"] = accuracy(merely_cut, data.test, device=device)
-        form = FORMS[form_of(merely_cut)]
-        step.outcome = f"top-1 {right['cut']:.2%} before any training; the student is {form}"
+        step.outcome = (
+            f"top-1 {right['cut']:.2%} before any training; the student is {FORMS[form_of(merely_cut)]}"
+        )
 
     with steps.step("Verify the cut") as step:
         real = next(iter(data.test.batches(16))).images
@@ -195,7 +196,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             steps.warn(note)
         checks += [costs_alike(profile, name) for name in profile.file_counts]
         step.outcome = ", ".join(
-            f"{row['runtime']} {row['speedup']['median']:.2f}× faster"
+            f"{row['runtime']} {row['speedup']['median']:.2f}× as fast"
             for row in profile.latency
             if row["batch"] == recipe.profile.batches[0]
         )
@@ -210,7 +211,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             "name": recipe.model.name,
             "origin": teacher.origin,
             "classes": len(data.classes),
-            "form": form,
+            "form": FORMS[form_of(student)],
         },
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
         saliency=scores.to_dict(),

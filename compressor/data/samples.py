@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,20 +50,9 @@ class SampleSplit:
     samples: Any
     expected: Expected
 
-    @property
-    def fixed(self) -> bool:
-        """Never: whether the data set augments cannot be seen from outside."""
-        return False
-
-    @property
-    def labelled(self) -> bool:
-        """Always: a sample is an image and its label."""
-        return True
-
-    @property
-    def bad(self) -> tuple[Bad, ...]:
-        """Never anything: what the user's own code cannot read is an error."""
-        return ()
+    fixed: ClassVar = False  # whether the data set augments cannot be seen from outside
+    labelled: ClassVar = True
+    bad: ClassVar[tuple[Bad, ...]] = ()  # what the user's own code cannot read is an error
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,20 +46,9 @@ class StreamSplit:
     length: int
     expected: Expected
 
-    @property
-    def fixed(self) -> bool:
-        """Never: a stream may augment, and may order itself anew."""
-        return False
-
-    @property
-    def labelled(self) -> bool:
-        """Always: a sample is an image and its label."""
-        return True
-
-    @property
-    def bad(self) -> tuple[Bad, ...]:
-        """Never anything: what the user's own code cannot read is an error."""
-        return ()
+    fixed: ClassVar = False  # a stream may augment, and may order itself anew
+    labelled: ClassVar = True
+    bad: ClassVar[tuple[Bad, ...]] = ()  # what the user's own code cannot read is an error
 
     def __len__(self) -> int:
         return self.length

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,21 +43,13 @@ class TensorSplit:
     augment: Augment | None = None
     side: int | None = None
     policy: Policy | None = None
+    labelled: ClassVar = True
+    bad: ClassVar[tuple[Bad, ...]] = ()  # what lies in memory has been read
 
     @property
     def fixed(self) -> bool:
         """Whether a sample shows the same pixels every time."""
         return self.augment is None and self.policy is None
-
-    @property
-    def labelled(self) -> bool:
-        """Always: a set in memory comes with its labels."""
-        return True
-
-    @property
-    def bad(self) -> tuple[Bad, ...]:
-        """Never anything: what lies in memory has been read."""
-        return ()
 
     def __len__(self) -> int:
         return len(self.labels)

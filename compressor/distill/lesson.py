@@ -22,13 +22,15 @@ from compressor.distill.losses import LOSSES, cross_entropy
 from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
 from compressor.distill.schedule import Schedule
-from compressor.distill.teacher import Answers, Guide, answers_of
+from compressor.distill.teacher import Answers, Guide, answering, answers_of
 
 Backward = Callable[[Tensor], None]
 
 
 class Lesson(Protocol):
-    """The rule between calls: ``learn`` for every part of a batch, ``before_step``, the optimizer, ``after_step``."""
+    """The rule between calls: ``begin``, ``learn`` for every part of a batch, ``before_step``, the optimizer,
+    ``after_step``.
+    """
 
     @property
     def network(self) -> nn.Module:
@@ -53,6 +55,10 @@ class Lesson(Protocol):
     @property
     def kept(self) -> Named:
         """What the optimizer moves and nothing pulls at."""
+        ...
+
+    def begin(self) -> None:
+        """Drop what a batch that was broken off has left."""
         ...
 
     def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
@@ -133,6 +139,8 @@ class Taught:
     def kept(self) -> Named:
         return [(name, p) for name, p in self.network.named_parameters() if p.ndim <= 1]
 
+    def begin(self) -> None: ...
+
     def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
         if self._hints is not None:
             return self._with_hints(self._hints, images, labels, backward)
@@ -190,18 +198,15 @@ class Taught:
         """The network that teaches now, where this one computes."""
         number = int(self._number)
         if self._copy is None or self._copy[0] != number:
-            network = self._arithmetic.copy(self._guides[number].network)
-            self._copy = number, network.eval().requires_grad_(False)
+            self._copy = number, answering(self._guides[number].network, self._arithmetic)
         return self._copy[1]
 
     def _answers(self) -> Answers:
         number = int(self._number)
         if self._told is None or self._told[0] != number:
-            schedule, train = self._schedule, self._data.train
-            fixed = train.fixed and not schedule.mixup and not schedule.cutmix
             teacher = self._taught_by()
-            asked = torch.compile(teacher, dynamic=False) if schedule.compile else teacher
-            self._told = number, answers_of(asked, train, schedule.batch, self._arithmetic, fixed=fixed)
+            asked = torch.compile(teacher, dynamic=False) if self._schedule.compile else teacher
+            self._told = number, answers_of(asked, self._data.train, self._schedule, self._arithmetic)
         return self._told[1]
 
 

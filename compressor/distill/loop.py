@@ -31,7 +31,7 @@ from compressor.distill.record import Epoch, Progress, Trained
 from compressor.distill.repeat import repeatable, reseed, seed_of
 from compressor.distill.schedule import Schedule
 from compressor.distill.teacher import Guide
-from compressor.distill.trouble import DivergedError, Seen, check_finite, first_not_finite, is_out_of_memory
+from compressor.distill.trouble import DivergedError, check_finite, first_not_finite, is_out_of_memory
 from compressor.errors import CompressError, UsageError, unknown_name
 
 CPU = torch.device("cpu")
@@ -241,6 +241,7 @@ class _Course:
         place = self.moving.place
         while True:
             self.moving.optimizer.zero_grad(set_to_none=True)
+            self.moving.lesson.begin()
             try:
                 return self._in_pieces(batch, mixing)
             except Exception as error:
@@ -300,7 +301,7 @@ class _Course:
             start,
             stop,
             f"epoch {place.epoch + 1}",
-            Seen(images, batch.index),
+            batch.index,
             lambda: first_not_finite(networks, images),
         )
 

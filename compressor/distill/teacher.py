@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compressor.data.split import Split
 from compressor.distill.hints import Channels
 from compressor.distill.precision import Arithmetic
+from compressor.distill.schedule import Schedule
 from compressor.errors import CompressError
 
 Answers = Callable[[Tensor, Tensor], Tensor]
@@ -35,14 +36,18 @@ class Guide:
     channels: Channels = field(default_factory=dict)
 
 
-def answers_of(
-    teacher: Callable[[Tensor], Tensor], split: Split, batch: int, arithmetic: Arithmetic, *, fixed: bool
-) -> Answers:
-    """A function that gives the logits of ``teacher``, which computes there already and is in eval mode.
+def answering(network: nn.Module, arithmetic: Arithmetic) -> nn.Module:
+    """A copy of a teacher that only answers, where its student computes."""
+    return arithmetic.copy(network).eval().requires_grad_(False)
 
-    ``fixed``: whether a sample will show the pixels that the split gives for it now. The teacher computes in the
-    student's precision either way, so that this changes the price of a training and not its result (up to
-    rounding: other batches).
+
+def answers_of(
+    teacher: Callable[[Tensor], Tensor], split: Split, schedule: Schedule, arithmetic: Arithmetic
+) -> Answers:
+    """A function that gives the logits of ``teacher``, which computes there already.
+
+    The teacher computes in the student's precision whether its answers are kept or not, so that this changes the
+    price of a training and not its result (up to rounding: other batches).
     """
 
     @torch.no_grad()
@@ -50,11 +55,11 @@ def answers_of(
         with arithmetic.autocast():
             return teacher(images).float()
 
-    if not fixed:
+    if not split.fixed or schedule.mixup or schedule.cutmix:
         return lambda images, index: ask(images)
 
     asked, numbers = [], []
-    for each in split.batches(batch):
+    for each in split.batches(schedule.batch):
         asked.append(ask(arithmetic.images(each.images)))
         numbers.append(each.index)
     numbered, order = torch.cat(numbers).sort()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,28 +18,20 @@ class DivergedError(Exception):
         self.place = place
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The last batch, to look at again if its loss turns out not to be finite."""
-
-    images: Tensor
-    index: Tensor
-
-
 def check_finite(
-    losses: Tensor, start: int, stop: int, where: str, seen: Seen, ask: Callable[[], str]
+    losses: Tensor, start: int, stop: int, where: str, index: Tensor, ask: Callable[[], str]
 ) -> float:
     """The last of these losses; `DivergedError` if one of them is not finite.
 
-    ``ask`` looks for the layer, which is worth a forward pass only then.
+    ``index``: the images of the last step; ``ask`` looks for the layer, which is worth a forward pass only then.
     """
     fresh: list[float] = losses[start:stop].tolist()
     for step, loss in enumerate(fresh, start + 1):
         if not math.isfinite(loss):
             images = ""
             if step == stop:
-                first = ", ".join(str(number) for number in seen.index[:4].tolist())
-                images = f", images {first}{' …' if len(seen.index) > 4 else ''}"
+                first = ", ".join(str(number) for number in index[:4].tolist())
+                images = f", images {first}{' …' if len(index) > 4 else ''}"
             raise DivergedError(f"the loss is {loss} in {where}, step {step}{images}{ask()}")
     return fresh[-1]
 

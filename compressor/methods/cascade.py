@@ -19,7 +19,8 @@ from compressor.distill.hints import hints_for
 from compressor.distill.loop import check_sense
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.cost import costs_of
-from compressor.methods.task import Task, Training, channels_of, proved, taught
+from compressor.methods.path import channels_of
+from compressor.methods.task import Task, Training, proved, taught
 from compressor.methods.together import Member, Together
 
 TOGETHER = "together"
@@ -70,7 +71,7 @@ def cascade(task: Task) -> tuple[Training, ...]:
 def _guide(member: Member, task: Task) -> Guide:
     network = copy.deepcopy(member.network).eval()
     right = accuracy(network, task.data.test, device=task.device)
-    return Guide(member.stage.name, network, right, channels_of(task, member.plan))
+    return Guide(member.stage.name, network, right, channels_of(task.distilling.hints, member.plan))
 
 
 def with_costs(graph: ChannelGraph, plan: Plan) -> Plan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compressor.distill import Guide, Schedule, Trained, accuracy, choose_precision
-from compressor.methods.path import Stage
-from compressor.methods.task import Task, Training, channels_of, cut_and_proved, taught
+from compressor.methods.path import Stage, channels_of
+from compressor.methods.task import Task, Training, cut_and_proved, taught
 
 SMOOTHING = 0.1
 
@@ -57,4 +57,6 @@ def _alone(task: Task, schedule: Schedule) -> tuple[Training, ...]:
 
 
 def _guide(stage: Stage, trained: Trained, task: Task) -> Guide:
-    return Guide(stage.name, trained.network, trained.accuracy, channels_of(task, stage.plan))
+    return Guide(
+        stage.name, trained.network, trained.accuracy, channels_of(task.distilling.hints, stage.plan)
+    )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.budget.plan import Plan
+from compressor.cutting.sliced import slice_tensor
 
 
 class Flat:
@@ -60,8 +61,7 @@ class Flat:
             shape, start = self.shapes[name], self.place(member, name)
             numbers = torch.arange(start, start + shape.numel(), device=device)
             numbers = _found(numbers, shape)
-            for axis, kept in plan.slices.get(name, {}).items():
-                numbers = numbers.index_select(axis, torch.tensor(kept, device=device))
+            numbers = slice_tensor(name, numbers, plan)
             parts.append(_laid_out(numbers).reshape(-1))
         return torch.cat(parts)
 
@@ -98,6 +98,10 @@ class Part:
     def read(self) -> None:
         """Take over the weights that the large vector has now."""
         torch.index_select(self._flat.values, 0, self.index, out=self.values)
+
+    def forget(self) -> None:
+        """Begin the gradients anew without having given them."""
+        self.gradients.zero_()
 
     def give(self) -> None:
         """Add the gradients to the large vector's, and begin anew."""

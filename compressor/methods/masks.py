@@ -169,6 +169,8 @@ class Moving:
 
     def move(self, derivative: Tensor, distance: float) -> None:
         """One step: a derivative that always says the same moves a score by about ``distance``."""
+        # Gradients in fp16 overflow now and then, and the optimizer passes over such a step.
+        derivative = torch.where(derivative.isfinite(), derivative, 0.0)
         self.steps += 1
         squares = derivative.square()
         self.squares.mul_(MEMORY).add_(squares, alpha=1 - MEMORY)

@@ -5,7 +5,7 @@ One set of scores gives nested plans, the student's inside the last assistant's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,3 +78,9 @@ def stages(
             Stage(f"assistant-{number}", assistant.plan, assistant.missed, None if searched else (of, share)),
         )
     return tuple(result)
+
+
+def channels_of(layers: Iterable[str], plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Which channels the plan leaves to these layers; one of which it takes nothing is not named."""
+    found = {layer: plan.slices.get(f"{layer}.weight", {}).get(0) for layer in layers}
+    return {layer: kept for layer, kept in found.items() if kept is not None}

@@ -19,7 +19,7 @@ from compressor.distill import Guide, Progress, Schedule, Trained, reestimate, t
 from compressor.distill.hints import hints_for
 from compressor.distill.request import Distilling
 from compressor.graph.channels import ChannelGraph
-from compressor.methods.path import Stage
+from compressor.methods.path import Stage, channels_of
 from compressor.saliency.scores import Scores
 
 PROOF_IMAGES = 4
@@ -84,12 +84,6 @@ def proved(network: nn.Module, smaller: nn.Module, plan: Plan, data: Data) -> tu
     return checks
 
 
-def channels_of(task: Task, plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Which channels the plan leaves to the layers that hints look at."""
-    found = {layer: plan.slices.get(f"{layer}.weight", {}).get(0) for layer in task.distilling.hints}
-    return {layer: kept for layer, kept in found.items() if kept is not None}
-
-
 def with_own_statistics(network: nn.Module, data: Data, seed: int, device: torch.device) -> nn.Module:
     """A cut network with running statistics of its own: those of the larger one no longer fit."""
     return reestimate(network, data.train, batches=STATISTICS_BATCHES, seed=seed, device=device)
@@ -113,7 +107,7 @@ def taught(
         schedule,
         guides=guides,
         hints=hints,
-        channels=channels_of(task, stage.plan),
+        channels=channels_of(asked.hints, stage.plan),
         seed=task.seed,
         device=task.device,
         checkpoints=task.checkpoints(name),

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -24,17 +24,18 @@ from torch import Tensor, nn
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.cutting import cut
+from compressor.cutting.sliced import slice_tensor
 from compressor.data.split import Data
 from compressor.distill import Arithmetic, Guide
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Backward, digest, loss_of
 from compressor.distill.optimizers import Named
 from compressor.distill.request import Distilling
-from compressor.distill.teacher import Answers, answers_of
+from compressor.distill.teacher import Answers, answering, answers_of
 from compressor.graph.channels import ChannelGraph
 from compressor.methods.flat import Flat, Part
 from compressor.methods.masks import Derivatives, Moving, Units, chosen
-from compressor.methods.path import Stage
+from compressor.methods.path import Stage, channels_of
 from compressor.saliency.scores import Scores
 
 WHOLE = "whole"
@@ -76,16 +77,12 @@ class Together:
         hints: Hints | None = None,
     ) -> None:
         self._hints = hints
-        self._identity = {
+        asked = {key: value for key, value in asdict(distilling).items() if key != "schedule"}
+        self._identity: dict[str, object] = {
             "network": digest(teacher),
             "teacher": digest(guide.network),
             "widths": _digest_of_plans(path),
-            "distil": [
-                distilling.masks,
-                distilling.masks_every,
-                distilling.score_travel,
-                distilling.score_rule,
-            ],
+            **{f"distil.{key}": value for key, value in asked.items()},
         }
         self._arithmetic, self._data, self._distilling, self._budget = arithmetic, data, distilling, budget
         self._schedule = distilling.together
@@ -133,6 +130,10 @@ class Together:
     def kept(self) -> Named:
         return [("kept", self._flat.kept)]
 
+    def begin(self) -> None:
+        for member in self.members:
+            member.part.forget()
+
     def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
         """The largest first: what it says is what the next is told. Each is done before the next begins."""
         told = self._answers()(images, index)
@@ -143,7 +144,7 @@ class Together:
                 said = member.network(images)
             loss = loss_of(said, labels, told, self._schedule)
             if self._hints is not None:
-                channels = self._channels(member)
+                channels = channels_of(self._hints.layers, member.plan)
                 if theirs is not None:
                     loss = loss + self._hints.loss(mine, theirs[0], channels, theirs[1])
                 theirs = {layer: output.detach() for layer, output in mine.items()}, channels
@@ -245,7 +246,7 @@ class Together:
         with torch.no_grad():
             for name, buffer in network.named_buffers():
                 if name in buffers:
-                    buffer.copy_(_sliced(buffers[name], plan, name))
+                    buffer.copy_(slice_tensor(name, buffers[name], plan))
         part = Part(self._flat, stage.name, network, plan)
         return Member(stage, kept, plan, network, part, buffers, moving)
 
@@ -269,17 +270,10 @@ class Together:
     def _watching(self, network: nn.Module) -> AbstractContextManager[dict[str, Tensor]]:
         return nullcontext({}) if self._hints is None else self._hints.watching(network)
 
-    def _channels(self, member: Member) -> Channels:
-        assert self._hints is not None
-        found = {layer: member.plan.slices.get(f"{layer}.weight", {}).get(0) for layer in self._hints.layers}
-        return {layer: kept for layer, kept in found.items() if kept is not None}
-
     def _answers(self) -> Answers:
         if self._told is None:
-            teacher = self._arithmetic.copy(self._guide.network).eval().requires_grad_(False)
-            schedule, train = self._schedule, self._data.train
-            fixed = train.fixed and not schedule.mixup and not schedule.cutmix
-            self._told = answers_of(teacher, train, schedule.batch, self._arithmetic, fixed=fixed)
+            teacher = answering(self._guide.network, self._arithmetic)
+            self._told = answers_of(teacher, self._data.train, self._schedule, self._arithmetic)
         return self._told
 
 
@@ -295,12 +289,6 @@ def own_tensors(network: nn.Module, graph: ChannelGraph) -> frozenset[str]:
     if graph.layers:
         paths |= {graph.layers[0].name, graph.layers[-1].name}
     return frozenset(name for name, _ in network.named_parameters() if name.rpartition(".")[0] in paths)
-
-
-def _sliced(tensor: Tensor, plan: Plan, name: str) -> Tensor:
-    for axis, kept in plan.slices.get(name, {}).items():
-        tensor = tensor.index_select(axis, torch.tensor(kept, device=tensor.device))
-    return tensor
 
 
 def _put_back(full: Tensor, part: Tensor, plan: Plan, name: str) -> Tensor:

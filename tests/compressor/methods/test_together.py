@@ -289,3 +289,39 @@ def test_hints_in_a_cascade_add_the_differences_to_the_next_larger_network(
         for own, other in pairwise(outputs)
     )
     torch.testing.assert_close(losses[1] - losses[0], expected.detach() / 4, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_is_broken_off_leaves_no_gradients(
+    teacher: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    batch = next(iter(data.train.batches(32)))
+    gradients = []
+    for broken_off in (False, True):
+        lesson = lesson_for(teacher, data, tmp_path, masks="scored")
+        for network in lesson.networks.values():
+            network.train()
+        if broken_off:
+            lesson.learn(batch.images, batch.labels, batch.index, lambda loss: loss.backward())
+        lesson.begin()
+        lesson.learn(batch.images, batch.labels, batch.index, lambda loss: loss.backward())
+        lesson.before_step()
+        gradients.append(lesson._flat.gradients.clone())
+    assert torch.equal(*gradients)
+
+
+def test_a_derivative_that_overflowed_moves_nothing() -> None:
+    moving = Moving(np.zeros(3), "sgd", CPU)
+    moving.move(torch.tensor([1.0, torch.inf, torch.nan], dtype=torch.float64), 0.1)
+    assert moving.row.isfinite().all()
+    assert moving.row[1:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"masks_share": 0.5}, {"score_rule": "rmsprop"}, {"masks_every": 3}, {"hints": ("4",)}]
+)
+def test_what_decides_the_channels_is_part_of_what_the_training_is(
+    teacher: nn.Module, data: Data, tmp_path: Path, change: dict[str, object]
+) -> None:
+    usual = lesson_for(teacher, data, tmp_path).identity()
+    other = lesson_for(teacher, data, tmp_path, **change).identity()
+    assert {key for key in usual if usual[key] != other[key]} == {f"distil.{key}" for key in change}
