@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Split
+from compressor.distill.compiling import frozen
 from compressor.distill.hints import Channels
 from compressor.distill.precision import Arithmetic
 from compressor.distill.schedule import Schedule
@@ -42,20 +43,27 @@ def answering(network: nn.Module, arithmetic: Arithmetic) -> nn.Module:
 
 
 def answers_of(
-    teacher: Callable[[Tensor], Tensor], split: Split, schedule: Schedule, arithmetic: Arithmetic
+    teacher: nn.Module,
+    split: Split,
+    schedule: Schedule,
+    arithmetic: Arithmetic,
+    note: Callable[[str], None],
 ) -> Answers:
     """A function that gives the logits of ``teacher``, which computes there already.
 
     The teacher computes in the student's precision whether its answers are kept or not, so that this changes the
-    price of a training and not its result (up to rounding: other batches).
+    price of a training and not its result (up to rounding: other batches). ``note`` is told what did not go as asked.
     """
+    live = not split.fixed or schedule.mixup > 0 or schedule.cutmix > 0
+    # Answers that are kept are asked for once: compiling would cost more than it saves.
+    forward = frozen(teacher, arithmetic, note) if live and schedule.compile else teacher
 
     @torch.no_grad()
     def ask(images: Tensor) -> Tensor:
         with arithmetic.autocast():
-            return teacher(images).float()
+            return forward(images).float()
 
-    if not split.fixed or schedule.mixup or schedule.cutmix:
+    if live:
         return lambda images, index: ask(images)
 
     asked, numbers = [], []

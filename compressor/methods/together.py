@@ -77,6 +77,7 @@ class Together:
         hints: Hints | None = None,
     ) -> None:
         self._hints = hints
+        self.notes: list[str] = []
         asked = {key: value for key, value in asdict(distilling).items() if key != "schedule"}
         self._identity: dict[str, object] = {
             "network": digest(teacher),
@@ -273,7 +274,9 @@ class Together:
     def _answers(self) -> Answers:
         if self._told is None:
             teacher = answering(self._guide.network, self._arithmetic)
-            self._told = answers_of(teacher, self._data.train, self._schedule, self._arithmetic)
+            self._told = answers_of(
+                teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append
+            )
         return self._told
 
 
