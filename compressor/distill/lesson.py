@@ -222,7 +222,9 @@ def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedul
     share = schedule.teacher_weight if told is not None else 0.0
     if told is None or share == 0:
         return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
-    followed = LOSSES[schedule.teacher_loss](said, told, temperature=schedule.temperature)
+    known = LOSSES[schedule.teacher_loss]
+    settings = {"temperature": schedule.temperature} if known.tempered else {}
+    followed = known.function(said, told, *([labels] if known.labels else []), **settings)
     if share == 1:
         return followed
     labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)

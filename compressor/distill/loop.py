@@ -23,7 +23,7 @@ from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_o
 from compressor.distill.evaluate import accuracy
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Lesson, Taught
-from compressor.distill.losses import LOSSES
+from compressor.distill.losses import LOSSES, TEACHER_LOSSES
 from compressor.distill.mixing import Mixing, mixing_for
 from compressor.distill.optimizers import optimizer_for
 from compressor.distill.precision import Arithmetic
@@ -53,7 +53,7 @@ def train(
 ) -> Trained:
     """Train a copy of ``network`` and return it in eval mode, float32, contiguous, on ``device``.
 
-    Nothing given is changed. With a ``teacher`` the loss is w · soft_targets + (1 − w) ·
+    Nothing given is changed. With a ``teacher`` the loss is w · teacher_loss + (1 − w) ·
     cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`);
     ``hints`` are layers to be imitated, of which the network has these ``channels``. With
     ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
@@ -76,14 +76,21 @@ def train(
 
 def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
     """Refuse, before anything is computed, what could not be learnt."""
-    if schedule.teacher_loss not in LOSSES:
-        raise unknown_name("teacher_loss", schedule.teacher_loss, LOSSES)
+    if schedule.teacher_loss not in TEACHER_LOSSES:
+        raise unknown_name("teacher_loss", schedule.teacher_loss, TEACHER_LOSSES)
+    if taught and LOSSES[schedule.teacher_loss].labels and (schedule.mixup or schedule.cutmix):
+        raise UsageError(
+            f"teacher_loss `{schedule.teacher_loss}` needs one label for each image, and mixup and cutmix mix them",
+            "kd, dist and comparative need none",
+        )
     if len(data.train) == 0:
         raise CompressError(f"nothing to learn from: the training half of `{data.name}` is empty")
-    if not data.train.labelled and not (taught and schedule.teacher_weight == 1):
+    told = taught and schedule.teacher_weight == 1 and not LOSSES[schedule.teacher_loss].labels
+    if not data.train.labelled and not told:
         raise UsageError(
             f"the pictures of `{data.name}` have no labels, and the loss needs them",
-            "with a teacher, set distil.schedule.teacher_weight to 1: it alone is followed then",
+            "with a teacher, set distil.schedule.teacher_weight to 1: it alone is followed then, by kd, dist or "
+            "comparative",
         )
 
 

@@ -39,7 +39,7 @@ class Schedule:
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5
     label_smoothing: float = 0.0
-    teacher_loss: str = "soft-targets"
+    teacher_loss: str = "kd"
     temperature: float = 2.0
     teacher_weight: float = 0.9
     mixup: float = 0.0

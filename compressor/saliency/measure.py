@@ -97,7 +97,7 @@ class Measuring:
             with torch.no_grad():
                 said = told(batch.images)
             by_labels = alone(answer, batch)
-            return by_labels + TAUGHT * losses.soft_targets(answer, said, temperature=TEMPERATURE)
+            return by_labels + TAUGHT * losses.kd(answer, said, temperature=TEMPERATURE)
 
         return replace(self, loss=loss)
 

@@ -15,7 +15,7 @@ from compressor.cutting import cut
 from compressor.data.split import Data
 from compressor.distill import Arithmetic
 from compressor.distill.hints import Hints
-from compressor.distill.losses import cross_entropy, soft_targets
+from compressor.distill.losses import cross_entropy, kd
 from compressor.distill.request import Distilling
 from compressor.graph.trace import trace
 from compressor.methods.flat import Flat, Part
@@ -166,7 +166,7 @@ def test_each_network_is_told_by_the_next_larger_one_and_the_whole_one_by_the_gu
     expected = torch.zeros(())
     for network in reversed(lesson.networks.values()):
         said = network(batch.images)
-        soft = soft_targets(said, told.detach(), temperature=SCHEDULE.temperature)
+        soft = kd(said, told.detach(), temperature=SCHEDULE.temperature)
         hard = cross_entropy(said, batch.labels)
         expected = expected + 0.9 * soft + 0.1 * hard
         told = said
