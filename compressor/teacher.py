@@ -22,6 +22,8 @@ from compressor.budget.plan import Plan
 from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, Schedule, accuracy, choose_precision, train
+from compressor.distill.parallel import here
+from compressor.distill.sharding import sharded
 from compressor.errors import CompressError, UsageError
 from compressor.models import BUILTIN, ModelSource, build, builder_of
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
@@ -49,11 +51,14 @@ INGREDIENTS = (
     "data/scaling.py",
     "data/split.py",
     "data/tensors.py",
+    "distill/exchange.py",
     "distill/hints.py",
     "distill/lesson.py",
     "distill/loop.py",
     "distill/losses.py",
+    "distill/norms.py",
     "distill/optimizers.py",
+    "distill/parallel.py",
     "distill/precision.py",
     "distill/repeat.py",
     "distill/schedule.py",
@@ -111,6 +116,7 @@ def load_teacher(
         teacher = _trained_builtin(recipe, data, device, progress, checkpoints, fresh)
     else:
         teacher = _named(recipe.model, data, device)
+    here().same(teacher.network)
     outputs = _outputs(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
@@ -150,13 +156,15 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
     """
     asked = recipe.distil
     if not asked.teacher:
-        guide = Guide("teacher", teacher.network, right)
+        guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
         random = recipe.model.weights == RANDOM
     else:
         model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
         if not is_student(Path(model.name)):
             check_weights(model)
-        found = _named(model, data, device)
+        # What is shared out need not fit on one device: it stays in memory, and its parts go there.
+        found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
+        here().same(found.network)
         outputs = _outputs(found.network, data)
         if outputs != len(data.classes):
             raise UsageError(
@@ -165,7 +173,9 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
                 "a teacher and its student must answer with the same classes",
             )
         network = found.network.eval()
-        guide = Guide(model.name, network, accuracy(network, data.test, device=device))
+        answering = sharded(network, here()) if asked.shard_teacher else network
+        knows = accuracy(answering, data.test, device=device)
+        guide = Guide(model.name, network, knows, shared_out=asked.shard_teacher)
         random = model.weights == RANDOM
     assert guide.accuracy is not None
     chance, tested = 1 / len(data.classes), len(data.test)
@@ -201,7 +211,8 @@ def _trained_builtin(
     key = cache.key_of(ingredients)
     # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
     cached = recipe.data.name == RENDERED
-    stored = cache.read_tensors("teachers", key) if cached and not fresh else None
+    # All processes train it, or none: the first one's cache decides.
+    stored = here().from_first(lambda: cache.read_tensors("teachers", key) if cached and not fresh else None)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
@@ -221,7 +232,7 @@ def _trained_builtin(
         progress=partial(progress, "teacher"),
     )
     state = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
-    failure = cache.write_tensors("teachers", key, state, ingredients) if cached else None
+    failure = cache.write_tensors("teachers", key, state, ingredients) if cached and here().first else None
     warning = f"the teacher was not cached: {failure}" if failure else None
     return Teacher(trained.network, source, "trained just now", warning=warning)
 
@@ -240,6 +251,7 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
         "device": device.type,
         "precision": choose_precision(BUILTIN_SCHEDULE.precision, device).name,
         "threads": torch.get_num_threads(),
+        **({"processes": here().size} if here().size > 1 else {}),
         "torch": version("torch"),
         "pillow": version("pillow"),
         "code": code.hexdigest(),

@@ -33,7 +33,7 @@ class Distilling:
     """How the student is taught: the method, its assistants and the schedule.
 
     ``teacher``: another, stronger network that teaches at the top instead of the one that is cut, by name, with
-    ``teacher_weights``.
+    ``teacher_weights``. ``shard_teacher``: each of several processes holds a part of it while it teaches.
     ``assistants``: how many networks stand between. For ``steps`` each is trained for ``assistant_share`` of the
     student's epochs: it has more channels, so it learns faster, and it need not be finished to teach. For
     ``cascade``, ``together_share`` of the epochs train all networks at once, with ``masks`` learned or as scored;
@@ -46,6 +46,7 @@ class Distilling:
     method: str = "steps"
     teacher: str = ""
     teacher_weights: str = ""
+    shard_teacher: bool = False
     assistants: int = 1
     assistant_share: float = 0.5
     together_share: float = 0.4
