@@ -116,7 +116,7 @@ def load_teacher(
         teacher = _trained_builtin(recipe, data, device, progress, checkpoints, fresh)
     else:
         teacher = _named(recipe.model, data, device)
-    here().same(teacher.network)
+    here().same(teacher.network.state_dict().values())
     outputs = _outputs(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
@@ -164,7 +164,7 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
             check_weights(model)
         # What is shared out need not fit on one device: it stays in memory, and its parts go there.
         found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
-        here().same(found.network)
+        here().same(found.network.state_dict().values())
         outputs = _outputs(found.network, data)
         if outputs != len(data.classes):
             raise UsageError(

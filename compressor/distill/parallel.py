@@ -124,10 +124,10 @@ class World:
         self.wait()
         return value if value is not None else read()
 
-    def same(self, network: nn.Module) -> None:
-        """Give the network the tensors that it has in the first process."""
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Give the tensors what they have in the first process."""
         if self.size > 1:
-            for tensor in network.state_dict().values():
+            for tensor in tensors:
                 sent = tensor.contiguous()
                 torch.distributed.broadcast(sent, src=0)
                 tensor.copy_(sent)
