@@ -105,6 +105,11 @@ def run(
     """
     from compressor.recipe import read_recipe, recipe_with
 
+    started = launched()
+    if (
+        started.size > 1
+    ):  # torch would print its own stack frames when another process dies; we say it in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     limited = any(options[name] is not None for name in SETTINGS if name.startswith("max_"))
     if options["ratio"] is None and recipe_file is None and not limited:
         raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
@@ -122,7 +127,7 @@ def run(
 
     out = out or free_name(Path("runs"), run_name(recipe))
     finished = RunFolder(out).report.exists()
-    first = launched().rank == 0  # of several processes one speaks; its folder is that of the run
+    first = started.rank == 0  # of several processes one speaks; its folder is that of the run
     try:
         with Live(f"run folder: {out}") if first else nullcontext(Silent()) as live:
             if finished and first:

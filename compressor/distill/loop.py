@@ -287,7 +287,9 @@ class _Course:
             loss = self.exchange.settle(own)
             if loss is not None:
                 return loss
-            for network in self.moving.lesson.networks.values():  # some have seen more of the batch than others
+            for (
+                network
+            ) in self.moving.lesson.networks.values():  # some have seen more of the batch than others
                 world.same(network.buffers())
             place.micro = (min(place.micro, self._pieces()[0]) + 1) // 2
             if self.arithmetic.device.type == "cuda":

@@ -46,7 +46,6 @@ class Distilling:
     method: str = "steps"
     teacher: str = ""
     teacher_weights: str = ""
-    shard_teacher: bool = False
     assistants: int = 1
     assistant_share: float = 0.5
     together_share: float = 0.4
@@ -57,6 +56,7 @@ class Distilling:
     score_rule: str = "sgd"
     hints: tuple[str, ...] = ()
     hint_weight: float = 0.001
+    shard_teacher: bool = False
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:

@@ -65,7 +65,9 @@ def normed(sizes: tuple[int, ...], momentum: float | None) -> dict[str, Tensor]:
     """A step of two batch norms on this process's piece, by their sum over all pieces."""
     world = here()
     torch.manual_seed(5)
-    network = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum), nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5, affine=False))
+    network = nn.Sequential(
+        nn.BatchNorm2d(3, momentum=momentum), nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5, affine=False)
+    )
     network = network.double().train()
     images = torch.randn(sum(sizes), 3, 4, 2, dtype=torch.float64) * 3 + 7
     factors = torch.randn(sum(sizes), 5, 4, 2, dtype=torch.float64)
@@ -88,7 +90,9 @@ def test_batch_norms_see_the_whole_batch_forward_backward_and_in_what_they_remem
     both = pair(normed, sizes, momentum)
     for name in ("said", "of images"):
         found = torch.cat([each.pop(name) for each in both])
-        torch.testing.assert_close(found, one.pop(name), rtol=1e-12, atol=1e-12)  # float64, other order of sums
+        torch.testing.assert_close(
+            found, one.pop(name), rtol=1e-12, atol=1e-12
+        )  # float64, other order of sums
     for each in both:
         torch.testing.assert_close(each, one, rtol=1e-12, atol=1e-12)
 
@@ -305,7 +309,9 @@ def shared_out() -> tuple[float, list[int], float, bool]:
         difference = (whole(images) - network(images)).abs().max().item()
     held = [parameter.to_local().numel() for parameter in whole.parameters()]  # type: ignore[operator]
     data = toy_data()
-    taught = train(plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network, shared_out=True)])
+    taught = train(
+        plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network, shared_out=True)]
+    )
     with apart():
         usual = train(plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network)])
     here().spread = False
@@ -363,6 +369,9 @@ def test_patience_is_a_number_of_seconds() -> None:
 
 def test_devices_that_cannot_be_shared_are_refused_before_anything_is_opened() -> None:
     two = Launched(1, 2, 1)
-    for device, message in (("mps", "compute on cuda or cpu"), ("cuda:0", "one GPU, and 2 processes need one each")):
+    for device, message in (
+        ("mps", "compute on cuda or cpu"),
+        ("cuda:0", "one GPU, and 2 processes need one each"),
+    ):
         with pytest.raises(UsageError, match=message), join(torch.device(device), two):
             pass

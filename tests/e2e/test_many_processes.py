@@ -74,8 +74,12 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_one_process_can_go_on(
     assert begun.returncode == 1
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "hint: "))]
     assert len(lines) == 2, err
-    assert lines[0].startswith("error: process 1 of 0 to 1 ended without a word, in `Distil`, assistant-1: epoch ")
-    assert lines[1].startswith("hint: the same command goes on from the last checkpoint, also with another number")
+    assert lines[0].startswith(
+        "error: process 1 of 0 to 1 ended without a word, in `Distil`, assistant-1: epoch "
+    )
+    assert lines[1].startswith(
+        "hint: the same command goes on from the last checkpoint, also with another number"
+    )
     assert "[rank" not in err, "a traceback of ours"
     assert not (folder / "runs/b/student").exists()
 
