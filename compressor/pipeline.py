@@ -48,7 +48,7 @@ from compressor.saliency.score import criterion_named, score
 from compressor.saliency.scores import Scores
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
-from compressor.teacher import check_teacher, load_guide, load_teacher
+from compressor.teacher import check_teacher, keep_teacher, load_guide, load_teacher
 from compressor.timing import Bench
 
 
@@ -156,6 +156,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
 
     with steps.step("Distil") as step:
+        keep_teacher(recipe, teacher, run.checkpoints("teacher"))
         task = Task(
             teacher.network,
             guide,

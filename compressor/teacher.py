@@ -15,7 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from compressor import cache
 from compressor.budget.plan import Plan
@@ -25,6 +27,7 @@ from compressor.distill import Guide, Progress, Schedule, accuracy, choose_preci
 from compressor.distill.parallel import here
 from compressor.distill.sharding import sharded
 from compressor.errors import CompressError, UsageError
+from compressor.files import write_atomic
 from compressor.models import BUILTIN, ModelSource, build, builder_of
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
 from compressor.student import is_student, load_student
@@ -64,6 +67,10 @@ INGREDIENTS = (
     "distill/schedule.py",
 )
 """The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
+
+
+KEPT = "built-in.safetensors"
+"""The built-in teacher of a run, in the folder of its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +218,8 @@ def _trained_builtin(
     key = cache.key_of(ingredients)
     # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
     cached = recipe.data.name == RENDERED
-    # All processes train it, or none: the first one's cache decides.
-    stored = here().from_first(lambda: cache.read_tensors("teachers", key) if cached and not fresh else None)
+    # All processes train it, or none: the first one's files decide.
+    stored, origin = here().from_first(lambda: _stored(key if cached and not fresh else None, checkpoints))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
@@ -221,7 +228,7 @@ def _trained_builtin(
         data = load_data(replace(recipe.data, unlabelled=""), recipe.seed)
     if stored is not None:
         network.load_state_dict(stored)
-        return Teacher(network.to(device), source, f"cache entry {key}")
+        return Teacher(network.to(device), source, origin)
     trained = train(
         network,
         data,
@@ -235,6 +242,28 @@ def _trained_builtin(
     failure = cache.write_tensors("teachers", key, state, ingredients) if cached and here().first else None
     warning = f"the teacher was not cached: {failure}" if failure else None
     return Teacher(trained.network, source, "trained just now", warning=warning)
+
+
+def keep_teacher(recipe: Recipe, teacher: Teacher, checkpoints: Path) -> None:
+    """Keep the built-in teacher beside the checkpoints of the networks that it teaches.
+
+    With another number of threads the cache has another one, which is no less good, but not the one they began with.
+    """
+    path = checkpoints / KEPT
+    if recipe.model.name == BUILTIN and not recipe.model.weights and not path.exists():
+        state = teacher.network.state_dict()
+        write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+
+
+def _stored(key: str | None, checkpoints: Path | None) -> tuple[dict[str, Tensor] | None, str]:
+    """The built-in teacher with which this run went on before, or the one in the cache; and where it comes from."""
+    path = checkpoints / KEPT if checkpoints is not None else None
+    if path is None or not path.exists():
+        return cache.read_tensors("teachers", key) if key else None, f"cache entry {key}"
+    try:
+        return load(path.read_bytes()), "kept with this run"
+    except (OSError, SafetensorError) as error:
+        raise CompressError(f"`{path}` is damaged: {error}", "choose another --out") from error
 
 
 def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: ModelSource) -> dict[str, object]:
@@ -251,7 +280,6 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
         "device": device.type,
         "precision": choose_precision(BUILTIN_SCHEDULE.precision, device).name,
         "threads": torch.get_num_threads(),
-        **({"processes": here().size} if here().size > 1 else {}),
         "torch": version("torch"),
         "pillow": version("pillow"),
         "code": code.hexdigest(),
