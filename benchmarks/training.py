@@ -5,12 +5,14 @@
 A step is the teacher's answers, the student's forward and backward pass, the loss and the optimizer's step, on one
 batch of CIFAR-10; the teacher is ResNet-56, the student the teacher without 70 % of its MACs. The arms:
 
+    torchdistill  the same step by its DistillationBox, where it is installed
     plain       eager, as a tutorial has it: teacher without gradients, cross-entropy and divergence, SGD
     ours        the loop's own step, as ``compress run`` takes it
     compiled    the same with ``distil.schedule.compile``, after its compilation
     cascade     one step of all networks together, beside the sum of the same passes taken one by one
 
     throughput_vs_plain         plain / ours, and plain / compiled
+    throughput_vs_torchdistill  torchdistill / ours, and torchdistill / compiled
     cascade_overhead            cascade / sum of its forward and backward passes and of the teacher's forward
 """
 
@@ -22,6 +24,8 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -78,6 +82,8 @@ def main() -> None:
         "plain": plain(teacher, student, batch, schedule, arithmetic),
         "ours": step_of(taught(student, teacher, data, schedule, arithmetic), batch, schedule, arithmetic),
     }
+    if find_spec("torchdistill"):
+        arms["torchdistill"] = torchdistill(teacher, student, batch, schedule, arithmetic)
     if not given.no_compile:
         compiled = Schedule(batch=given.batch, precision=given.precision, compile=True)
         lesson = taught(student, teacher, data, compiled, arithmetic)
@@ -104,9 +110,10 @@ def main() -> None:
             if number >= 2:  # two rounds to compile and to warm up
                 samples[name].append(time.perf_counter() - start)
     figures = {f"ms_{name}": 1000 * statistics.median(values) for name, values in samples.items()}
-    figures["throughput_vs_plain"] = ratio(samples["plain"], samples["ours"])
-    if "compiled" in samples:
-        figures["throughput_vs_plain_compiled"] = ratio(samples["plain"], samples["compiled"])
+    for them in ("plain", "torchdistill"):
+        for us, title in (("ours", ""), ("compiled", "_compiled")):
+            if them in samples and us in samples:
+                figures[f"throughput_vs_{them}{title}"] = ratio(samples[them], samples[us])
     one_by_one = [
         sum(samples[name][i] for name in samples if name.startswith("pass")) for i in range(given.rounds)
     ]
@@ -146,6 +153,65 @@ def plain(
         loss.backward()
         optimizer.step()
         loss.item()
+
+    return step
+
+
+def torchdistill(
+    teacher: nn.Module, student: nn.Module, batch: Batch, schedule: Schedule, arithmetic: Arithmetic
+) -> Callable[[], None]:
+    """One step as torchdistill's own example of knowledge distillation takes it."""
+    import_module("torchdistill.losses.mid_level")
+    device = arithmetic.device
+    teacher, student = copy.deepcopy(teacher).to(device).eval(), copy.deepcopy(student).to(device).train()
+    whole = {"module_path": ".", "io": "output"}
+    loss = {
+        "key": "KDLoss",
+        "kwargs": {
+            **{
+                f"{who}_module_{key.removeprefix('module_')}": value
+                for who in ("student", "teacher")
+                for key, value in whole.items()
+            },
+            "temperature": schedule.temperature,
+            "alpha": 1 - schedule.teacher_weight,
+            "reduction": "batchmean",
+        },
+    }
+    box = import_module("torchdistill.core.distillation").DistillationBox(
+        teacher,
+        student,
+        {},
+        {
+            "num_epochs": 1,
+            "teacher": {"sequential": [], "forward_proc": "forward_batch_only", "requires_grad": False},
+            "student": {"sequential": [], "forward_proc": "forward_batch_only", "requires_grad": True},
+            "optimizer": {
+                "key": "SGD",
+                "kwargs": {
+                    "lr": 0.01,
+                    "momentum": 0.9,
+                    "nesterov": True,
+                    "weight_decay": schedule.weight_decay,
+                },
+            },
+            "criterion": {
+                "key": "WeightedSumLoss",
+                "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}},
+            },
+        },
+        device,
+        None,
+        False,
+        1,
+    )
+
+    def step() -> None:
+        images, labels = batch.images.to(device), batch.labels.to(device)
+        with arithmetic.autocast():
+            found = box.forward_process(images, labels)
+        box.post_forward_process(loss=found)
+        found.item()
 
     return step
 

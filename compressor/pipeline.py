@@ -31,6 +31,7 @@ from compressor.distill.loop import check_enough, check_sense
 from compressor.distill.parallel import World, join, leave
 from compressor.distill.sharding import check_several
 from compressor.errors import CompressError, UsageError
+from compressor.events import Events
 from compressor.files import write_atomic, write_json
 from compressor.fitting import fit, measured_costs, on_its_granule
 from compressor.graph.channels import ChannelGraph
@@ -50,6 +51,9 @@ from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
 from compressor.teacher import check_teacher, keep_teacher, load_guide, load_teacher
 from compressor.timing import Bench
+
+CURVE_STEPS = 10
+"""A point of the curves every so many steps."""
 
 
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
@@ -371,8 +375,9 @@ def _warn_of_damage(data: Data, steps: Steps, world: World) -> None:
 def _showing(
     steps: Steps, step: Step, epochs: Mapping[str, int], run: RunFolder
 ) -> Callable[[str, Progress], None]:
-    """Tells the listener how far the trainings are, all together, and the log of every epoch."""
+    """Tells the listener how far the trainings are, all together, the log of every epoch, and the curves."""
     names, whole = list(epochs), sum(epochs.values())
+    events = Events(run.events)
 
     def show(name: str, now: Progress) -> None:
         before = sum(epochs[each] for each in names[: names.index(name)])
@@ -383,9 +388,14 @@ def _showing(
             f"{name}: epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}, "
             f"{now.images_per_second:,.0f} images/s, {_time(now.left_s)} left{right}",
         )
+        seen = {"loss": now.loss, "accuracy": now.accuracy, "images_per_second": now.images_per_second}
         if now.over:
-            seen = {"loss": now.loss, "accuracy": now.accuracy, "images_per_second": now.images_per_second}
             run.note({"training": name, "epoch": now.epoch, **seen})
+        if now.over or now.step % CURVE_STEPS == 0:
+            scalars = {key: value for key, value in seen.items() if value is not None}
+            events.add(
+                name, (now.epoch - 1) * now.steps + now.step, {**scalars, "epoch": now.done * now.epochs}
+            )
 
     return show
 

@@ -8,7 +8,8 @@ runs/NAME/
   checkpoints/NAME/    the two latest of every training, for going on after a break; the built-in teacher
   student/             plan.json + weights.safetensors
   teacher.onnx  student.onnx
-  log.jsonl            one line per step and per warning
+  log.jsonl            one line per step, epoch and warning
+  events/NAME/         the curves of every training, for TensorBoard
   report.json  report.md
 """
 
@@ -53,6 +54,10 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
 
     @property
     def report(self) -> Path:

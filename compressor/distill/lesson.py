@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Data
+from compressor.distill.compiling import Forward, compiled
 from compressor.distill.evaluate import accuracy
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.losses import LOSSES, cross_entropy
@@ -55,6 +56,11 @@ class Lesson(Protocol):
     @property
     def kept(self) -> Named:
         """What the optimizer moves and nothing pulls at."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What did not go as it was asked for."""
         ...
 
     def begin(self) -> None:
@@ -114,9 +120,8 @@ class Taught:
         }
         self._hints, self._channels = hints, channels
         self.network = arithmetic.copy(network)
-        self._forward: Callable[[Tensor], Any] = (
-            torch.compile(self.network, dynamic=False) if schedule.compile else self.network
-        )
+        self._forward: Forward = compiled(self.network) if schedule.compile else self.network
+        self.notes: list[str] = []
         self._data, self._schedule, self._arithmetic = data, schedule, arithmetic
         self._guides = list(guides)
         self._number = torch.zeros((), dtype=torch.int64)
@@ -206,8 +211,10 @@ class Taught:
         number = int(self._number)
         if self._told is None or self._told[0] != number:
             teacher = self._taught_by()
-            asked = torch.compile(teacher, dynamic=False) if self._schedule.compile else teacher
-            self._told = number, answers_of(asked, self._data.train, self._schedule, self._arithmetic)
+            self._told = (
+                number,
+                answers_of(teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append),
+            )
         return self._told[1]
 
 

@@ -145,6 +145,7 @@ def follow(
 
     if place.back:
         warnings.append(place.back)
+    warnings.extend(lesson.notes)
     moving.optimizer.zero_grad(set_to_none=True)
     network = _contiguous(course.shown.eval())
     world.agree("weights after a training", "" if world.size == 1 else digest(network))

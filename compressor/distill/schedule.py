@@ -23,9 +23,10 @@ class Schedule:
     labels; without a teacher the labels have it all. ``mixup`` and ``cutmix`` are the alphas of the two, 0 for
     none; with both, each step draws one. ``micro_batch``: at most so many images at once, gradients add up to
     those of the batch. ``clip_norm`` bounds the norm of the whole gradient. ``ema``: the network handed out is the
-    moving average of its weights with this decay. ``compile``: through `torch.compile`, which costs minutes
-    before the first step. The test set is looked at every ``test_every`` epochs and after the last; a checkpoint is
-    written after every epoch, and within one every ``checkpoint_s`` seconds.
+    moving average of its weights with this decay. ``compile``: the network through `torch.compile`; a teacher that
+    is asked live too, or on a CPU through ONNX Runtime. That costs minutes before the first step. The test set is
+    looked at every ``test_every`` epochs and after the last; a checkpoint is written after every epoch, and within
+    one every ``checkpoint_s`` seconds.
     """
 
     epochs: int = 6

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Split
+from compressor.distill.compiling import frozen
 from compressor.distill.evaluate import at_least_one
 from compressor.distill.hints import Channels
 from compressor.distill.parallel import here
@@ -49,20 +50,29 @@ def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = Fal
 
 
 def answers_of(
-    teacher: Callable[[Tensor], Tensor], split: Split, schedule: Schedule, arithmetic: Arithmetic
+    teacher: nn.Module,
+    split: Split,
+    schedule: Schedule,
+    arithmetic: Arithmetic,
+    note: Callable[[str], None],
 ) -> Answers:
     """A function that gives the logits of ``teacher``, which computes there already.
 
     The teacher computes in the student's precision whether its answers are kept or not, so that this changes the
-    price of a training and not its result (up to rounding: other batches).
+    price of a training and not its result (up to rounding: other batches). ``note`` is told what did not go as asked.
     """
+    live = not split.fixed or schedule.mixup > 0 or schedule.cutmix > 0
+    # Answers that are kept are asked for once: compiling would cost more than it saves.
+    # Nor one that is shared out: it is never whole anywhere.
+    compiling = live and schedule.compile and not here().spread
+    forward = frozen(teacher, arithmetic, note) if compiling else teacher
 
     @torch.no_grad()
     def ask(images: Tensor) -> Tensor:
         with arithmetic.autocast():
-            return teacher(images).float()
+            return forward(images).float()
 
-    if not split.fixed or schedule.mixup or schedule.cutmix:
+    if live:
         return lambda images, index: ask(images)
 
     world, asked, numbers = here(), [], []

@@ -78,6 +78,7 @@ class Together:
         hints: Hints | None = None,
     ) -> None:
         self._hints = hints
+        self.notes: list[str] = []
         apart = ("schedule", "shard_teacher")
         asked = {key: value for key, value in asdict(distilling).items() if key not in apart}
         self._identity: dict[str, object] = {
@@ -275,7 +276,9 @@ class Together:
     def _answers(self) -> Answers:
         if self._told is None:
             teacher = answering(self._guide.network, self._arithmetic, self._guide.shared_out)
-            self._told = answers_of(teacher, self._data.train, self._schedule, self._arithmetic)
+            self._told = answers_of(
+                teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append
+            )
         return self._told
 
 
