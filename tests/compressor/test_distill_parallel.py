@@ -284,7 +284,7 @@ def test_what_must_be_alike_and_is_not_is_one_line(pair: Pair) -> None:
 def judged() -> tuple[float, Tensor]:
     data, network = toy_data(), toy_network(7).eval()
     arithmetic = Arithmetic.on(CPU, "fp32")
-    answers = answers_of(network, data.train, replace(QUICK, batch=93), arithmetic)
+    answers = answers_of(network, data.train, replace(QUICK, batch=93), arithmetic, [].append)
     index = torch.arange(len(data.train))
     return accuracy(network, data.test, batch=27), answers(data.train.images, index)
 
