@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ import click
 
 from compressor.budget.request import COST_TITLES
 from compressor.errors import CompressError, UsageError
+from compressor.processes import CLAIMED, ToldError, launched
 
 TRUST_HELP = "Import and call the code that a student folder names."
 REMOVE_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
@@ -76,6 +78,7 @@ def cli(debug: bool) -> None:
 @click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")
 @click.option("--teacher", help="Another, stronger network that teaches MODEL; a name as MODEL is.")
 @click.option("--teacher-weights", help="Its weights: a file, or `pretrained`.")
+@click.option("--shard-teacher", is_flag=True, help="Each process of torchrun holds a part of the teacher.")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")
@@ -98,9 +101,15 @@ def run(
 
     MODEL is a torchvision name, timm:NAME, package.module:factory or a student folder. Without MODEL and
     --data the built-in pair is used: rendered glyphs, and a residual network trained on first use.
+    `torchrun … -m compressor run …` trains with several processes, on one machine or many.
     """
     from compressor.recipe import read_recipe, recipe_with
 
+    started = launched()
+    if (
+        started.size > 1
+    ):  # torch would print its own stack frames when another process dies; we say it in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     limited = any(options[name] is not None for name in SETTINGS if name.startswith("max_"))
     if options["ratio"] is None and recipe_file is None and not limited:
         raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
@@ -114,18 +123,23 @@ def run(
     from compressor.console import Live, talk
     from compressor.report.text import print_report
     from compressor.rundir import RunFolder, free_name
+    from compressor.steps import Silent
 
     out = out or free_name(Path("runs"), run_name(recipe))
     finished = RunFolder(out).report.exists()
+    first = started.rank == 0  # of several processes one speaks; its folder is that of the run
     try:
-        with Live(f"run folder: {out}") as live:
-            if finished:
+        with Live(f"run folder: {out}") if first else nullcontext(Silent()) as live:
+            if finished and first:
                 talk.print(f"this run was finished before: its report, from {out}")
             report = compress(recipe, out, listener=live, fresh=fresh)
     except KeyboardInterrupt:
-        talk.print(f"stopped; the same command with `--out {out}` goes on from the last checkpoint")
+        if first:
+            talk.print(f"stopped; the same command with `--out {out}` goes on from the last checkpoint")
         sys.exit(130)
-    if as_json:
+    if not first:
+        pass
+    elif as_json:
         _print_json(report.to_dict())
     else:
         print_report(report, _stdout())
@@ -302,6 +316,8 @@ def doctor(as_json: bool) -> None:
         print(f"{mark}  {finding.part:<16} {finding.found}{advice}")
 
 
+_DISTILLING = ("method", "assistants", "masks", "teacher", "teacher_weights", "shard_teacher")
+
 SETTINGS = {
     "model": "model.name",
     "weights": "model.weights",
@@ -325,7 +341,7 @@ SETTINGS = {
     "combine": "saliency.combine",
     "normalise": "saliency.normalise",
     "backend": "saliency.backend",
-    **{name: f"distil.{name}" for name in ("method", "assistants", "masks", "teacher", "teacher_weights")},
+    **{name: f"distil.{name}" for name in _DISTILLING},
     "epochs": "distil.schedule.epochs",
     "seed": "seed",
     "device": "device",
@@ -357,7 +373,9 @@ def _guarded(call: Callable[[], Any], debug: bool) -> int:
         return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        complain(error.format_message(), context and f"`{context.command_path} --help` shows what it takes")
+        hint = context and f"`{context.command_path} --help` shows what it takes"
+        if _speaks(error):
+            complain(error.format_message(), hint)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -365,6 +383,8 @@ def _guarded(call: Callable[[], Any], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if not _speaks(error):
+            return int(getattr(error, "exit_code", 1))
         hint = getattr(error, "hint", None)
         if isinstance(error, CompressError) or hasattr(error, "exit_code"):
             complain(str(error), hint)
@@ -375,6 +395,16 @@ def _guarded(call: Callable[[], Any], debug: bool) -> int:
         )
         return 1
     return 0
+
+
+def _speaks(error: Exception) -> bool:
+    """Whether it is this process that tells of it, where several failed alike or together."""
+    if isinstance(error, ToldError):
+        return False
+    try:
+        return launched().speaks or hasattr(error, CLAIMED)
+    except UsageError:
+        return True
 
 
 def _shape(text: str | None) -> tuple[int, int, int] | None:

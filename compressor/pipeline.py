@@ -10,6 +10,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,9 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
-from compressor.distill.loop import check_sense
+from compressor.distill.loop import check_enough, check_sense
+from compressor.distill.parallel import World, join, leave
+from compressor.distill.sharding import check_several
 from compressor.errors import CompressError, UsageError
 from compressor.events import Events
 from compressor.files import write_atomic, write_json
@@ -46,7 +49,7 @@ from compressor.saliency.score import criterion_named, score
 from compressor.saliency.scores import Scores
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
-from compressor.teacher import check_teacher, load_guide, load_teacher
+from compressor.teacher import check_teacher, keep_teacher, load_guide, load_teacher
 from compressor.timing import Bench
 
 CURVE_STEPS = 10
@@ -56,11 +59,26 @@ CURVE_STEPS = 10
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
     """Run the recipe in the folder ``out``; a run that was broken off there goes on.
 
-    A finished run is not repeated: its report is read. ``fresh`` ignores the cache of built-in teachers.
+    A finished run is not repeated: its report is read. ``fresh`` ignores the cache of built-in teachers. Of several
+    processes that torchrun started all train, and the first one alone writes, in its ``out``; each gets the report.
     """
+    with ExitStack() as stack:
+        world = stack.enter_context(join(choose_device(recipe.device)))
+        # One path for all: what the others write goes to a folder that is thrown away.
+        own = out if world.first else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        report = _compress(recipe, own, world, listener or Silent(), fresh)
+        report = world.from_first(lambda: report)
+        assert report is not None
+        return report
+
+
+def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh: bool) -> Report | None:
+    """The run as one of several processes sees it; they train, and the first one finishes it and has the report."""
     criterion = criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
-    device = choose_device(recipe.device)
+    if recipe.distil.shard_teacher:
+        check_several(world)
+    device = world.device
     choose(
         [torch.empty(0, device=device)], recipe.saliency.backend
     )  # refused now, not after training a teacher
@@ -70,13 +88,16 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
             "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
         )
     run = open_run(out, recipe)
-    if run.report.exists():
-        return read_report(run.report)
-    steps = Steps(_Logged(listener or Silent(), run))
+    if world.from_first(run.report.exists):
+        return read_report(run.report) if world.first else None
+    steps = Steps(_Logged(listener, run, world))
 
     with steps.step("Build teacher and data") as step:
-        data = load_data(recipe.data, recipe.seed)
+        data = world.first_then_others(lambda: load_data(recipe.data, recipe.seed))
+        world.agree("data", [data.name, data.classes, data.shape, len(data.train), len(data.test)])
         _check_labels(recipe, data, criterion)
+        if recipe.distil.method != "cut-only":
+            check_enough(data, recipe.distil.schedule, world.size)
         teacher = load_teacher(
             recipe,
             data,
@@ -94,14 +115,14 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
     with steps.step("Trace the channel graph") as step:
         graph = trace(teacher.network, image, whole_heads=recipe.budget.whole_heads)
+        world.agree("channel groups", graph.to_dict())
         write_json(run.graph, graph.to_dict())
         _warn_of_unsupported(graph, steps)
         step.outcome = f"{len(graph.groups)} groups to cut, {len(graph.frozen)} left whole"
 
     with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
-        batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
-        chosen = islice(batches, recipe.saliency.batches)
-        scores = score(teacher.network, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
+        # By one process: gradients and times may not repeat, and all must keep the same channels.
+        scores = world.from_first(lambda: _scored(recipe, teacher.network, graph, data, device))
         write_atomic(run.scores, scores.to_bytes())
         if criterion.by_teacher:
             steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
@@ -114,7 +135,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
 
     with steps.step("Choose widths") as step:
-        choice = _begun(run) or _chosen(recipe, teacher.network, graph, scores, data, steps, step)
+        choice = world.from_first(
+            lambda: _begun(run) or _chosen(recipe, teacher.network, graph, scores, data, steps, step)
+        )
         path, plan = choice.path, choice.path[-1].plan
         write_json(run.plan, choice.to_dict())
         for stage in path:
@@ -137,6 +160,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
 
     with steps.step("Distil") as step:
+        keep_teacher(recipe, teacher, run.checkpoints("teacher"))
         task = Task(
             teacher.network,
             guide,
@@ -155,7 +179,7 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         for training in trainings:
             for warning in training.trained.warnings:
                 steps.warn(f"{training.stage.name}: {warning}")
-        _warn_of_damage(data, steps)
+        _warn_of_damage(data, steps, world)
         plan = trainings[-1].stage.plan
         student = trainings[-1].trained.network.cpu()
         right["student"] = trainings[-1].trained.accuracy
@@ -169,6 +193,9 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         step.outcome = " → ".join(
             f"{training.stage.name} {training.trained.accuracy:.2%}" for training in trainings
         )
+    if not world.first:
+        return None
+    leave()
 
     with steps.step("Save and export") as step:
         about = {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of, "teacher": recipe.model.name}
@@ -243,6 +270,14 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
         write_json(run.report, report.to_dict())
         step.outcome = run.report.name
     return report
+
+
+def _scored(
+    recipe: Recipe, teacher: nn.Module, graph: ChannelGraph, data: Data, device: torch.device
+) -> Scores:
+    batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
+    chosen = islice(batches, recipe.saliency.batches)
+    return score(teacher, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
 
 
 @dataclass(frozen=True)
@@ -327,13 +362,14 @@ def _check_labels(recipe: Recipe, data: Data, criterion: Criterion) -> None:
         check_sense(data, recipe.distil.schedule, taught=taught)
 
 
-def _warn_of_damage(data: Data, steps: Steps) -> None:
+def _warn_of_damage(data: Data, steps: Steps, world: World) -> None:
     """What could not be read while the student learnt, by name."""
     for title, half in (("to train on", data.train), ("to test", data.test)):
-        if half.bad:
-            first = "; ".join(str(bad) for bad in half.bad[:3])
-            more = f"; and {len(half.bad) - 3} more" if len(half.bad) > 3 else ""
-            steps.warn(f"{len(half.bad)} samples {title} could not be read: {first}{more}")
+        bad = list(dict.fromkeys(each for found in world.gathered(half.bad) for each in found))
+        if bad:
+            first = "; ".join(str(each) for each in bad[:3])
+            more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+            steps.warn(f"{len(bad)} samples {title} could not be read: {first}{more}")
 
 
 def _showing(
@@ -372,13 +408,15 @@ def _time(seconds: float) -> str:
 class _Logged:
     """A listener that also writes each finished step and warning into the run's log."""
 
-    def __init__(self, listener: Listener, run: RunFolder) -> None:
-        self.listener, self.run = listener, run
+    def __init__(self, listener: Listener, run: RunFolder, world: World) -> None:
+        self.listener, self.run, self.world = listener, run, world
 
     def started(self, step: Step) -> None:
+        self.world.doing(f"`{step.name}`")
         self.listener.started(step)
 
     def moved(self, step: Step, done: float, text: str) -> None:
+        self.world.doing(f"`{step.name}`, {text.partition(',')[0]}")
         self.listener.moved(step, done, text)
 
     def ended(self, step: Step) -> None:

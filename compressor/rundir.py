@@ -5,7 +5,7 @@ runs/NAME/
   graph.json           channel groups, and what was left whole and why
   scores.safetensors   the score of every unit
   plan.json            the widths that were chosen, what was asked and what is reached
-  checkpoints/NAME/    the two latest of every training, for going on after a break
+  checkpoints/NAME/    the two latest of every training, for going on after a break; the built-in teacher
   student/             plan.json + weights.safetensors
   teacher.onnx  student.onnx
   log.jsonl            one line per step, epoch and warning

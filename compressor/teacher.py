@@ -15,14 +15,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from compressor import cache
 from compressor.budget.plan import Plan
 from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, Schedule, accuracy, choose_precision, train
+from compressor.distill.parallel import here
+from compressor.distill.sharding import sharded
 from compressor.errors import CompressError, UsageError
+from compressor.files import write_atomic
 from compressor.models import BUILTIN, ModelSource, build, builder_of
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
 from compressor.student import is_student, load_student
@@ -49,17 +54,24 @@ INGREDIENTS = (
     "data/scaling.py",
     "data/split.py",
     "data/tensors.py",
+    "distill/exchange.py",
     "distill/hints.py",
     "distill/lesson.py",
     "distill/loop.py",
     "distill/losses/answers.py",
     "distill/losses/wide.py",
+    "distill/norms.py",
     "distill/optimizers.py",
+    "distill/parallel.py",
     "distill/precision.py",
     "distill/repeat.py",
     "distill/schedule.py",
 )
 """The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
+
+
+KEPT = "built-in.safetensors"
+"""The built-in teacher of a run, in the folder of its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ def load_teacher(
         teacher = _trained_builtin(recipe, data, device, progress, checkpoints, fresh)
     else:
         teacher = _named(recipe.model, data, device)
+    here().same(teacher.network.state_dict().values())
     outputs = _outputs(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
@@ -151,13 +164,15 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
     """
     asked = recipe.distil
     if not asked.teacher:
-        guide = Guide("teacher", teacher.network, right)
+        guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
         random = recipe.model.weights == RANDOM
     else:
         model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
         if not is_student(Path(model.name)):
             check_weights(model)
-        found = _named(model, data, device)
+        # What is shared out need not fit on one device: it stays in memory, and its parts go there.
+        found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
+        here().same(found.network.state_dict().values())
         outputs = _outputs(found.network, data)
         if outputs != len(data.classes):
             raise UsageError(
@@ -166,7 +181,9 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
                 "a teacher and its student must answer with the same classes",
             )
         network = found.network.eval()
-        guide = Guide(model.name, network, accuracy(network, data.test, device=device))
+        answering = sharded(network, here()) if asked.shard_teacher else network
+        knows = accuracy(answering, data.test, device=device)
+        guide = Guide(model.name, network, knows, shared_out=asked.shard_teacher)
         random = model.weights == RANDOM
     assert guide.accuracy is not None
     chance, tested = 1 / len(data.classes), len(data.test)
@@ -202,7 +219,8 @@ def _trained_builtin(
     key = cache.key_of(ingredients)
     # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
     cached = recipe.data.name == RENDERED
-    stored = cache.read_tensors("teachers", key) if cached and not fresh else None
+    # All processes train it, or none: the first one's files decide.
+    stored, origin = here().from_first(lambda: _stored(key if cached and not fresh else None, checkpoints))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
@@ -211,7 +229,7 @@ def _trained_builtin(
         data = load_data(replace(recipe.data, unlabelled=""), recipe.seed)
     if stored is not None:
         network.load_state_dict(stored)
-        return Teacher(network.to(device), source, f"cache entry {key}")
+        return Teacher(network.to(device), source, origin)
     trained = train(
         network,
         data,
@@ -222,9 +240,31 @@ def _trained_builtin(
         progress=partial(progress, "teacher"),
     )
     state = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
-    failure = cache.write_tensors("teachers", key, state, ingredients) if cached else None
+    failure = cache.write_tensors("teachers", key, state, ingredients) if cached and here().first else None
     warning = f"the teacher was not cached: {failure}" if failure else None
     return Teacher(trained.network, source, "trained just now", warning=warning)
+
+
+def keep_teacher(recipe: Recipe, teacher: Teacher, checkpoints: Path) -> None:
+    """Keep the built-in teacher beside the checkpoints of the networks that it teaches.
+
+    With another number of threads the cache has another one, which is no less good, but not the one they began with.
+    """
+    path = checkpoints / KEPT
+    if recipe.model.name == BUILTIN and not recipe.model.weights and not path.exists():
+        state = teacher.network.state_dict()
+        write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+
+
+def _stored(key: str | None, checkpoints: Path | None) -> tuple[dict[str, Tensor] | None, str]:
+    """The built-in teacher with which this run went on before, or the one in the cache; and where it comes from."""
+    path = checkpoints / KEPT if checkpoints is not None else None
+    if path is None or not path.exists():
+        return cache.read_tensors("teachers", key) if key else None, f"cache entry {key}"
+    try:
+        return load(path.read_bytes()), "kept with this run"
+    except (OSError, SafetensorError) as error:
+        raise CompressError(f"`{path}` is damaged: {error}", "choose another --out") from error
 
 
 def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: ModelSource) -> dict[str, object]:

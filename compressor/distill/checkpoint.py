@@ -26,6 +26,7 @@ from torch import Tensor
 from compressor.data.split import Data
 from compressor.distill.average import Average
 from compressor.distill.lesson import Lesson
+from compressor.distill.parallel import World
 from compressor.distill.record import Epoch
 from compressor.distill.schedule import Schedule
 from compressor.errors import CompressError
@@ -34,6 +35,8 @@ from compressor.files import write_atomic
 SCHEMA = 1
 KEPT = 2
 """How many checkpoints stay."""
+PLACE = ("epoch", "step", "micro", "rate", "back", "seconds")
+"""What of a place is one JSON value each."""
 
 Identity = dict[str, Any]
 
@@ -110,20 +113,12 @@ class Checkpoints:
         """Write where the training is now."""
         place = moving.place
         name = f"{place.epoch:06d}-{place.step:08d}"
-        # Clones, because the file format refuses tensors that share memory, as tied weights do.
-        content = save(
-            {
-                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in moving.tensors().items()
-            }
-        )
+        content, where = _packed(moving)
         about = {
             "schema": SCHEMA,
             "sha256": hashlib.sha256(content).hexdigest(),
             "identity": self.identity,
-            "scaler": moving.scaler.state_dict(),
-            **{key: getattr(place, key) for key in ("epoch", "step", "micro", "rate", "back", "seconds")},
-            "history": [asdict(epoch) for epoch in place.history],
+            **where,
         }
         write_atomic(self.folder / f"{name}.safetensors", content)
         write_atomic(self.folder / f"{name}.json", json.dumps(about, indent=1))
@@ -142,11 +137,7 @@ class Checkpoints:
                 continue
             for text in damaged:
                 self.warn(f"{text}: went on from `{path.stem}`, the one before")
-            moving.restore(tensors)
-            moving.scaler.load_state_dict(about["scaler"])
-            for key in ("epoch", "step", "micro", "rate", "back", "seconds"):
-                setattr(moving.place, key, about[key])
-            moving.place.history[:] = [Epoch(**epoch) for epoch in about["history"]]
+            _unpack(moving, tensors, about)
             return True
         if damaged:
             raise CompressError(
@@ -174,6 +165,39 @@ class Checkpoints:
             return about, load(content)
         except SafetensorError as error:
             raise _DamagedError(str(error)) from error
+
+
+def spread(moving: Moving, world: World) -> None:
+    """Every process goes on from where the first one is."""
+    if world.size > 1:
+        content, where = world.from_first(lambda: _packed(moving))
+        if not world.first:
+            _unpack(moving, load(content), where)
+
+
+def _packed(moving: Moving) -> tuple[bytes, dict[str, Any]]:
+    """Everything that moves: its tensors as a file has them, and the rest as JSON has it."""
+    place = moving.place
+    # Clones, because the file format refuses tensors that share memory, as tied weights do.
+    content = save(
+        {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in moving.tensors().items()
+        }
+    )
+    return content, {
+        "scaler": moving.scaler.state_dict(),
+        **{key: getattr(place, key) for key in PLACE},
+        "history": [asdict(epoch) for epoch in place.history],
+    }
+
+
+def _unpack(moving: Moving, tensors: Mapping[str, Tensor], where: Mapping[str, Any]) -> None:
+    moving.restore(tensors)
+    moving.scaler.load_state_dict(where["scaler"])
+    for key in PLACE:
+        setattr(moving.place, key, where[key])
+    moving.place.history[:] = [Epoch(**epoch) for epoch in where["history"]]
 
 
 class _DamagedError(Exception):

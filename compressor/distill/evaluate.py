@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Split
+from compressor.distill.parallel import here
 from compressor.errors import CompressError
 
 CPU = torch.device("cpu")
@@ -29,18 +30,24 @@ def accuracy(
     """The share, in [0, 1], of samples whose largest logit is at the label (top-1).
 
     ``predict`` is a network or any function from images on ``device`` to logits (N, classes).
-    A network is asked in eval mode and left in the mode it had.
+    A network is asked in eval mode and left in the mode it had. Several processes ask it for a piece each.
     """
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    seen = 0
+    world = here()
+    counted = torch.zeros(2, dtype=torch.int64, device=device)  # right, and seen
     with _asked_in_eval_mode(predict):
-        for each in split.batches(batch):
-            answers = predict(each.images.to(device)).argmax(dim=1)
-            right += (answers == each.labels.to(answers.device)).sum()
-            seen += len(each.labels)
+        for each in split.batches(batch * world.size, part=world.part):
+            answers = predict(at_least_one(each.images).to(device))[: len(each.labels)].argmax(dim=1)
+            counted[0] += (answers == each.labels.to(answers.device)).sum()
+            counted[1] += len(each.labels)
+    right, seen = world.total(counted).tolist()
     if seen == 0:
         raise CompressError("no accuracy can be given: the split is empty")
-    return int(right) / seen
+    return right / seen
+
+
+def at_least_one(images: Tensor) -> Tensor:
+    """The images, or a black one where a process got none: not every network answers to nothing."""
+    return images if len(images) else images.new_zeros(1, *images.shape[1:])
 
 
 @contextmanager

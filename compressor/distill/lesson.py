@@ -203,7 +203,8 @@ class Taught:
         """The network that teaches now, where this one computes."""
         number = int(self._number)
         if self._copy is None or self._copy[0] != number:
-            self._copy = number, answering(self._guides[number].network, self._arithmetic)
+            guide = self._guides[number]
+            self._copy = number, answering(guide.network, self._arithmetic, guide.shared_out)
         return self._copy[1]
 
     def _answers(self) -> Answers:

@@ -3,7 +3,8 @@
 A training is a function of its arguments. The same lesson, data, schedule and seed give the
 same weights to the last bit on the same machine and number of threads, in one go or killed at any
 step and continued. (On CUDA that holds for deterministic kernels; cuDNN's are chosen so, but torch has a
-few others, such as the backward pass of overlapping max pooling.)
+few others, such as the backward pass of overlapping max pooling.) Several processes that train together (`parallel`)
+are one more thing that may change the last bits.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
-from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of
+from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of, spread
 from compressor.distill.evaluate import accuracy
+from compressor.distill.exchange import Exchange
 from compressor.distill.hints import Channels, Hints
-from compressor.distill.lesson import Lesson, Taught
+from compressor.distill.lesson import Lesson, Taught, digest
 from compressor.distill.losses import LOSSES, TEACHER_LOSSES
 from compressor.distill.mixing import Mixing, mixing_for
+from compressor.distill.norms import synchronised
 from compressor.distill.optimizers import optimizer_for
+from compressor.distill.parallel import here
 from compressor.distill.precision import Arithmetic
 from compressor.distill.record import Epoch, Progress, Trained
 from compressor.distill.repeat import repeatable, reseed, seed_of
@@ -83,6 +87,12 @@ def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
             f"teacher_loss `{schedule.teacher_loss}` needs one label for each image, and mixup and cutmix mix them",
             "kd, dist and comparative need none",
         )
+    if taught and LOSSES[schedule.teacher_loss].whole_batch and here().size > 1:
+        raise UsageError(
+            f"teacher_loss `{schedule.teacher_loss}` compares the images of a whole batch, "
+            f"and {here().size} processes have a piece each",
+            "kd, dkd and ofa look at one image at a time",
+        )
     if len(data.train) == 0:
         raise CompressError(f"nothing to learn from: the training half of `{data.name}` is empty")
     told = taught and schedule.teacher_weight == 1 and not LOSSES[schedule.teacher_loss].labels
@@ -91,6 +101,16 @@ def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
             f"the pictures of `{data.name}` have no labels, and the loss needs them",
             "with a teacher, set distil.schedule.teacher_weight to 1: it alone is followed then, by kd, dist or "
             "comparative",
+        )
+
+
+def check_enough(data: Data, schedule: Schedule, processes: int) -> None:
+    """Refuse, before anything is computed, batches of which a process would get nothing."""
+    batch = min(schedule.batch, len(data.train))
+    if batch < processes:
+        raise UsageError(
+            f"a batch has {batch} images, and {processes} processes need one each",
+            "start fewer processes, or use a larger distil.schedule.batch",
         )
 
 
@@ -104,8 +124,9 @@ def follow(
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train what the lesson trains, and hand out its network."""
-    device = arithmetic.device
+    """Train what the lesson trains, and hand out its network; every process hands out the same."""
+    world, device = here(), arithmetic.device
+    check_enough(data, schedule, world.size)
     steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
     place = Place(
         min(schedule.micro_batch or schedule.batch, schedule.batch), torch.zeros(steps, device=device)
@@ -121,11 +142,13 @@ def follow(
     store = None
     if checkpoints is not None:
         store = Checkpoints(checkpoints, identity_of(lesson, data, schedule, seed), warnings.append)
-        if not store.load(moving):
+        if world.first and not store.load(moving):
             store.save(moving)
+    spread(moving, world)
     resumed_from = place.epoch * steps + place.step or None
 
-    course = _Course(data, schedule, arithmetic, seed, steps, moving, store, progress, warnings)
+    exchange = Exchange(world, lesson.networks.values(), device)
+    course = _Course(data, schedule, arithmetic, seed, steps, moving, exchange, store, progress, warnings)
     with repeatable(device):
         while place.epoch < schedule.epochs:
             try:
@@ -138,6 +161,7 @@ def follow(
     warnings.extend(lesson.notes)
     moving.optimizer.zero_grad(set_to_none=True)
     network = _contiguous(course.shown.eval())
+    world.agree("weights after a training", "" if world.size == 1 else digest(network))
     return Trained(
         network, tuple(place.history), resumed_from, arithmetic.precision, tuple(dict.fromkeys(warnings))
     )
@@ -153,6 +177,7 @@ class _Course:
     seed: int
     steps: int
     moving: Moving
+    exchange: Exchange
     store: Checkpoints | None
     progress: Callable[[Progress], None] | None
     warnings: list[str]
@@ -195,6 +220,7 @@ class _Course:
                 self._tell(now, (looked - first) * schedule.batch, time.perf_counter() - start)
                 if (
                     self.store is not None
+                    and self.exchange.world.first
                     and looked < steps
                     and time.perf_counter() - saved > schedule.checkpoint_s
                 ):
@@ -213,7 +239,7 @@ class _Course:
         speed = images / place.seconds
         place.history.append(Epoch(place.losses.mean().item(), right, speed, place.seconds, teacher))
         place.epoch, place.step, place.seconds = number + 1, 0, 0.0
-        if self.store is not None:
+        if self.store is not None and self.exchange.world.first:
             self.store.save(self.moving)
         if self.progress is not None:
             left = (schedule.epochs - place.epoch) * images / speed
@@ -224,17 +250,23 @@ class _Course:
     def back_off(self, trouble: DivergedError) -> None:
         """Once, to the last checkpoint and half the rate; the second time it is an error."""
         hint = f"use a lower learning rate than {self.schedule.learning_rate:g}, or set `clip_norm`"
-        place = self.moving.place
+        place, world = self.moving.place, self.exchange.world
+        # Each process looked at its own piece; whoever found images that are not finite found where it began.
+        found = world.gathered(trouble.place)
+        where = next((each for each in found if "its images" in each), found[0])
         if self.store is None or place.back:
-            raise CompressError(trouble.place, hint) from None
-        self.store.load(self.moving)
-        place.rate, place.back = 0.5, f"{trouble.place}: went back once, and on at half the learning rate"
+            raise CompressError(where, hint) from None
+        if world.first:
+            self.store.load(self.moving)
+        spread(self.moving, world)
+        place.rate, place.back = 0.5, f"{where}: went back once, and on at half the learning rate"
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of one epoch from the first on, held to the number that the learning rate was planned for."""
         order = seed_of(self.seed, epoch, "order")
         number = first
-        batches = self.data.train.batches(self.schedule.batch, shuffle=order, start=first)
+        part = self.exchange.world.part
+        batches = self.data.train.batches(self.schedule.batch, shuffle=order, start=first, part=part)
         for number, batch in enumerate(batches, first + 1):
             if number <= self.steps:
                 yield batch
@@ -245,23 +277,35 @@ class _Course:
             )
 
     def _gradients(self, batch: Batch, mixing: Mixing | None) -> Tensor:
-        """The gradients of one batch, and its loss; in smaller pieces where memory does not hold it."""
-        place = self.moving.place
+        """The gradients of one batch, and its loss; in smaller pieces where memory does not hold it.
+
+        Of several processes each has the gradients of its own piece; the loss is that of the batch.
+        """
+        place, world = self.moving.place, self.exchange.world
         while True:
             self.moving.optimizer.zero_grad(set_to_none=True)
             self.moving.lesson.begin()
+            own: Tensor | None = None
             try:
-                return self._in_pieces(batch, mixing)
+                with synchronised(self.exchange):
+                    own = self._in_pieces(batch, mixing)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if place.micro == 1:
+                if place.micro == 1 or world.spread:
                     raise CompressError(
-                        f"out of memory with a single image: {str(error).splitlines()[0]}",
+                        f"out of memory with {_images(place.micro)}: {str(error).splitlines()[0]}",
                         "free memory, or use a smaller network or smaller images",
                     ) from error
             # Not in the handler, which still holds the frames and what they computed.
-            place.micro = (min(place.micro, len(batch.images)) + 1) // 2
+            loss = self.exchange.settle(own)
+            if loss is not None:
+                return loss
+            for (
+                network
+            ) in self.moving.lesson.networks.values():  # some have seen more of the batch than others
+                world.same(network.buffers())
+            place.micro = (min(place.micro, self._pieces()[0]) + 1) // 2
             if self.arithmetic.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.warnings.append(
@@ -272,14 +316,21 @@ class _Course:
     def _in_pieces(self, batch: Batch, mixing: Mixing | None) -> Tensor:
         images = self.arithmetic.images(batch.images)
         labels = batch.labels.to(self.arithmetic.device, non_blocking=True)
-        if mixing is not None:
+        if mixing is not None:  # in every process by the same draw, each within its own piece
             images, labels = mixing(images, labels)
+        place, world = self.moving.place, self.exchange.world
         loss = torch.zeros((), device=self.arithmetic.device)
-        pieces = zip(
-            *(each.split(self.moving.place.micro) for each in (images, labels, batch.index)), strict=True
-        )
+        whole = len(images)
+        sizes: int | list[int] = place.micro
+        if world.size > 1:
+            whole = self._whole
+            sizes = self._sizes(len(images))
+            # From here on by draws of its own: dropout that is the same in all pieces would be another one.
+            drawn = seed_of(self.seed, place.epoch, place.step, "layers", world.rank)
+            reseed(drawn, self.arithmetic.device)
+        pieces = zip(*(each.split(sizes) for each in (images, labels, batch.index)), strict=True)
         for few, told, index in pieces:
-            share = len(few) / len(images)
+            share = len(few) / whole
 
             def backward(part: Tensor, share: float = share) -> None:
                 self.moving.scaler.scale(part * share).backward()
@@ -287,10 +338,34 @@ class _Course:
             loss += share * self.moving.lesson.learn(few, told, index, backward)
         return loss
 
+    @property
+    def _whole(self) -> int:
+        """The images of a batch, all processes together."""
+        return min(self.schedule.batch, len(self.data.train))
+
+    def _pieces(self) -> tuple[int, int]:
+        """The images of a batch that the process with the most has, and the one with the fewest."""
+        size = self.exchange.world.size
+        return -(-self._whole // size), self._whole // size
+
+    def _sizes(self, images: int) -> list[int]:
+        """How a process computes its piece: in as many parts as every other, and none of them empty."""
+        most, fewest = self._pieces()
+        part = self.exchange.world.part
+        expected = len(part.piece(torch.arange(self._whole)))
+        if images != expected:
+            raise CompressError(
+                f"`{self.data.name}` gave process {part.number} {images} images of a batch of {self._whole}, "
+                f"expected {expected}"
+            )
+        count = min(-(-most // self.moving.place.micro), fewest)
+        return [len(each) for each in torch.arange(images).tensor_split(count)]
+
     def _step(self, step: int) -> None:
         """Step ``step``, from 1, of the whole training."""
         lesson, optimizer, scaler = self.moving.lesson, self.moving.optimizer, self.moving.scaler
         lesson.before_step()
+        self.exchange.world.total_gradients([p for _, p in (*lesson.decayed, *lesson.kept)])
         if self.schedule.clip_norm is not None:
             scaler.unscale_(optimizer)
             moved = [parameter for _, parameter in (*lesson.decayed, *lesson.kept)]
@@ -324,6 +399,10 @@ class _Course:
         self.progress(
             Progress(place.epoch + 1, schedule.epochs, place.step, self.steps, loss, speed, None, left)
         )
+
+
+def _images(count: int) -> str:
+    return "a single image" if count == 1 else f"{count} images at once"
 
 
 def _contiguous(network: nn.Module) -> nn.Module:

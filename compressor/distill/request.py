@@ -33,7 +33,7 @@ class Distilling:
     """How the student is taught: the method, its assistants and the schedule.
 
     ``teacher``: another, stronger network that teaches at the top instead of the one that is cut, by name, with
-    ``teacher_weights``.
+    ``teacher_weights``. ``shard_teacher``: each of several processes holds a part of it while it teaches.
     ``assistants``: how many networks stand between. For ``steps`` each is trained for ``assistant_share`` of the
     student's epochs: it has more channels, so it learns faster, and it need not be finished to teach. For
     ``cascade``, ``together_share`` of the epochs train all networks at once, with ``masks`` learned or as scored;
@@ -56,6 +56,7 @@ class Distilling:
     score_rule: str = "sgd"
     hints: tuple[str, ...] = ()
     hint_weight: float = 0.001
+    shard_teacher: bool = False
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from compressor.data.split import Split
 from compressor.distill.compiling import frozen
+from compressor.distill.evaluate import at_least_one
 from compressor.distill.hints import Channels
+from compressor.distill.parallel import here
 from compressor.distill.precision import Arithmetic
 from compressor.distill.schedule import Schedule
+from compressor.distill.sharding import sharded
 from compressor.errors import CompressError
 
 Answers = Callable[[Tensor, Tensor], Tensor]
@@ -28,17 +31,21 @@ Answers = Callable[[Tensor, Tensor], Tensor]
 class Guide:
     """A network that teaches, by name; ``accuracy``: what a student must beat to be taught by the next one.
 
-    ``channels``: those of the uncut network that its layers have, where hints compare them.
+    ``channels``: those of the uncut network that its layers have, where hints compare them. ``shared_out``: whether
+    each process holds a part of it while it teaches.
     """
 
     name: str
     network: nn.Module
     accuracy: float | None = None
     channels: Channels = field(default_factory=dict)
+    shared_out: bool = False
 
 
-def answering(network: nn.Module, arithmetic: Arithmetic) -> nn.Module:
+def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = False) -> nn.Module:
     """A copy of a teacher that only answers, where its student computes."""
+    if shared_out:
+        return sharded(network, here())
     return arithmetic.copy(network).eval().requires_grad_(False)
 
 
@@ -56,7 +63,9 @@ def answers_of(
     """
     live = not split.fixed or schedule.mixup > 0 or schedule.cutmix > 0
     # Answers that are kept are asked for once: compiling would cost more than it saves.
-    forward = frozen(teacher, arithmetic, note) if live and schedule.compile else teacher
+    # Nor one that is shared out: it is never whole anywhere.
+    compiling = live and schedule.compile and not here().spread
+    forward = frozen(teacher, arithmetic, note) if compiling else teacher
 
     @torch.no_grad()
     def ask(images: Tensor) -> Tensor:
@@ -66,14 +75,19 @@ def answers_of(
     if live:
         return lambda images, index: ask(images)
 
-    asked, numbers = [], []
-    for each in split.batches(schedule.batch):
-        asked.append(ask(arithmetic.images(each.images)))
+    world, asked, numbers = here(), [], []
+    for each in split.batches(schedule.batch, part=world.part):
+        asked.append(ask(arithmetic.images(at_least_one(each.images)))[: len(each.index)])
         numbers.append(each.index)
-    numbered, order = torch.cat(numbers).sort()
-    if not torch.equal(numbered.cpu(), torch.arange(len(split))):
+    answers, places = torch.cat(asked), torch.cat(numbers).to(arithmetic.device)
+    inside = (places >= 0) & (places < len(split))
+    times = torch.bincount(places[inside], minlength=len(split))
+    outside = world.total((~inside).sum())
+    if int(outside) or not bool((world.total(times) == 1).all()):
         raise CompressError(f"the samples are not numbered from 0 to {len(split) - 1}, each once")
-    table = torch.cat(asked)[order.to(arithmetic.device)]
+    table = world.total(
+        torch.zeros(len(split), answers.shape[1], device=answers.device).index_copy_(0, places, answers)
+    )
     if not table.isfinite().all():
         raise CompressError("the teacher's answers are not all finite", "check the teacher's weights")
     return lambda images, index: table[index.to(arithmetic.device)]

@@ -30,6 +30,7 @@ from compressor.distill import Arithmetic, Guide
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Backward, digest, loss_of
 from compressor.distill.optimizers import Named
+from compressor.distill.parallel import here
 from compressor.distill.request import Distilling
 from compressor.distill.teacher import Answers, answering, answers_of
 from compressor.graph.channels import ChannelGraph
@@ -78,7 +79,8 @@ class Together:
     ) -> None:
         self._hints = hints
         self.notes: list[str] = []
-        asked = {key: value for key, value in asdict(distilling).items() if key != "schedule"}
+        apart = ("schedule", "shard_teacher")
+        asked = {key: value for key, value in asdict(distilling).items() if key not in apart}
         self._identity: dict[str, object] = {
             "network": digest(teacher),
             "teacher": digest(guide.network),
@@ -161,7 +163,7 @@ class Together:
             if self._learns and number:
                 if member.derivatives is None:
                     member.derivatives = Derivatives(self._units, member.network, member.plan, self._backend)
-                self._derivatives[number - 1] = member.derivatives()
+                self._derivatives[number - 1] = here().total(member.derivatives())
             member.part.give()
         self._flat.show_gradients()
 
@@ -273,7 +275,7 @@ class Together:
 
     def _answers(self) -> Answers:
         if self._told is None:
-            teacher = answering(self._guide.network, self._arithmetic)
+            teacher = answering(self._guide.network, self._arithmetic, self._guide.shared_out)
             self._told = answers_of(
                 teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append
             )

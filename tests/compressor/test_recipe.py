@@ -84,6 +84,7 @@ recipes = st.builds(
         st.floats(0.01, 1),
         masks=st.sampled_from([*MASKS]),
         score_rule=st.sampled_from([*SCORE_RULES]),
+        shard_teacher=st.booleans(),
         schedule=st.builds(
             Schedule,
             clip_norm=st.none() | st.floats(0.1, 1e300),
