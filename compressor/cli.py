@@ -78,6 +78,12 @@ def cli(debug: bool) -> None:
 @click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")
 @click.option("--teacher", help="Another, stronger network that teaches MODEL; a name as MODEL is.")
 @click.option("--teacher-weights", help="Its weights: a file, or `pretrained`.")
+@click.option(
+    "--loss",
+    "losses",
+    multiple=True,
+    help="Another loss by the teacher, as in pkt=100,decay=0.7; again for more.",
+)
 @click.option("--shard-teacher", is_flag=True, help="Each process of torchrun holds a part of the teacher.")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
@@ -316,7 +322,7 @@ def doctor(as_json: bool) -> None:
         print(f"{mark}  {finding.part:<16} {finding.found}{advice}")
 
 
-_DISTILLING = ("method", "assistants", "masks", "teacher", "teacher_weights", "shard_teacher")
+_DISTILLING = ("method", "assistants", "masks", "teacher", "teacher_weights", "losses", "shard_teacher")
 
 SETTINGS = {
     "model": "model.name",

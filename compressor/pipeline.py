@@ -27,9 +27,12 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
+from compressor.distill.beside import check_layers
 from compressor.distill.loop import check_enough, check_sense
 from compressor.distill.parallel import World, join, leave
+from compressor.distill.request import WITHOUT_TEACHER
 from compressor.distill.sharding import check_several
+from compressor.distill.terms import terms_of
 from compressor.errors import CompressError, UsageError
 from compressor.events import Events
 from compressor.files import write_atomic, write_json
@@ -95,7 +98,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
     with steps.step("Build teacher and data") as step:
         data = world.first_then_others(lambda: load_data(recipe.data, recipe.seed))
         world.agree("data", [data.name, data.classes, data.shape, len(data.train), len(data.test)])
-        _check_labels(recipe, data, criterion)
+        _check_request(recipe, data, criterion)
         if recipe.distil.method != "cut-only":
             check_enough(data, recipe.distil.schedule, world.size)
         teacher = load_teacher(
@@ -111,6 +114,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         image = torch.zeros(1, *data.shape)
         right: dict[str, float] = {"teacher": accuracy(teacher.network, data.test, device=device)}
         guide = load_guide(recipe, data, teacher, right["teacher"], device)
+        check_layers(terms_of(recipe.distil.losses), teacher.network, guide.network, image)
         step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
 
     with steps.step("Trace the channel graph") as step:
@@ -348,18 +352,16 @@ def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
         )
 
 
-def _check_labels(recipe: Recipe, data: Data, criterion: Criterion) -> None:
-    """Refuse, before anything is trained, what needs labels where there are none."""
-    if data.train.labelled:
-        return
-    if criterion.needs_labels:
+def _check_request(recipe: Recipe, data: Data, criterion: Criterion) -> None:
+    """Refuse, before anything is trained, what could not be learnt from this data."""
+    if criterion.needs_labels and not data.train.labelled:
         raise UsageError(
             f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
             "lamp, l2 and hrank need none",
         )
     if recipe.distil.method != "cut-only":
-        taught = recipe.distil.method not in ("finetune", "label-smoothing")
-        check_sense(data, recipe.distil.schedule, taught=taught)
+        taught = recipe.distil.method not in WITHOUT_TEACHER
+        check_sense(data, recipe.distil.schedule, taught=taught, losses=recipe.distil.losses)
 
 
 def _warn_of_damage(data: Data, steps: Steps, world: World) -> None:

@@ -34,7 +34,7 @@ def accuracy(
     """
     world = here()
     counted = torch.zeros(2, dtype=torch.int64, device=device)  # right, and seen
-    with _asked_in_eval_mode(predict):
+    with in_eval_mode(predict):
         for each in split.batches(batch * world.size, part=world.part):
             answers = predict(at_least_one(each.images).to(device))[: len(each.labels)].argmax(dim=1)
             counted[0] += (answers == each.labels.to(answers.device)).sum()
@@ -51,7 +51,8 @@ def at_least_one(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def _asked_in_eval_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def in_eval_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """A network in eval mode while the block runs, then in the mode it had; anything else as it is."""
     # Flags one by one, because `.train()` afterwards would also wake the parts a caller had frozen.
     modules = predict.modules() if isinstance(predict, nn.Module) else ()
     training = [module for module in modules if module.training]

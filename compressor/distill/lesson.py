@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Data
+from compressor.distill.beside import Beside
 from compressor.distill.compiling import Forward, compiled
 from compressor.distill.evaluate import accuracy
 from compressor.distill.hints import Channels, Hints
@@ -24,8 +26,11 @@ from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
 from compressor.distill.schedule import Schedule
 from compressor.distill.teacher import Answers, Guide, answering, answers_of
+from compressor.distill.terms import Term
 
 Backward = Callable[[Tensor], None]
+
+NO_HINTS = Hints((), 0.0)
 
 
 class Lesson(Protocol):
@@ -61,6 +66,10 @@ class Lesson(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What did not go as it was asked for."""
+        ...
+
+    def begin_epoch(self, number: int) -> None:
+        """Epoch ``number`` (from 0) begins, or what is left of it."""
         ...
 
     def begin(self) -> None:
@@ -112,21 +121,41 @@ class Taught:
         arithmetic: Arithmetic,
         hints: Hints | None = None,
         channels: Channels = MappingProxyType({}),
+        terms: Sequence[Term] = (),
+        seed: int = 0,
     ) -> None:
         self._identity: dict[str, object] = {
             "network": digest(network),
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
             "hints": [list(hints.layers), hints.weight] if hints else None,
+            "losses": [term.text for term in terms],
         }
-        self._hints, self._channels = hints, channels
+        self._hints, self._channels, self._epoch = hints, channels, 0
+        self._looks = hints is not None or bool(terms)
         self.network = arithmetic.copy(network)
-        self._forward: Forward = compiled(self.network) if schedule.compile else self.network
         self.notes: list[str] = []
+        compiling = schedule.compile and not self._looks
+        self._forward: Forward = compiled(self.network) if compiling else self.network
+        if compiling != schedule.compile:
+            self.notes.append("nothing was compiled, because losses look at layers")
         self._data, self._schedule, self._arithmetic = data, schedule, arithmetic
         self._guides = list(guides)
         self._number = torch.zeros((), dtype=torch.int64)
         self._told: tuple[int, Answers] | None = None
         self._copy: tuple[int, nn.Module] | None = None
+        self._beside = [
+            Beside(
+                terms,
+                self.network,
+                arithmetic.copy(guide.network),
+                data,
+                arithmetic,
+                temperature=schedule.temperature,
+                seed=seed,
+            )
+            for guide in (guides if terms else ())
+        ]
+        self._own = nn.ModuleList(self._beside)
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -138,17 +167,24 @@ class Taught:
 
     @property
     def decayed(self) -> Named:
-        return [(name, p) for name, p in self.network.named_parameters() if p.ndim > 1]
+        return [(name, p) for name, p in self._learning if p.ndim > 1]
 
     @property
     def kept(self) -> Named:
-        return [(name, p) for name, p in self.network.named_parameters() if p.ndim <= 1]
+        return [(name, p) for name, p in self._learning if p.ndim <= 1]
+
+    @property
+    def _learning(self) -> Named:
+        return [*self.network.named_parameters(), *self._own.named_parameters("beside")]
+
+    def begin_epoch(self, number: int) -> None:
+        self._epoch = number
 
     def begin(self) -> None: ...
 
     def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
-        if self._hints is not None:
-            return self._with_hints(self._hints, images, labels, backward)
+        if self._looks:
+            return self._looking(images, labels, backward)
         told = None if not self._guides else self._answers()(images, index)
         with self._arithmetic.autocast():
             said = self._forward(images)
@@ -156,16 +192,24 @@ class Taught:
         backward(loss)
         return loss.detach()
 
-    def _with_hints(self, hints: Hints, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
+    def _looking(self, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
         """The same with the teacher asked live, since its layers are looked at."""
-        teacher, guide = self._taught_by(), self._guides[int(self._number)]
-        with self._arithmetic.autocast():
+        number = int(self._number)
+        teacher, hints = self._taught_by(), self._hints or NO_HINTS
+        beside = self._beside[number] if self._beside else None
+        watched: AbstractContextManager[Any] = (
+            nullcontext(({}, {})) if beside is None else beside.watching(self.network, teacher)
+        )
+        with self._arithmetic.autocast(), watched as (seen, shown):
             with torch.no_grad(), hints.watching(teacher) as theirs:
                 told = teacher(images).float()
             with hints.watching(self.network) as mine:
                 said = self.network(images)
         loss = loss_of(said, labels, told, self._schedule)
-        loss = loss + hints.loss(mine, theirs, self._channels, guide.channels)
+        if self._hints is not None:
+            loss = loss + hints.loss(mine, theirs, self._channels, self._guides[number].channels)
+        if beside is not None:
+            loss = loss + beside.loss(self._epoch, said, told, labels, seen, shown)
         backward(loss)
         return loss.detach()
 
@@ -178,12 +222,17 @@ class Taught:
             self._number += 1
 
     def state(self) -> dict[str, Tensor]:
-        return {**{f"network.{k}": v for k, v in self.network.state_dict().items()}, "guide": self._number}
+        return {
+            **{f"network.{k}": v for k, v in self.network.state_dict().items()},
+            **{f"beside.{k}": v for k, v in self._own.state_dict().items()},
+            "guide": self._number,
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.network.load_state_dict(
-            {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-        )
+        for prefix, module in (("network.", self.network), ("beside.", self._own)):
+            module.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            )
         self._number.copy_(state["guide"])
 
     def identity(self) -> Mapping[str, object]:

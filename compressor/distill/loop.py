@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
+from compressor.distill.beside import check_terms
 from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of, spread
 from compressor.distill.evaluate import accuracy
 from compressor.distill.exchange import Exchange
@@ -35,6 +36,7 @@ from compressor.distill.record import Epoch, Progress, Trained
 from compressor.distill.repeat import repeatable, reseed, seed_of
 from compressor.distill.schedule import Schedule
 from compressor.distill.teacher import Guide
+from compressor.distill.terms import terms_of
 from compressor.distill.trouble import DivergedError, check_finite, first_not_finite, is_out_of_memory
 from compressor.errors import CompressError, UsageError, unknown_name
 
@@ -50,6 +52,7 @@ def train(
     guides: Sequence[Guide] = (),
     hints: Hints | None = None,
     channels: Channels = MappingProxyType({}),
+    losses: Sequence[str] = (),
     seed: int = 0,
     device: torch.device = CPU,
     checkpoints: Path | None = None,
@@ -59,14 +62,25 @@ def train(
 
     Nothing given is changed. With a ``teacher`` the loss is w · teacher_loss + (1 − w) ·
     cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`);
-    ``hints`` are layers to be imitated, of which the network has these ``channels``. With
+    ``hints`` are layers to be imitated, of which the network has these ``channels``; ``losses`` are added to that, as
+    `terms` has them. With
     ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
     float32, as the exported network will be.
     """
     arithmetic = Arithmetic.on(device, schedule.precision)
     guides = guides or ([Guide("teacher", teacher)] if teacher is not None else [])
-    check_sense(data, schedule, taught=bool(guides))
-    lesson = Taught(network, guides, data, schedule, arithmetic, hints if guides else None, channels)
+    check_sense(data, schedule, taught=bool(guides), losses=losses)
+    lesson = Taught(
+        network,
+        guides,
+        data,
+        schedule,
+        arithmetic,
+        hints if guides else None,
+        channels,
+        terms_of(losses),
+        seed,
+    )
     return follow(
         lesson,
         data,
@@ -78,8 +92,14 @@ def train(
     )
 
 
-def check_sense(data: Data, schedule: Schedule, *, taught: bool) -> None:
+def check_sense(data: Data, schedule: Schedule, *, taught: bool, losses: Sequence[str] = ()) -> None:
     """Refuse, before anything is computed, what could not be learnt."""
+    if losses and not taught:
+        raise UsageError(
+            f"loss `{losses[0]}` compares with a teacher, and there is none",
+            "choose a method with a teacher, or leave distil.losses out",
+        )
+    check_terms(terms_of(losses), data, schedule)
     if schedule.teacher_loss not in TEACHER_LOSSES:
         raise unknown_name("teacher_loss", schedule.teacher_loss, TEACHER_LOSSES)
     if taught and LOSSES[schedule.teacher_loss].labels and (schedule.mixup or schedule.cutmix):
@@ -195,6 +215,7 @@ class _Course:
         # Reading a loss waits for the device: nothing on a CPU, on a GPU a stalled queue each time.
         look_every = 1 if device.type == "cpu" else 16
         mixing = mixing_for(schedule, len(data.classes))
+        lesson.begin_epoch(number)
         for network in lesson.networks.values():
             network.train()
         reseed(seed_of(self.seed, number, "layers"), device)

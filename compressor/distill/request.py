@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from compressor.distill.schedule import Schedule
+from compressor.distill.terms import terms_of
 from compressor.errors import UsageError, unknown_name
 
 METHOD_TITLES = {
@@ -17,6 +18,8 @@ METHOD_TITLES = {
     "cut-only": "no training",
 }
 """Each method by its name in recipes, and in words."""
+
+WITHOUT_TEACHER = ("label-smoothing", "finetune", "cut-only")
 
 MASKS = {
     "learned": "moved by the gradients of each network's teacher",
@@ -41,6 +44,7 @@ class Distilling:
     is how far a channel's place among all (0 the least, 1 the most important) may move if its gradient always says
     the same; ``score_rule`` how gradients become steps.
     ``hints``: layers whose outputs the student should imitate, counted ``hint_weight`` times; none by default.
+    ``losses``: others beside them, each a line of `terms`; not for networks that learn all at once.
     """
 
     method: str = "steps"
@@ -56,6 +60,7 @@ class Distilling:
     score_rule: str = "sgd"
     hints: tuple[str, ...] = ()
     hint_weight: float = 0.001
+    losses: tuple[str, ...] = ()
     shard_teacher: bool = False
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -67,6 +72,12 @@ class Distilling:
         ):
             if given not in table:
                 raise unknown_name(kind, given, table)
+        if self.losses and self.method in WITHOUT_TEACHER:
+            raise UsageError(
+                f"distil.losses compare with a teacher, and method `{self.method}` has none",
+                "choose steps, kd or cascade, or leave them out",
+            )
+        terms_of(self.losses)
         if self.assistants < 0:
             raise UsageError(f"distil.assistants is {self.assistants}, expected at least 0")
         if self.masks_every < 1:

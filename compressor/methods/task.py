@@ -108,6 +108,7 @@ def taught(
         guides=guides,
         hints=hints,
         channels=channels_of(asked.hints, stage.plan),
+        losses=asked.losses if guides else (),
         seed=task.seed,
         device=task.device,
         checkpoints=task.checkpoints(name),

@@ -133,6 +133,8 @@ class Together:
     def kept(self) -> Named:
         return [("kept", self._flat.kept)]
 
+    def begin_epoch(self, number: int) -> None: ...
+
     def begin(self) -> None:
         for member in self.members:
             member.part.forget()

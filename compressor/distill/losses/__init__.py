@@ -44,8 +44,9 @@ __all__ = [
 class Known:
     """A loss: its function, what it looks at, and what it needs.
 
-    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers) or ``embeddings`` (features mapped to one
-    space). ``weight``: the usual one beside a cross-entropy of 1.
+    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``embeddings`` (features mapped to one
+    space) or ``views`` (embeddings of the same images changed; for programs of your own). ``weight``: the usual one
+    beside a cross-entropy of 1.
     """
 
     function: Callable[..., Tensor]
@@ -76,7 +77,7 @@ LOSSES: dict[str, Known] = {
     "ega": Known(ega, "embeddings", 1.0, whole_batch=True),
     "crd": Known(crd, "embeddings", 0.8),
     "rrd": Known(rrd, "embeddings", 1.0),
-    "sskd": Known(sskd, "embeddings", 10.0, whole_batch=True),
+    "sskd": Known(sskd, "views", 10.0, whole_batch=True),
 }
 """Every loss by the name that a recipe gives."""
 
