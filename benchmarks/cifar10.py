@@ -5,8 +5,8 @@
 
 A ResNet-56 with 93.39 % on CIFAR-10 loses 53, 61 and 70 % of its MACs (2.13, 2.57 and 3.33 times fewer). All arms
 have the same epochs, batch, augmentation, learning rate and decay; cascade and steps spend theirs on several networks.
-The arms of torch-pruning are its global pruning by Taylor scores and by the norms of groups, at the same MACs, trained
-by labels.
+The arms of torch-pruning are its pruning by Taylor scores and by the norms of groups, with widths from one threshold
+over all layers and uniform, at the same MACs, trained by labels.
 
 PATH has ``cifar10/{train,test}/CLASS.webp`` and ``resnet56-cifar10.safetensors``. What FILE holds already is not done
 again, and an arm that was stopped goes on from its checkpoints beside FILE.
@@ -45,7 +45,13 @@ from profiles import count
 
 FACTORS = (2.13, 2.57, 3.33)
 IMAGES = 50_000
-PEERS = ("torch-pruning-taylor", "torch-pruning-norm")
+PEERS = {
+    "torch-pruning-taylor": ("taylor", True),
+    "torch-pruning-norm": ("norm", True),
+    "torch-pruning-taylor-uniform": ("taylor", False),
+    "torch-pruning-norm-uniform": ("norm", False),
+}
+"""Their criterion, and whether widths come from one threshold over all layers or every layer loses the same share."""
 OURS = {
     **{name: Distilling(name) for name in METHOD_TITLES},
     "cascade-scored": Distilling("cascade", masks="scored"),
@@ -159,7 +165,7 @@ def peer(arm: str, given: Given) -> dict[str, Any]:
     best, nearest = given.teacher, float("inf")
     for _ in range(9):
         ratio = (low + high) / 2
-        pruned = PRUNERS[arm](copy.deepcopy(given.teacher), given.data, ratio, given.seed)
+        pruned = pruned_by(*PEERS[arm], copy.deepcopy(given.teacher), given.data, ratio, given.seed)
         macs = count(pruned, (image,)).macs
         if abs(macs - target) < abs(nearest - target):
             best, nearest = pruned, macs
@@ -183,41 +189,30 @@ def peer(arm: str, given: Given) -> dict[str, Any]:
     }
 
 
-def by_taylor(network: nn.Module, data: Data, ratio: float, seed: int) -> nn.Module:
+def pruned_by(
+    criterion: str, one_threshold: bool, network: nn.Module, data: Data, ratio: float, seed: int
+) -> nn.Module:
+    """torch-pruning's own pruners, as its examples use them."""
     tp = import_module("torch_pruning")
-    pruner = tp.pruner.MetaPruner(
+    kind, importance = {
+        "taylor": (tp.pruner.MetaPruner, tp.importance.GroupTaylorImportance()),
+        "norm": (tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2)),
+    }[criterion]
+    pruner = kind(
         network,
         torch.zeros(1, *data.shape),
-        importance=tp.importance.GroupTaylorImportance(),
-        global_pruning=True,
+        importance=importance,
+        global_pruning=one_threshold,
         pruning_ratio=ratio,
         max_pruning_ratio=0.9,
         ignored_layers=[network.linear],
     )
-    for batch in islice(data.train.batches(128, shuffle=seed), 10):
-        cross_entropy(network(batch.images), batch.labels).backward()
+    if criterion == "taylor":
+        for batch in islice(data.train.batches(128, shuffle=seed), 10):
+            cross_entropy(network(batch.images), batch.labels).backward()
     pruner.step()
     network.zero_grad(set_to_none=True)
     return network.eval()
-
-
-def by_norm(network: nn.Module, data: Data, ratio: float, seed: int) -> nn.Module:
-    tp = import_module("torch_pruning")
-    tp.pruner.GroupNormPruner(
-        network,
-        torch.zeros(1, *data.shape),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=True,
-        pruning_ratio=ratio,
-        max_pruning_ratio=0.9,
-        ignored_layers=[network.linear],
-    ).step()
-    return network.eval()
-
-
-PRUNERS: dict[str, Callable[[nn.Module, Data, float, int], nn.Module]] = dict(
-    zip(PEERS, (by_taylor, by_norm), strict=True)
-)
 
 
 def shown(arm: str) -> Callable[[str, Progress], None]:

@@ -20,6 +20,7 @@ from tests.e2e.shell import Outcome, environment, warm_shell
 FILES = """
     checkpoints/TRAINING/EPOCH-STEP.json
     checkpoints/TRAINING/EPOCH-STEP.safetensors
+    events/TRAINING/events.out.tfevents.SECONDS
     graph.json
     log.jsonl
     plan.json
@@ -109,6 +110,9 @@ def test_the_run_folder_has_the_documented_files_and_nothing_else(finished: Run)
     run = finished[0] / "runs/a"
     found = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     names = {re.sub(r"/[\w-]+/\d{6}-\d{8}\.", "/TRAINING/EPOCH-STEP.", name) for name in found}
+    names = {
+        re.sub(r"/[\w-]+/(events\.out\.tfevents)\.\d+$", r"/TRAINING/\1.SECONDS", name) for name in names
+    }
     assert sorted(names) == sorted(FILES)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"assistant-1", "student"}
 
