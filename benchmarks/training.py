@@ -3,7 +3,8 @@
     python benchmarks/training.py --data PATH --json FILE
 
 A step is the teacher's answers, the student's forward and backward pass, the loss and the optimizer's step, on one
-batch of CIFAR-10; the teacher is ResNet-56, the student the teacher without 70 % of its MACs. The arms:
+batch of CIFAR-10; the teacher is ResNet-56, the student the teacher without 70 % of its MACs. With ``--network
+resnet50`` the teacher is torchvision's with random weights, and the images are noise of 224 x 224. The arms:
 
     torchdistill  the same step by its DistillationBox, where it is installed
     plain       eager, as a tutorial has it: teacher without gradients, cross-entropy and divergence, SGD
@@ -30,14 +31,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from cifar import cifar10, resnet56
 from record import write_figures
 from torch import Tensor, nn
 
 from compressor.budget.request import Budget
 from compressor.cutting import cut
+from compressor.data.scaling import IMAGENET
 from compressor.data.split import Batch, Data
-from compressor.data.tensors import crop_and_flip
+from compressor.data.tensors import TensorSplit, crop_and_flip
 from compressor.device import choose_device
 from compressor.distill import Arithmetic, Guide, Lesson, Schedule, Taught
 from compressor.distill.optimizers import optimizer_for
@@ -54,7 +57,8 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--data", type=Path, help="needed for resnet56")
+    options.add_argument("--network", choices=("resnet56", "resnet50"), default="resnet56")
     options.add_argument("--json", type=Path)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--batch", type=int, default=128)
@@ -62,9 +66,14 @@ def main() -> None:
     options.add_argument("--precision", default="fp32")
     options.add_argument("--no-compile", action="store_true", help="leave out the arm that compiles")
     given = options.parse_args()
+    if given.network == "resnet56" and given.data is None:
+        options.error("--data PATH is needed for resnet56")
     device = choose_device(given.device)
-    data = cifar10(given.data, given.batch // 10 + 1, 10, crop_and_flip)
-    teacher = resnet56(given.data)
+    if given.network == "resnet50":
+        teacher, data = resnet50(given.batch)
+    else:
+        data = cifar10(given.data, given.batch // 10 + 1, 10, crop_and_flip)
+        teacher = resnet56(given.data)
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
@@ -121,6 +130,15 @@ def main() -> None:
     figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures |= {f"peak_mb_{name}": peak / 2**20 for name, peak in peaks.items()}
     write_figures(given.json, figures, samples)
+
+
+def resnet50(batch: int) -> tuple[nn.Module, Data]:
+    """A network as large as they come on one machine, and a batch for it: only their sizes matter here."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
+    split = TensorSplit(images, torch.arange(batch) % 10, IMAGENET, crop_and_flip)
+    data = Data("noise", tuple("abcdefghij"), (3, 224, 224), split, split)
+    return torchvision.models.resnet50(num_classes=10).eval(), data
 
 
 def ratio(above: list[float], below: list[float]) -> float:

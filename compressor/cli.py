@@ -72,7 +72,7 @@ def cli(debug: bool) -> None:
 @click.option("--backend", help="Who sums weights and gradients: auto, torch, cuda  [default: auto]")
 @click.option(
     "--method",
-    help="How the student is taught: steps, cascade; or kd, label-smoothing, finetune, cut-only  [default: steps]",
+    help="How the student is taught: steps, cascade, kd, finetune … (docs/distilling.md)  [default: steps]",
 )
 @click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
 @click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")

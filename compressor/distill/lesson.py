@@ -21,7 +21,7 @@ from compressor.distill.beside import Beside
 from compressor.distill.compiling import Forward, compiled
 from compressor.distill.evaluate import accuracy
 from compressor.distill.hints import Channels, Hints
-from compressor.distill.losses import LOSSES, cross_entropy
+from compressor.distill.losses import LOSSES, cross_entropy, kd_each
 from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
 from compressor.distill.schedule import Schedule
@@ -110,6 +110,7 @@ class Taught:
 
     The guides come weakest first. As soon as the network is right more often on the test set than the one that
     teaches it, the next one takes over (Miles and Mikolajczyk 2020, the second stage); the last one stays.
+    ``at_once``: all of them teach, from beginning to end.
     """
 
     def __init__(
@@ -123,13 +124,16 @@ class Taught:
         channels: Channels = MappingProxyType({}),
         terms: Sequence[Term] = (),
         seed: int = 0,
+        at_once: bool = False,
     ) -> None:
         self._identity: dict[str, object] = {
             "network": digest(network),
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
             "hints": [list(hints.layers), hints.weight] if hints else None,
             "losses": [term.text for term in terms],
+            "at_once": at_once,
         }
+        self._at_once = at_once
         self._hints, self._channels, self._epoch = hints, channels, 0
         self._looks = hints is not None or bool(terms)
         self.network = arithmetic.copy(network)
@@ -141,8 +145,8 @@ class Taught:
         self._data, self._schedule, self._arithmetic = data, schedule, arithmetic
         self._guides = list(guides)
         self._number = torch.zeros((), dtype=torch.int64)
-        self._told: tuple[int, Answers] | None = None
-        self._copy: tuple[int, nn.Module] | None = None
+        self._answers: dict[int, Answers] = {}
+        self._copies: dict[int, nn.Module] = {}
         self._beside = [
             Beside(
                 terms,
@@ -163,6 +167,8 @@ class Taught:
 
     @property
     def teacher(self) -> str | None:
+        if self._at_once:
+            return " + ".join(guide.name for guide in self._guides)
         return self._guides[int(self._number)].name if self._guides else None
 
     @property
@@ -185,17 +191,21 @@ class Taught:
     def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
         if self._looks:
             return self._looking(images, labels, backward)
-        told = None if not self._guides else self._answers()(images, index)
+        teaching = range(len(self._guides)) if self._at_once else [int(self._number)] if self._guides else []
+        told = [self._told_by(number, images, labels, index) for number in teaching]
         with self._arithmetic.autocast():
             said = self._forward(images)
-        loss = loss_of(said, labels, told, self._schedule)
+        if len(told) > 1:
+            loss = loss_of_several(said, labels, told, self._schedule)
+        else:
+            loss = loss_of(said, labels, told[0] if told else None, self._schedule)
         backward(loss)
         return loss.detach()
 
     def _looking(self, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
         """The same with the teacher asked live, since its layers are looked at."""
         number = int(self._number)
-        teacher, hints = self._taught_by(), self._hints or NO_HINTS
+        teacher, hints = self._asked(number), self._hints or NO_HINTS
         beside = self._beside[number] if self._beside else None
         watched: AbstractContextManager[Any] = (
             nullcontext(({}, {})) if beside is None else beside.watching(self.network, teacher)
@@ -218,7 +228,7 @@ class Taught:
     def after_step(self, step: int, steps: int) -> None: ...
 
     def tested(self, accuracy: float) -> None:
-        while int(self._number) + 1 < len(self._guides) and accuracy > self._bar():
+        while not self._at_once and int(self._number) + 1 < len(self._guides) and accuracy > self._bar():
             self._number += 1
 
     def state(self) -> dict[str, Tensor]:
@@ -248,23 +258,26 @@ class Taught:
         assert guide.accuracy is not None
         return guide.accuracy
 
-    def _taught_by(self) -> nn.Module:
-        """The network that teaches now, where this one computes."""
-        number = int(self._number)
-        if self._copy is None or self._copy[0] != number:
+    def _asked(self, number: int) -> nn.Module:
+        """A guide where this network computes; those that teach no more are let go."""
+        if number not in self._copies:
+            if not self._at_once:
+                self._copies.clear()
+                self._answers.clear()
             guide = self._guides[number]
-            self._copy = number, answering(guide.network, self._arithmetic, guide.shared_out)
-        return self._copy[1]
+            self._copies[number] = answering(guide.network, self._arithmetic, guide.shared_out)
+        return self._copies[number]
 
-    def _answers(self) -> Answers:
-        number = int(self._number)
-        if self._told is None or self._told[0] != number:
-            teacher = self._taught_by()
-            self._told = (
-                number,
-                answers_of(teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append),
+    def _told_by(self, number: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """What a guide says of these images."""
+        teacher = self._asked(number)
+        if self._guides[number].by_labels:
+            return teacher(labels)
+        if number not in self._answers:
+            self._answers[number] = answers_of(
+                teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append
             )
-        return self._told[1]
+        return self._answers[number](images, index)
 
 
 def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
@@ -278,6 +291,22 @@ def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedul
     if share == 1:
         return followed
     labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    return share * followed + (1 - share) * labelled
+
+
+def loss_of_several(said: Tensor, labels: Tensor, told: Sequence[Tensor], schedule: Schedule) -> Tensor:
+    """The same with several teachers at once, of which each image has some.
+
+    For each image the teacher that the student is farthest from stays, and each other one with a chance of one
+    half; the mean over those that stay is followed (teacher dropping, Sariyildiz et al. 2024, section 3.2).
+    """
+    apart = torch.stack([kd_each(said, each, temperature=schedule.temperature) for each in told])
+    stays = (torch.rand(apart.shape, device=apart.device) < 0.5).scatter_(
+        0, apart.argmax(0, keepdim=True), True
+    )
+    followed = ((apart * stays).sum(0) / stays.sum(0)).mean()
+    share = schedule.teacher_weight
+    labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing) if share < 1 else 0.0
     return share * followed + (1 - share) * labelled
 
 

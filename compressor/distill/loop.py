@@ -53,6 +53,7 @@ def train(
     hints: Hints | None = None,
     channels: Channels = MappingProxyType({}),
     losses: Sequence[str] = (),
+    at_once: bool = False,
     seed: int = 0,
     device: torch.device = CPU,
     checkpoints: Path | None = None,
@@ -61,7 +62,8 @@ def train(
     """Train a copy of ``network`` and return it in eval mode, float32, contiguous, on ``device``.
 
     Nothing given is changed. With a ``teacher`` the loss is w · teacher_loss + (1 − w) ·
-    cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first (see `Taught`);
+    cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first, or ``at_once`` (see
+    `Taught`);
     ``hints`` are layers to be imitated, of which the network has these ``channels``; ``losses`` are added to that, as
     `terms` has them. With
     ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
@@ -80,6 +82,7 @@ def train(
         channels,
         terms_of(losses),
         seed,
+        at_once,
     )
     return follow(
         lesson,

@@ -12,14 +12,18 @@ from compressor.errors import UsageError, unknown_name
 METHOD_TITLES = {
     "steps": "one network after the other, each cut from and taught by the one before",
     "cascade": "all networks together while channels are chosen, then the student by one after the other",
+    "multi-teacher": "as steps, but all larger networks teach the student at once",
     "kd": "the teacher teaches the student",
+    "teacher-free": "a made-up teacher that knows the labels",
+    "teacher-free-self": "the student, trained by labels, teaches itself anew",
     "label-smoothing": "labels alone, smoothed",
     "finetune": "labels alone",
     "cut-only": "no training",
 }
 """Each method by its name in recipes, and in words."""
 
-WITHOUT_TEACHER = ("label-smoothing", "finetune", "cut-only")
+WITHOUT_TEACHER = ("teacher-free", "teacher-free-self", "label-smoothing", "finetune", "cut-only")
+IN_STEPS = ("steps", "multi-teacher")
 
 MASKS = {
     "learned": "moved by the gradients of each network's teacher",
@@ -78,6 +82,13 @@ class Distilling:
                 "choose steps, kd or cascade, or leave them out",
             )
         terms_of(self.losses)
+        if self.method == "multi-teacher" and (
+            self.losses or self.hints or self.schedule.teacher_loss != "kd"
+        ):
+            raise UsageError(
+                "method `multi-teacher` follows each teacher by `kd` alone",
+                "leave distil.losses, distil.hints and distil.schedule.teacher_loss out, or choose steps",
+            )
         if self.assistants < 0:
             raise UsageError(f"distil.assistants is {self.assistants}, expected at least 0")
         if self.masks_every < 1:
@@ -95,7 +106,9 @@ class Distilling:
         if self.method == "cascade":
             after = self.afterwards
             return {"together": self.together.epochs, **({"student": after.epochs} if after else {})}
-        if self.method == "steps":
+        if self.method == "teacher-free-self":
+            return {"itself": self.schedule.epochs, "student": self.schedule.epochs}
+        if self.method in IN_STEPS:
             return {name: self.schedule_of(name).epochs for name in path}
         return {"student": self.schedule.epochs}
 

@@ -32,7 +32,7 @@ class Guide:
     """A network that teaches, by name; ``accuracy``: what a student must beat to be taught by the next one.
 
     ``channels``: those of the uncut network that its layers have, where hints compare them. ``shared_out``: whether
-    each process holds a part of it while it teaches.
+    each process holds a part of it while it teaches. ``by_labels``: it is asked with labels instead of images.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Guide:
     accuracy: float | None = None
     channels: Channels = field(default_factory=dict)
     shared_out: bool = False
+    by_labels: bool = False
 
 
 def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = False) -> nn.Module:

@@ -1,7 +1,8 @@
 """How a student comes to know what its teacher knows: the methods of distillation, and the controls beside them."""
 
+from compressor.methods.alone import teacher_free, teacher_free_self
 from compressor.methods.cascade import cascade
-from compressor.methods.controls import cut_only, finetune, kd, label_smoothing, steps
+from compressor.methods.controls import cut_only, finetune, kd, label_smoothing, multi_teacher, steps
 from compressor.methods.path import Stage, stages
 from compressor.methods.task import Method, Task, Training
 
@@ -10,7 +11,10 @@ __all__ = ["METHODS", "Method", "Stage", "Task", "Training", "stages"]
 METHODS: dict[str, Method] = {
     "steps": steps,
     "cascade": cascade,
+    "multi-teacher": multi_teacher,
     "kd": kd,
+    "teacher-free": teacher_free,
+    "teacher-free-self": teacher_free_self,
     "label-smoothing": label_smoothing,
     "finetune": finetune,
     "cut-only": cut_only,

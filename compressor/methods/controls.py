@@ -39,15 +39,28 @@ def kd(task: Task) -> tuple[Training, ...]:
 
 def steps(task: Task) -> tuple[Training, ...]:
     """One after the other: each network is cut from the trained larger one, which then teaches it."""
-    network, guide, done = task.teacher, task.guide, None
+    return _in_steps(task, all_at_the_end=False)
+
+
+def multi_teacher(task: Task) -> tuple[Training, ...]:
+    """The same, but the student is taught by all larger networks at once."""
+    return _in_steps(task, all_at_the_end=True)
+
+
+def _in_steps(task: Task, *, all_at_the_end: bool) -> tuple[Training, ...]:
+    network, guides, done = task.teacher, [task.guide], None
     trainings: list[Training] = []
     for stage in task.path:
         plan = stage.plan if done is None else stage.plan.within(done)
         start, checks = cut_and_proved(network, plan, task)
         schedule = task.distilling.schedule_of(stage.name)
-        trained = taught(task, stage, start, schedule, (guide,))
-        trainings.append(Training(stage, guide.name, trained, checks))
-        network, guide, done = trained.network, _guide(stage, trained, task), stage.plan
+        together = all_at_the_end and stage is task.student and len(guides) > 1
+        teaching = tuple(guides) if together else (guides[-1],)
+        trained = taught(task, stage, start, schedule, teaching, at_once=together)
+        told = " + ".join(guide.name for guide in teaching)
+        trainings.append(Training(stage, told, trained, checks))
+        network, done = trained.network, stage.plan
+        guides.append(_guide(stage, trained, task))
     return tuple(trainings)
 
 

@@ -95,6 +95,8 @@ def taught(
     network: nn.Module,
     schedule: Schedule,
     guides: tuple[Guide, ...] = (),
+    *,
+    at_once: bool = False,
 ) -> Trained:
     """One training of the task, of the network that the stage leaves."""
     name, asked = stage.name, task.distilling
@@ -109,6 +111,7 @@ def taught(
         hints=hints,
         channels=channels_of(asked.hints, stage.plan),
         losses=asked.losses if guides else (),
+        at_once=at_once,
         seed=task.seed,
         device=task.device,
         checkpoints=task.checkpoints(name),

@@ -12,7 +12,7 @@ from inspect import signature
 
 from torch import Tensor
 
-from compressor.distill.losses.answers import comparative, cross_entropy, dist, dkd, kd, ofa
+from compressor.distill.losses.answers import comparative, cross_entropy, dist, dkd, kd, kd_each, ofa
 from compressor.distill.losses.contrast import crd, rrd, sskd
 from compressor.distill.losses.features import attention, fitnet, kd_plus
 from compressor.distill.losses.relations import ega, pkt, rkd, similarity_preserving
@@ -30,6 +30,7 @@ __all__ = [
     "ega",
     "fitnet",
     "kd",
+    "kd_each",
     "kd_plus",
     "ofa",
     "pkt",

@@ -25,10 +25,16 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     Hinton, Vinyals, Dean 2015, section 2. The gradient of the divergence shrinks as 1/T²; the
     factor T² keeps its share next to the labels' loss the same when the temperature is changed.
     """
+    return kd_each(student, teacher, temperature=temperature).mean()
+
+
+@wide
+def kd_each(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """`kd` of each image (N,)."""
     need_equal_shapes(student, teacher)
     told = F.log_softmax(teacher / temperature, dim=1)
     said = F.log_softmax(student / temperature, dim=1)
-    return F.kl_div(said, told, reduction="batchmean", log_target=True) * temperature**2
+    return F.kl_div(said, told, reduction="none", log_target=True).sum(dim=1) * temperature**2
 
 
 @wide

@@ -1,0 +1,40 @@
+"""Without a larger network: a teacher that is made up, and the student as its own (Yuan et al. 2020).
+
+What these reach of a teacher's help is regularisation; they are the harder controls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compressor.distill import Guide
+from compressor.distill.virtual import VirtualTeacher
+from compressor.methods.task import Task, Training, cut_and_proved, taught
+
+CORRECT = 0.99
+"""How sure the virtual teacher is of the label."""
+TEMPERATURE, WEIGHT = 20.0, 0.1
+"""How it is followed, by the paper."""
+ITSELF = "itself"
+"""The name of the training whose student teaches the next."""
+
+
+def teacher_free(task: Task) -> tuple[Training, ...]:
+    """A made-up teacher that is always right and spreads the rest evenly: labels, softened by a temperature."""
+    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    guide = Guide("virtual", VirtualTeacher(len(task.data.classes), CORRECT), by_labels=True)
+    asked = task.distilling.schedule
+    schedule = replace(asked, teacher_loss="kd", temperature=TEMPERATURE, teacher_weight=WEIGHT)
+    trained = taught(task, task.student, student, schedule, (guide,))
+    return (Training(task.student, guide.name, trained, checks),)
+
+
+def teacher_free_self(task: Task) -> tuple[Training, ...]:
+    """The student is trained by labels, and teaches the same student from the start."""
+    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    schedule = task.distilling.schedule
+    itself = replace(task.student, name=ITSELF)
+    first = taught(task, itself, student, schedule)
+    guide = Guide(ITSELF, first.network, first.accuracy)
+    second = taught(task, task.student, student, schedule, (guide,))
+    return Training(itself, "none", first, checks), Training(task.student, ITSELF, second)
