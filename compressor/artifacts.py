@@ -19,7 +19,7 @@ from compressor.budget.plan import Plan
 from compressor.cutting.proof import Check
 from compressor.recipe import ExportRecipe
 from compressor.student import Student, load_student, same_bits, save_student
-from export import FORMATS, Artifact, Session, compare, open_session
+from export import Artifact, Session, compare, hard_batches, open_session, to_onnx
 from profiles import count
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,22 +54,24 @@ def exported(
     path: Path,
     recipe: ExportRecipe,
     metadata: Mapping[str, str],
-    format_name: str = "onnx",
 ) -> Exported:
-    """The network as a file of one of ``FORMATS``, opened."""
-    artifact = FORMATS[format_name].function(network, image, path, opset=recipe.opset, metadata=metadata)
+    """The network as an ONNX file, opened."""
+    artifact = to_onnx(network, image, path, opset=recipe.opset, metadata=metadata)
     return Exported(network, artifact, open_session(path))
 
 
 def verified(file: Exported, images: Tensor, recipe: ExportRecipe) -> list[Check]:
-    """The file against PyTorch on real images, at batch 1 and at batch 8."""
+    """The file against PyTorch on real images, at batch 1 and at batch 8, and on noise and the ends of their range."""
     checks = []
+    batches: dict[str, list[Array]] = {}
     for batch in (1, 8):
         enough = images if len(images) >= batch else images.repeat(batch, 1, 1, 1)
-        parts = [part.numpy() for part in enough.split(batch) if len(part) == batch]
+        batches[f"at batch {batch}"] = [part.numpy() for part in enough.split(batch) if len(part) == batch]
+    batches["on noise and extremes"] = list(hard_batches(images.numpy()))
+    for which, parts in batches.items():
         verdict = compare(
-            f"{file.artifact.path.name} equals PyTorch at batch {batch}",
-            lambda array: _asked(file.network, array),
+            f"{file.artifact.path.name} equals PyTorch {which}",
+            lambda array: answering_network(file.network, array),
             lambda array: answering(file)(torch.from_numpy(array)).numpy(),
             parts,
             relative_tolerance=recipe.relative_tolerance,
@@ -86,6 +88,7 @@ def answering(file: Exported) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(file.session.run({name_in: images.numpy()})[name_out])
 
 
-def _asked(network: nn.Module, images: Array) -> Array:
+def answering_network(network: nn.Module, images: Array) -> Array:
+    """PyTorch's own answer, as an array."""
     with torch.no_grad():
         return network(torch.from_numpy(images)).numpy()

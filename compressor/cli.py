@@ -206,43 +206,59 @@ def profile(
     _print_json(result.to_dict()) if as_json else print_profile(result, _stdout())
 
 
-@cli.command(short_help="Write MODEL as a file, and compare it with PyTorch.")
+@cli.command(short_help="Write MODEL as files, and compare each with PyTorch.")
 @click.argument("model")
-@click.option("--to", "format_name", default="onnx", show_default=True, help="Format of the file.")
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write  [default: beside the model]")
+@click.option(
+    "--to", "names", default="onnx", show_default=True, help="Formats, as in onnx,onnx-int8; or all."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The first file to write  [default: beside it]")
 @click.option("--weights", help="Weights file, or `pretrained`.")
 @click.option("--classes", type=int, help="Number of classes.")
 @click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
 @click.option("--opset", type=int, help="Operator set  [default: the exporter's own]")
+@click.option("--data", help="Images to calibrate and test int8 on  [default: those of the run]")
+@click.option("--calibration", default="minmax", show_default=True, help="minmax, entropy, percentile.")
+@click.option("--max-accuracy-drop", type=float, default=0.5, show_default=True, help="Points of top-1.")
+@click.option("--tf32", is_flag=True, help="Let TensorRT multiply float32 in TF32.")
 @click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def export(
     model: str,
-    format_name: str,
+    names: str,
     out: Path | None,
     weights: str | None,
     classes: int | None,
     shape: str | None,
-    opset: int | None,
+    data: str | None,
     trust: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Export MODEL (a run folder, a student folder or a model name), and compare the file with PyTorch."""
+    """Export MODEL (a run, a student folder, a model name, an ONNX file), and compare each file with PyTorch."""
     from compressor.console import talk
-    from compressor.recipe import ModelRecipe
-    from compressor.subjects import export_subject
+    from compressor.recipe import ExportRecipe, ModelRecipe
+    from compressor.subjects import ExportRequest, export_subject
 
-    artifact, checks = export_subject(
-        ModelRecipe(model, weights or "", trust), classes, _shape(shape), format_name, out, opset
-    )
+    recipe = ExportRecipe(to=tuple(names.replace(" ", "").split(",")), **options)
+    subject = ModelRecipe(model, weights or "", trust)
+    files = export_subject(ExportRequest(subject, recipe, classes, _shape(shape), out, data))
+    checks = [check for file in files for check in file.checks]
     if as_json:
-        _print_json({"artifact": artifact.to_dict(), "checks": [check.to_dict() for check in checks]})
+        artifacts = [file.artifact.to_dict() for file in files]
+        _print_json(
+            {
+                "artifact": artifacts[0],
+                "artifacts": artifacts,
+                "checks": [check.to_dict() for check in checks],
+            }
+        )
     else:
-        for note in artifact.notes:
+        for note in dict.fromkeys(note for file in files for note in file.notes):
             talk.print(f"warning: {note}", markup=False)
         for check in checks:
             print(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
-        print(artifact.path)
+        for file in files:
+            print(file.artifact.path)
     if not all(check.passed for check in checks):
         sys.exit(4)
 

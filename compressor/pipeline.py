@@ -7,6 +7,7 @@ This is the composition and nothing else: every step is a function of values tha
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.artifacts import answering, counted, exported, saved, verified
+from compressor.artifacts import answering, answering_network, counted, exported, saved, verified
 from compressor.budget.request import COST_TITLES
 from compressor.cutting import FORMS, cut, form_of
 from compressor.cutting.proof import check_cut, require
@@ -35,6 +36,7 @@ from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
 from compressor.errors import CompressError, UsageError
 from compressor.events import Events
+from compressor.exporting import calibration_images, formats_of, settled, written
 from compressor.files import write_atomic, write_json
 from compressor.fitting import fit, measured_costs, on_its_granule
 from compressor.graph.channels import ChannelGraph
@@ -54,6 +56,7 @@ from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
 from compressor.teacher import check_teacher, keep_teacher, load_guide, load_teacher
 from compressor.timing import Bench
+from export import FORMATS
 
 CURVE_STEPS = 10
 """A point of the curves every so many steps."""
@@ -90,6 +93,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             f"widths are chosen by time in onnxruntime, and profile.runtimes is {list(recipe.profile.runtimes)}",
             "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
         )
+    formats, left_out = formats_of(recipe.export)  # refused now, not after training
     run = open_run(out, recipe)
     if world.from_first(run.report.exists):
         return read_report(run.report) if world.first else None
@@ -203,6 +207,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
 
     with steps.step("Save and export") as step:
         about = {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of, "teacher": recipe.model.name}
+        about["plan"] = hashlib.sha256(run.plan.read_bytes()).hexdigest()
         whole = Student(student, teacher.source, plan.after(teacher.done), tuple(image.shape), about)
         checks.append(saved(whole, run.student))
         networks = {"teacher": teacher.network.cpu(), "student": student}
@@ -219,6 +224,27 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         for file in files.values():
             checks += verified(file, real, recipe.export)
         right["onnx"] = accuracy(answering(files["student"]), data.test)
+        images = calibration_images(data, recipe.export, recipe.seed) if formats else ()
+        others = [
+            written(
+                name,
+                files["student"].artifact.path,
+                run.artifact("student", FORMATS[name].suffix),
+                recipe.export,
+                lambda batch: answering_network(student, batch),
+                real,
+                images,
+                data,
+                right["student"],
+            )
+            for name in formats
+        ]
+        for other in others:
+            checks += other.checks
+            for note in other.notes:
+                steps.warn(f"{other.artifact.path.name}: {note}")
+        for reason in left_out:
+            steps.warn(reason)
         step.outcome = f"top-1 {right['onnx']:.2%} from the file"
 
     with steps.step("Profile") as step:
@@ -236,6 +262,9 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             if row["batch"] == recipe.profile.batches[0]
         )
 
+    artifacts = settled(
+        [*(file.artifact for file in files.values()), *(each.artifact for each in others)], checks
+    )
     report = Report(
         request={
             "remove": recipe.budget.remove,
@@ -258,7 +287,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         layers=layer_rows(profile, graph, plan),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
-        artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],
+        artifacts=[artifact.to_dict(relative_to=run.path) for artifact in artifacts],
         steps=[{"name": each.name, "seconds": round(each.seconds, 3)} for each in steps.done],
         environment={
             **profile.device,

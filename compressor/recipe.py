@@ -65,12 +65,31 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ExportRecipe:
-    """The operator set to ask for (none: the exporter's own choice, recorded) and the comparison's limit."""
+    """The formats (names of docs/exporting.md, or ``all``), the operator set to ask for (none: the exporter's own choice,
+    recorded), how int8 is calibrated, and how far a file may be off. ``max_accuracy_drop``: points of top-1."""
 
+    to: tuple[str, ...] = ("onnx",)
     opset: int | None = None
     relative_tolerance: float = 1e-4
+    calibration: str = "minmax"
+    calibration_images: int = 128
+    max_accuracy_drop: float = 0.5
+    tf32: bool = False
 
     def __post_init__(self) -> None:
+        from export import FORMATS
+        from export.int8 import CALIBRATIONS
+
+        for name in self.to:
+            if name not in (*FORMATS, "all"):
+                raise unknown_name("format", name, (*FORMATS, "all"))
+        if self.calibration not in CALIBRATIONS:
+            raise unknown_name("calibration", self.calibration, CALIBRATIONS)
+        _at_least(1, "export", calibration_images=self.calibration_images)
+        if not 0 <= self.max_accuracy_drop <= 100:
+            raise UsageError(
+                f"export.max_accuracy_drop is {self.max_accuracy_drop:g}, expected points from 0 to 100"
+            )
         if not 0 <= self.relative_tolerance < 1:
             raise UsageError(
                 f"export.relative_tolerance is {self.relative_tolerance:g}, expected at least 0 and below 1"

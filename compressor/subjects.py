@@ -6,8 +6,11 @@ input has to be made up: noise of the shape that the student folder, the file or
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,19 +18,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from compressor.artifacts import exported, verified
-from compressor.cutting.proof import Check
-from compressor.data import glyphs
-from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.artifacts import Array, answering_network, exported, verified
+from compressor.data import glyphs, load_data
+from compressor.data.split import Data
+from compressor.distill import accuracy
+from compressor.errors import CompressError, UsageError
+from compressor.exporting import Written, calibration_images, formats_of, settled, written
 from compressor.layers import layer_rows, layer_table
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
-from compressor.recipe import ExportRecipe, ModelRecipe, ProfileRecipe
+from compressor.recipe import DataRecipe, ExportRecipe, ModelRecipe, ProfileRecipe, read_recipe
 from compressor.report.table import latency_title, measured, percent, short, spread
 from compressor.rundir import RunFolder
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
-from export import FORMATS, Artifact, open_session
+from export import FORMATS, open_session
 from profiles import Counts, FileCounts
 from profiles.granule import Waste
 
@@ -87,30 +92,83 @@ def profile_subjects(
     return replace(profile, layers=layer_rows(networks, files, image, recipe)) if layers else profile
 
 
-def export_subject(
-    model: ModelRecipe,
-    classes: int | None,
-    shape: Shape | None,
-    format_name: str,
-    out: Path | None,
-    opset: int | None,
-) -> tuple[Artifact, list[Check]]:
-    """Write the file and compare it with PyTorch on noise."""
-    if format_name not in FORMATS:
-        raise unknown_name("format", format_name, FORMATS)
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is to be written, from what, and where: ``out`` names the file of the first format."""
+
+    model: ModelRecipe
+    recipe: ExportRecipe
+    classes: int | None = None
+    shape: Shape | None = None
+    out: Path | None = None
+    data: str | None = None
+
+
+def export_subject(request: ExportRequest) -> list[Written]:
+    """Write the files and compare each with PyTorch (or with the ONNX file that it was made of).
+
+    On noise, unless the subject is a run, whose data is known, or ``--data`` names some.
+    """
+    model, recipe = request.model, request.recipe
+    others, left_out = formats_of(recipe)
     folder = student_folder(Path(model.name))
     if folder is None and Path(model.name).suffix != ".onnx":
         check_weights(model)
-    subject = resolve(model, classes, shape)
-    if subject.network is None:
-        raise UsageError(f"`{model.name}` is an ONNX file already", "give a model or a run folder")
+    subject = resolve(model, request.classes, request.shape)
+    data = _data_of(request, folder)
+    images = next(iter(data.test.batches(16))).images if data else _noise(16, subject.shape)
     # Never over the files of a run: its report vouches for their bytes.
-    beside = folder / "student" if folder else Path(Path(model.name).name.replace(":", "-"))
-    target = out or beside.with_name(beside.name + FORMATS[format_name].suffix)
-    recipe = ExportRecipe(opset=opset)
-    images = _noise(16, subject.shape)
-    file = exported(subject.network, images[:1], target, recipe, {}, format_name)
-    return file.artifact, verified(file, images, recipe)
+    beside = (
+        folder / "student" if folder else Path(Path(model.name).name.replace(":", "-").removesuffix(".onnx"))
+    )
+    wants_onnx = subject.network is not None and ("onnx" in recipe.to or "all" in recipe.to)
+    names = [*(["onnx"] if wants_onnx else []), *others]
+    if not names:
+        raise UsageError(f"`{model.name}` is an ONNX file already", "ask for another format with --to")
+    targets = {name: beside.with_name(beside.name + FORMATS[name].suffix) for name in names}
+    if request.out is not None:
+        targets[names[0]] = request.out
+    with TemporaryDirectory() as scratch:
+        results = []
+        if subject.network is None:
+            assert subject.file is not None
+            onnx, reference = subject.file, _answers_of_file(subject.file)
+        else:
+            onnx = targets.get("onnx", Path(scratch) / "model.onnx")
+            file = exported(subject.network, images[:1], onnx, recipe, {})
+            reference = partial(answering_network, subject.network)
+            if wants_onnx:
+                results.append(
+                    Written(file.artifact, tuple(verified(file, images, recipe)), file.artifact.notes)
+                )
+        calibration = calibration_images(data, recipe, 0) if data and others else ()
+        least = (
+            accuracy(lambda batch: torch.from_numpy(reference(batch.numpy())), data.test)
+            if data and others
+            else None
+        )
+        for name in others:
+            results.append(
+                written(name, onnx, targets[name], recipe, reference, images, calibration, data, least)
+            )
+    if left_out and results:
+        results[-1] = replace(results[-1], notes=(*results[-1].notes, *left_out))
+    return [replace(each, artifact=settled([each.artifact], each.checks)[0]) for each in results]
+
+
+def _data_of(request: ExportRequest, folder: Path | None) -> Data | None:
+    """The data of the run that the subject belongs to, or that was named, if a format needs images."""
+    if not any(FORMATS[name].calibrated for name in formats_of(request.recipe)[0]):
+        return None
+    if request.data is not None:
+        return load_data(DataRecipe(name=request.data, classes=request.classes), 0)
+    run = RunFolder(folder.parent) if folder else None
+    return load_data(read_recipe(run.recipe).data, 0) if run and run.recipe.exists() else None
+
+
+def _answers_of_file(path: Path) -> Callable[[Array], Array]:
+    session = open_session(path)
+    return lambda batch: session.run({session.inputs[0].name: batch})[session.outputs[0].name]
 
 
 def print_profile(profile: Profile, console: Console) -> None:

@@ -15,39 +15,63 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+    from .asked import Asked, EngineAsk
+    from .divergence import Divergence, between_files, from_pytorch
+    from .engine_run import open_engine
     from .errors import ExportError
-    from .formats import FORMATS, Format
+    from .feeds import hard_batches, real_batches
+    from .formats import FORMATS, Format, derived
     from .onnx import to_onnx
     from .sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
-    from .verdict import Verdict, compare
+    from .verdict import TOLERANCES, Verdict, compare
 
 __all__ = [
     "FORMATS",
+    "TOLERANCES",
     "Artifact",
+    "Asked",
+    "Divergence",
+    "EngineAsk",
     "ExportError",
     "Format",
     "Session",
     "TensorSpec",
     "Verdict",
+    "between_files",
     "compare",
+    "derived",
+    "from_pytorch",
+    "hard_batches",
+    "open_engine",
     "open_on_cuda",
     "open_openvino",
     "open_session",
+    "real_batches",
     "to_onnx",
 ]
 
 _HOME = {
     "FORMATS": "formats",
+    "TOLERANCES": "verdict",
     "Artifact": "artifact",
+    "Asked": "asked",
+    "Divergence": "divergence",
+    "EngineAsk": "asked",
     "ExportError": "errors",
     "Format": "formats",
     "Session": "sessions",
     "TensorSpec": "sessions",
     "Verdict": "verdict",
+    "between_files": "divergence",
     "compare": "verdict",
+    "derived": "formats",
+    "from_pytorch": "divergence",
+    "hard_batches": "feeds",
+    "open_engine": "engine_run",
     "open_on_cuda": "sessions",
     "open_openvino": "sessions",
     "open_session": "sessions",
+    "real_batches": "feeds",
     "to_onnx": "onnx",
 }
 

@@ -60,7 +60,9 @@ def content_of(path: Path) -> tuple[str, int]:
 
 
 def weights_beside(path: Path) -> Path:
-    """Where the weights of a model lie that is too large for one file."""
+    """Where the weights lie of a model that is too large for one file, or that always has two (OpenVINO)."""
+    if path.suffix == ".xml":
+        return path.with_suffix(".bin")
     return path.with_name(f"{path.name}.data")
 
 

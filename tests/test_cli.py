@@ -29,7 +29,8 @@ FLAGS = {
               --epochs --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
-    "export": "--to --out --weights --classes --shape --opset --trust --json",
+    "export": """--to --out --weights --classes --shape --opset --data --calibration --max-accuracy-drop --tf32
+                 --trust --json""",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",
     "report": "--json --markdown",

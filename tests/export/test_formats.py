@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import export
-from export import FORMATS
+from export import FORMATS, TOLERANCES
 
 
 def test_every_format_stands_under_its_own_name() -> None:
@@ -18,7 +18,16 @@ def test_a_format_writes_what_its_row_says(name: str) -> None:
     row = FORMATS[name]
 
     assert row.suffix.startswith(".")
-    assert row.function.__name__ == f"to_{name}"
+    assert row.function.__name__.startswith("to_")
+    assert row.precision in TOLERANCES
+
+
+def test_every_format_comes_from_the_network_in_the_end_and_no_two_share_a_file() -> None:
+    for row in FORMATS.values():
+        while row.of is not None:
+            row = FORMATS[row.of]
+        assert row.name == "onnx"
+    assert len({row.suffix for row in FORMATS.values()}) == len(FORMATS)
 
 
 def test_reading_every_public_name_that_needs_no_model_loads_no_heavy_package() -> None:

@@ -1,0 +1,34 @@
+"""What a format may be asked for, beyond the network or file that it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class EngineAsk:
+    """How TensorRT builds. ``batches``: the least, the usual and the most images of a dynamic batch."""
+
+    batches: tuple[int, int, int] = (1, 1, 8)
+    workspace_mib: int = 1024
+    tf32: bool = False
+    cache: Path | None = None
+    """Where timing caches and engines are kept; none keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
+    are not quantised."""
+
+    batches: tuple[Array, ...] = ()
+    calibration: str = "minmax"
+    exclude: tuple[str, ...] = ()
+    engine: EngineAsk = field(default_factory=EngineAsk)

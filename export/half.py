@@ -1,0 +1,199 @@
+"""An ONNX file in FP16 or BF16, strongly typed: what the file says is what every runtime computes in.
+
+TensorRT 11 knows no switch for precision any more, so it stands in the file. Input and outputs stay float32. Layers
+whose values leave the range of float16 on the calibration images stay float32 between casts, and are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .artifact import Artifact
+from .asked import Asked
+from .errors import ExportError
+from .files import read_model, write_model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+LARGEST = 65504.0
+HEADROOM = 2.0
+"""Other images may have larger values than those that were looked at."""
+FLOAT_ONLY = {"Resize": (1, 2), "Upsample": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
+"""Inputs that are float32 whatever the data is."""
+STAYING = {"Range", "RandomNormal", "RandomUniform", "NonMaxSuppression", "RoiAlign", "GridSample", "STFT"}
+"""Operators that a runtime lacks in half precision, or whose result would be counted in it."""
+
+
+def to_fp16(source: Path, path: Path, asked: Asked) -> Artifact:
+    """Float16, but for the layers that would overflow."""
+    return _to_half(source, path, asked, "fp16")
+
+
+def to_bf16(source: Path, path: Path, asked: Asked) -> Artifact:
+    """Bfloat16, which has the range of float32: no layer overflows."""
+    return _to_half(source, path, asked, "bf16")
+
+
+def _to_half(source: Path, path: Path, asked: Asked, precision: str) -> Artifact:
+    model = read_model(source)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise ExportError(f"cannot write `{path}` in {precision}: `{source}` is quantised already")
+    if precision == "bf16":
+        _allow_bfloat16(model, source)
+    kept = _overflowing(source, model, asked) if precision == "fp16" else {}
+    halved(model, precision, frozenset(kept))
+    notes = tuple(f"{name} stays float32: it reaches {value:.3g}, float16 ends at {LARGEST:g}"
+                  for name, value in kept.items())  # fmt: skip
+    return write_model(
+        model, path, format=f"onnx-{precision}", precision=precision, notes=notes, precision_of_file=precision
+    )
+
+
+def _allow_bfloat16(model: Any, source: Path) -> None:
+    """Convolutions and pools take bfloat16 from opset 22 on, which changes nothing else since 20."""
+    opset = next(each for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if opset.version < 20:
+        raise ExportError(
+            f"cannot write bf16: `{source}` has opset {opset.version}", "export it with --opset 20 or newer"
+        )
+    opset.version = max(opset.version, 22)
+
+
+def _overflowing(source: Path, model: Any, asked: Asked) -> dict[str, float]:
+    """The nodes that read, return or hold too large a value, with that value."""
+    import numpy as np
+    import onnx
+
+    from .calibration import checked, largest
+
+    reach = dict(largest(source, checked(asked.batches))) if asked.batches else {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            reach[tensor.name] = float(np.abs(values).max()) if values.size else 0.0
+    found = {}
+    for node in model.graph.node:
+        most = max((reach.get(name, 0.0) for name in (*node.output, *node.input)), default=0.0)
+        if most * HEADROOM > LARGEST:
+            found[node.name] = most
+    return found
+
+
+def halved(model: Any, precision: str, kept: frozenset[str] = frozenset()) -> None:
+    """Rewrite ``model`` in place; the nodes in ``kept`` compute in float32 as before."""
+    import onnx
+
+    half = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+    _Halving(model.graph, half, kept).rewrite()
+
+
+class _Halving:
+    """One graph on its way: which values are half by now, and which have a float32 twin."""
+
+    def __init__(self, graph: Any, half: int, kept: frozenset[str]) -> None:
+        self.graph, self.half, self.kept = graph, half, kept
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.halves: set[str] = set()
+        self.made: dict[tuple[str, int], str] = {}
+        self.nodes: list[Any] = []
+        self.types: Mapping[str, int] = {}
+
+    def rewrite(self) -> None:
+        import onnx
+
+        graph = self.graph
+        self.types = dict(self._types())
+        outputs = {output.name: output for output in graph.output}
+        for node in graph.node:
+            if any(attribute.HasField("g") for attribute in node.attribute):
+                raise ExportError(
+                    f"cannot write half precision: `{node.name}` ({node.op_type}) has a graph inside"
+                )
+            stays = node.name in self.kept or node.op_type in STAYING
+            wanted = onnx.TensorProto.FLOAT if stays else self.half
+            exact = FLOAT_ONLY.get(node.op_type, ())
+            for index, name in enumerate(node.input):
+                if name and self._floating(name):
+                    kind = onnx.TensorProto.FLOAT if index in exact else wanted
+                    node.input[index] = self._in(name, kind)
+            if not stays:
+                self._attributes(node)
+            self.nodes.append(node)
+            for index, name in enumerate(node.output):
+                if name in outputs and not stays and self._floating(name):
+                    node.output[index] = f"{name}/half"
+                    self.nodes.append(_cast(node.output[index], name, onnx.TensorProto.FLOAT))
+                    self.made[name, self.half] = node.output[index]
+                elif name and not stays and self._floating(name):
+                    self.halves.add(name)
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        read = {name for node in graph.node for name in node.input}
+        left = [tensor for tensor in graph.initializer if tensor.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(left)
+
+    def _types(self) -> Iterator[tuple[str, int]]:
+        """The element types before anything changes."""
+        for value in (*self.graph.input, *self.graph.output, *self.graph.value_info):
+            yield value.name, value.type.tensor_type.elem_type
+        for tensor in self.graph.initializer:
+            yield tensor.name, tensor.data_type
+
+    def _floating(self, name: str) -> bool:
+        import onnx
+
+        if name not in self.types:
+            raise ExportError(f"cannot write half precision: the type of `{name}` is not known")
+        return self.types[name] == onnx.TensorProto.FLOAT
+
+    def _in(self, name: str, kind: int) -> str:
+        """``name`` in the element type ``kind``: a weight is rewritten, a value is cast once."""
+        import onnx
+
+        if (name in self.halves) == (kind == self.half) and name not in self.weights:
+            return name
+        if name in self.weights and kind == onnx.TensorProto.FLOAT:
+            return name
+        if (name, kind) not in self.made:
+            other = f"{name}/{'half' if kind == self.half else 'float'}"
+            if name in self.weights:
+                self.graph.initializer.append(_weight(self.weights[name], other, kind))
+            else:
+                self.nodes.append(_cast(name, other, kind))
+            self.made[name, kind] = other
+        return self.made[name, kind]
+
+    def _attributes(self, node: Any) -> None:
+        import onnx
+
+        for attribute in node.attribute:
+            if (
+                node.op_type == "Cast"
+                and attribute.name in ("to", "dtype")
+                and attribute.i == onnx.TensorProto.FLOAT
+            ):
+                attribute.i = self.half
+            elif attribute.HasField("t") and attribute.t.data_type == onnx.TensorProto.FLOAT:
+                attribute.t.CopyFrom(_weight(attribute.t, attribute.t.name, self.half))
+
+
+def _cast(name: str, other: str, kind: int) -> Any:
+    import onnx
+
+    return onnx.helper.make_node("Cast", [name], [other], name=f"{other}/Cast", to=kind)
+
+
+def _weight(tensor: Any, name: str, kind: int) -> Any:
+    import numpy as np
+    import onnx
+
+    values = onnx.numpy_helper.to_array(tensor)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    with np.errstate(over="ignore"):  # layers that overflow are kept, and do not read this
+        return onnx.numpy_helper.from_array(values.astype(dtype), name)

@@ -1,0 +1,122 @@
+"""An ONNX file in INT8: static, quantised and dequantised in the graph (QDQ), weights by channel.
+
+Two flavours, because no file is fast on both sides. `cpu`: unsigned activations with a zero point, which ONNX
+Runtime and OpenVINO fuse into 8-bit kernels (resnet18, one thread: 3.4 times as fast as float32; with signed
+activations 1.2 times). `nvidia`: signed and symmetric, the bias in float32, and only around products and sums,
+because TensorRT's parser refuses zero points and int32 biases.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .artifact import Artifact
+from .asked import Asked
+from .calibration import checked
+from .errors import ExportError
+from .files import read_model, write_model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+CALIBRATIONS = ("minmax", "entropy", "percentile")
+FLAVOURS: dict[str, dict[str, Any]] = {
+    "cpu": {"ActivationSymmetric": False, "WeightSymmetric": True},
+    "nvidia": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+}
+PRODUCTS = ("Conv", "Gemm", "MatMul", "Add")
+
+
+def to_int8_cpu(source: Path, path: Path, asked: Asked) -> Artifact:
+    """For ONNX Runtime and OpenVINO."""
+    return _to_int8(source, path, asked, "cpu")
+
+
+def to_int8_nvidia(source: Path, path: Path, asked: Asked) -> Artifact:
+    """For TensorRT."""
+    return _to_int8(source, path, asked, "nvidia")
+
+
+def _to_int8(source: Path, path: Path, asked: Asked, flavour: str) -> Artifact:
+    batches = checked(asked.batches)
+    if asked.calibration not in CALIBRATIONS:
+        raise ExportError(f"unknown calibration `{asked.calibration}`", f"one of {', '.join(CALIBRATIONS)}")
+    model = read_model(source)
+    names = {node.name for node in model.graph.node}
+    unknown = [name for name in asked.exclude if name not in names]
+    if unknown:
+        raise ExportError(f"cannot leave `{unknown[0]}` in float32: `{source}` has no such node")
+    given, layers = model.graph.input[0].name, list(model.metadata_props)
+    quantised = _quantised(model, given, batches, asked, flavour)
+    quantised.producer_name, quantised.producer_version = model.producer_name, ""
+    quantised.metadata_props.extend(layers)
+    notes = tuple(f"{name} stays float32: it lost accuracy in int8" for name in asked.exclude)
+    if not any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
+        notes = (*notes, "nothing in this network could be quantised: the file is float32")
+    suffix = "-nvidia" if flavour == "nvidia" else ""
+    return write_model(
+        quantised, path, format=f"onnx-int8{suffix}", precision="int8", notes=notes,
+        quantised_for=flavour, calibration=f"{asked.calibration}, {sum(map(len, batches))} images",
+    )  # fmt: skip
+
+
+def _quantised(model: Any, given: str, batches: tuple[Array, ...], asked: Asked, flavour: str) -> Any:
+    import onnx
+    from onnxruntime import quantization as ort
+
+    signed = flavour == "nvidia"
+    method = {
+        "minmax": ort.CalibrationMethod.MinMax,
+        "entropy": ort.CalibrationMethod.Entropy,
+        "percentile": ort.CalibrationMethod.Percentile,
+    }[asked.calibration]
+    with tempfile.TemporaryDirectory() as folder, _silent():
+        target = Path(folder) / "quantised.onnx"
+        try:
+            ort.quantize_static(
+                model,
+                str(target),
+                _Reader(given, batches),
+                quant_format=ort.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=ort.QuantType.QInt8 if signed else ort.QuantType.QUInt8,
+                weight_type=ort.QuantType.QInt8,
+                op_types_to_quantize=list(PRODUCTS) if signed else None,
+                nodes_to_exclude=list(asked.exclude),
+                calibrate_method=method,
+                calibration_providers=["CPUExecutionProvider"],
+                extra_options=FLAVOURS[flavour],
+            )
+            return onnx.load(str(target))
+        # The quantiser checks little of what it is given, and raises whatever then breaks.
+        except Exception as error:
+            fact = str(error).strip().splitlines() or [type(error).__name__]
+            raise ExportError(f"cannot quantise: {fact[0]}") from error
+
+
+class _Reader:
+    """What ONNX Runtime's calibration reads: one feed after the other, then none."""
+
+    def __init__(self, name: str, batches: tuple[Array, ...]) -> None:
+        self._feeds = iter([{name: row[None]} for batch in batches for row in batch])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._feeds, None)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The quantiser advises, through the root logger, a preparation that our files do not need."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)

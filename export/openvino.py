@@ -1,0 +1,28 @@
+"""An ONNX file as OpenVINO's own two files, `NAME.xml` and `NAME.bin`, in the precision that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .artifact import Artifact, appearing_whole, describe
+from .asked import Asked
+from .errors import ExportError
+
+
+def to_openvino(source: Path, path: Path, asked: Asked) -> Artifact:
+    """Left to itself OpenVINO would store the weights in float16."""
+    del asked  # nothing can be asked for: the precision is that of the file
+    try:
+        import openvino
+    except ImportError as error:
+        raise ExportError(
+            f"cannot write `{path}`: OpenVINO is not installed",
+            "python -m pip install 'compress-to-edge[openvino]'",
+        ) from error
+    with appearing_whole(path) as scratch:
+        try:
+            openvino.save_model(openvino.convert_model(str(source)), str(scratch), compress_to_fp16=False)
+        except Exception as error:  # OpenVINO raises whatever its C++ did
+            fact = str(error).strip().splitlines() or [type(error).__name__]
+            raise ExportError(f"OpenVINO refuses `{source}`: {fact[-1].strip()}") from error
+    return describe(path, format="openvino", precision="fp32", opset=None)
