@@ -58,6 +58,7 @@ def cli(debug: bool) -> None:
 @click.option("--data-test", help="Shards for the test half  [default: some of --data are held out]")
 @click.option("--unlabelled", help="Folder of pictures without classes, to train on instead.")
 @click.option("--augment", help="default, none, randaugment, trivialaugment, autoaugment.")
+@click.option("--teacher-augment", help="What the teacher is shown  [default: what the student sees]")
 @click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
 @click.option("--download", is_flag=True, help="Allow a torchvision data set to be downloaded.")
 @click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
@@ -75,8 +76,9 @@ def cli(debug: bool) -> None:
     help="How the student is taught: steps, cascade, kd, finetune … (docs/distilling.md)  [default: steps]",
 )
 @click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
+@click.option("--between", type=float, multiple=True, help="Share that a network between loses; repeatable.")
 @click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")
-@click.option("--teacher", help="Another, stronger network that teaches MODEL; a name as MODEL is.")
+@click.option("--teacher", help="Another, stronger network that teaches MODEL, or `none`.")
 @click.option("--teacher-weights", help="Its weights: a file, or `pretrained`.")
 @click.option(
     "--loss",
@@ -84,6 +86,7 @@ def cli(debug: bool) -> None:
     multiple=True,
     help="Another loss by the teacher, as in pkt=100,decay=0.7; again for more.",
 )
+@click.option("--probe", type=int, help="Epochs to see first whether the teacher helps at all.")
 @click.option("--shard-teacher", is_flag=True, help="Each process of torchrun holds a part of the teacher.")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
@@ -322,7 +325,10 @@ def doctor(as_json: bool) -> None:
         print(f"{mark}  {finding.part:<16} {finding.found}{advice}")
 
 
-_DISTILLING = ("method", "assistants", "masks", "teacher", "teacher_weights", "losses", "shard_teacher")
+_DISTILLING = (
+    *("method", "assistants", "between", "masks", "teacher", "teacher_weights"),
+    *("losses", "probe", "shard_teacher"),
+)
 
 SETTINGS = {
     "model": "model.name",
@@ -339,6 +345,7 @@ SETTINGS = {
     "data_test": "data.test",
     "unlabelled": "data.unlabelled",
     "augment": "data.augment",
+    "teacher_augment": "data.teacher_augment",
     "data_root": "data.root",
     "download": "data.download",
     "size": "data.size",

@@ -27,10 +27,10 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
-from compressor.distill.beside import check_layers
+from compressor.distill.comparing import check_layers
 from compressor.distill.loop import check_enough, check_sense
 from compressor.distill.parallel import World, join, leave
-from compressor.distill.request import WITHOUT_TEACHER
+from compressor.distill.request import TEACHER_NONE, WITHOUT_TEACHER
 from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
 from compressor.errors import CompressError, UsageError
@@ -41,6 +41,7 @@ from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
 from compressor.methods import METHODS, Stage, Task, stages
+from compressor.methods.probe import probed
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
@@ -52,7 +53,7 @@ from compressor.saliency.score import criterion_named, score
 from compressor.saliency.scores import Scores
 from compressor.steps import Listener, Silent, Step, Steps
 from compressor.student import Student
-from compressor.teacher import check_teacher, keep_teacher, load_guide, load_teacher
+from compressor.teacher import RANDOM, check_teacher, keep_teacher, load_guide, load_teacher
 from compressor.timing import Bench
 
 CURVE_STEPS = 10
@@ -77,6 +78,8 @@ def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fre
 
 def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh: bool) -> Report | None:
     """The run as one of several processes sees it; they train, and the first one finishes it and has the report."""
+    if recipe.distil.teacher == TEACHER_NONE and not recipe.model.weights:
+        recipe = replace(recipe, model=replace(recipe.model, weights=RANDOM))
     criterion = criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
     if recipe.distil.shard_teacher:
@@ -114,7 +117,8 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         image = torch.zeros(1, *data.shape)
         right: dict[str, float] = {"teacher": accuracy(teacher.network, data.test, device=device)}
         guide = load_guide(recipe, data, teacher, right["teacher"], device)
-        check_layers(terms_of(recipe.distil.losses), teacher.network, guide.network, image)
+        asked_too = None if recipe.distil.method in WITHOUT_TEACHER else guide.network
+        check_layers(terms_of(recipe.distil.losses), teacher.network, asked_too, image)
         step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
 
     with steps.step("Trace the channel graph") as step:
@@ -179,6 +183,9 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             run.checkpoints,
             _showing(steps, step, recipe.distil.trainings([stage.name for stage in path]), run),
         )
+        warning = probed(task) if recipe.distil.probe else None
+        if warning:
+            steps.warn(warning)
         trainings = METHODS[recipe.distil.method](task)
         for training in trainings:
             for warning in training.trained.warnings:
@@ -210,6 +217,12 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             name: exported(network, image, run.artifact(name, ".onnx"), recipe.export, about)
             for name, network in networks.items()
         }
+        for training in trainings:
+            if training.ships:
+                name, other = training.stage.name, training.trained.network.cpu()
+                done = training.stage.plan.after(teacher.done)
+                checks.append(saved(replace(whole, network=other, plan=done), run.beside(name)))
+                files[name] = exported(other, image, run.artifact(name, ".onnx"), recipe.export, about)
         for file in files.values():
             for note in file.artifact.notes:
                 steps.warn(f"{file.artifact.path.name}: {note}")
@@ -222,7 +235,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         step.outcome = f"top-1 {right['onnx']:.2%} from the file"
 
     with steps.step("Profile") as step:
-        paths = {name: file.artifact.path for name, file in files.items()}
+        paths = {name: files[name].artifact.path for name in networks}
         profile = profiled(networks, paths, real[:1], recipe.profile)
         for name, counts in profile.counts.items():
             if counts.fallback_reason:
@@ -306,7 +319,7 @@ def _chosen(
 ) -> _Chosen:
     budget = recipe.budget
     if not budget.needs:
-        return _Chosen(stages(graph, scores, budget, recipe.distil.assistants))
+        return _Chosen(stages(graph, scores, budget, recipe.distil.assistants, between=recipe.distil.between))
     image = next(iter(data.test.batches(1))).images
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(copy.deepcopy(teacher).cpu(), image, Path(folder), recipe.export, recipe.profile)
@@ -328,7 +341,15 @@ def _chosen(
         )
     if fitted.chosen.contended:
         steps.warn("other programs took the processor while students were timed: widths may miss the latency")
-    path = stages(graph, scores, budget, recipe.distil.assistants, student=fitted.allocation, measured=costs)
+    path = stages(
+        graph,
+        scores,
+        budget,
+        recipe.distil.assistants,
+        between=recipe.distil.between,
+        student=fitted.allocation,
+        measured=costs,
+    )
     return _Chosen(path, fitted.to_dict())
 
 

@@ -44,6 +44,7 @@ class DataRecipe:
 
     ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
     ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
+    ``teacher_augment``: what the teacher is shown, where that is not what the student sees; ``none`` asks it once.
     ``max_bad``: how many samples of each half may be unreadable.
     """
 
@@ -58,6 +59,7 @@ class DataRecipe:
     classes: int | None = None
     samples: tuple[int, ...] = ()
     augment: str = "default"
+    teacher_augment: str = ""
     max_bad: int = 10
     workers: int = 2
     prefetch: int = 2

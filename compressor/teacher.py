@@ -25,6 +25,7 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, Schedule, accuracy, choose_precision, train
 from compressor.distill.parallel import here
+from compressor.distill.request import TEACHER_NONE
 from compressor.distill.sharding import sharded
 from compressor.errors import CompressError, UsageError
 from compressor.files import write_atomic
@@ -163,9 +164,9 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
     ``right`` is how often that one is. Whoever teaches must know more than chance does.
     """
     asked = recipe.distil
-    if not asked.teacher:
+    if asked.teacher in ("", TEACHER_NONE):
         guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
-        random = recipe.model.weights == RANDOM
+        random = recipe.model.weights == RANDOM or asked.teacher == TEACHER_NONE
     else:
         model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
         if not is_student(Path(model.name)):
@@ -215,7 +216,9 @@ def _trained_builtin(
 ) -> Teacher:
     """The built-in network: from the cache, or trained now and put there."""
     source = ModelSource(BUILTIN, len(data.classes))
-    ingredients = _ingredients(replace(recipe.data, unlabelled=""), recipe.seed, device, source)
+    ingredients = _ingredients(
+        replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed, device, source
+    )
     key = cache.key_of(ingredients)
     # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
     cached = recipe.data.name == RENDERED
@@ -226,7 +229,7 @@ def _trained_builtin(
         network = build(source)
     _outputs(network, data)
     if not data.train.labelled:  # it is the student that learns from these; its teacher needs the labels
-        data = load_data(replace(recipe.data, unlabelled=""), recipe.seed)
+        data = load_data(replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed)
     if stored is not None:
         network.load_state_dict(stored)
         return Teacher(network.to(device), source, origin)

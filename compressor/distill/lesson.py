@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Data
-from compressor.distill.beside import Beside
+from compressor.distill.comparing import Beside, Seen, turned
 from compressor.distill.compiling import Forward, compiled
 from compressor.distill.evaluate import accuracy
 from compressor.distill.hints import Channels, Hints
@@ -76,8 +76,18 @@ class Lesson(Protocol):
         """Drop what a batch that was broken off has left."""
         ...
 
-    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
-        """Call ``backward`` with the loss, or with its parts one by one; return the whole, detached."""
+    def learn(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        backward: Backward,
+        theirs: Tensor | None = None,
+    ) -> Tensor:
+        """Call ``backward`` with the loss, or with its parts one by one; return the whole, detached.
+
+        ``theirs``: what teachers see of these images, where it is something else.
+        """
         ...
 
     def before_step(self) -> None:
@@ -147,17 +157,10 @@ class Taught:
         self._number = torch.zeros((), dtype=torch.int64)
         self._answers: dict[int, Answers] = {}
         self._copies: dict[int, nn.Module] = {}
+        compared = [None if guide.by_labels else arithmetic.copy(guide.network) for guide in guides] or [None]
         self._beside = [
-            Beside(
-                terms,
-                self.network,
-                arithmetic.copy(guide.network),
-                data,
-                arithmetic,
-                temperature=schedule.temperature,
-                seed=seed,
-            )
-            for guide in (guides if terms else ())
+            Beside(terms, self.network, each, data, arithmetic, temperature=schedule.temperature, seed=seed)
+            for each in (compared if terms else ())
         ]
         self._own = nn.ModuleList(self._beside)
 
@@ -188,11 +191,19 @@ class Taught:
 
     def begin(self) -> None: ...
 
-    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
+    def learn(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        backward: Backward,
+        theirs: Tensor | None = None,
+    ) -> Tensor:
+        shown = images if theirs is None else theirs
         if self._looks:
-            return self._looking(images, labels, backward)
+            return self._looking(images, labels, backward, shown)
         teaching = range(len(self._guides)) if self._at_once else [int(self._number)] if self._guides else []
-        told = [self._told_by(number, images, labels, index) for number in teaching]
+        told = [self._told_by(number, shown, labels, index) for number in teaching]
         with self._arithmetic.autocast():
             said = self._forward(images)
         if len(told) > 1:
@@ -202,24 +213,33 @@ class Taught:
         backward(loss)
         return loss.detach()
 
-    def _looking(self, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
+    def _looking(self, images: Tensor, labels: Tensor, backward: Backward, shown: Tensor) -> Tensor:
         """The same with the teacher asked live, since its layers are looked at."""
-        number = int(self._number)
-        teacher, hints = self._asked(number), self._hints or NO_HINTS
+        number, hints, count = int(self._number), self._hints or NO_HINTS, len(images)
+        guide = self._guides[number] if self._guides else None
+        teacher = None if guide is None else self._asked(number)
         beside = self._beside[number] if self._beside else None
+        ways = 1 if beside is None else beside.ways
+        if ways > 1:
+            images, shown = turned(images), turned(shown)
+        looked_at = None if guide is None or guide.by_labels else teacher
         watched: AbstractContextManager[Any] = (
-            nullcontext(({}, {})) if beside is None else beside.watching(self.network, teacher)
+            nullcontext(({}, {})) if beside is None else beside.watching(self.network, looked_at)
         )
-        with self._arithmetic.autocast(), watched as (seen, shown):
-            with torch.no_grad(), hints.watching(teacher) as theirs:
-                told = teacher(images).float()
+        told = None
+        with self._arithmetic.autocast(), watched as (seen, looks):
+            if guide is not None and teacher is not None:
+                with torch.no_grad(), hints.watching(teacher) as theirs:
+                    told = teacher(labels if guide.by_labels else shown).float()
             with hints.watching(self.network) as mine:
                 said = self.network(images)
-        loss = loss_of(said, labels, told, self._schedule)
-        if self._hints is not None:
-            loss = loss + hints.loss(mine, theirs, self._channels, self._guides[number].channels)
+        loss = loss_of(said[:count], labels, None if told is None else told[:count], self._schedule)
+        if self._hints is not None and guide is not None:
+            loss = loss + self._hints.loss(mine, theirs, self._channels, guide.channels)
         if beside is not None:
-            loss = loss + beside.loss(self._epoch, said, told, labels, seen, shown)
+            given = Seen(images, labels, said, told, seen, looks, ways, (self.network, looked_at))
+            with self._arithmetic.autocast():
+                loss = loss + beside.loss(self._epoch, given)
         backward(loss)
         return loss.detach()
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
-from compressor.distill.beside import check_terms
 from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of, spread
+from compressor.distill.comparing import check_terms
 from compressor.distill.evaluate import accuracy
 from compressor.distill.exchange import Exchange
 from compressor.distill.hints import Channels, Hints
@@ -97,12 +97,7 @@ def train(
 
 def check_sense(data: Data, schedule: Schedule, *, taught: bool, losses: Sequence[str] = ()) -> None:
     """Refuse, before anything is computed, what could not be learnt."""
-    if losses and not taught:
-        raise UsageError(
-            f"loss `{losses[0]}` compares with a teacher, and there is none",
-            "choose a method with a teacher, or leave distil.losses out",
-        )
-    check_terms(terms_of(losses), data, schedule)
+    check_terms(terms_of(losses), data, schedule, taught=taught)
     if schedule.teacher_loss not in TEACHER_LOSSES:
         raise unknown_name("teacher_loss", schedule.teacher_loss, TEACHER_LOSSES)
     if taught and LOSSES[schedule.teacher_loss].labels and (schedule.mixup or schedule.cutmix):
@@ -340,8 +335,10 @@ class _Course:
     def _in_pieces(self, batch: Batch, mixing: Mixing | None) -> Tensor:
         images = self.arithmetic.images(batch.images)
         labels = batch.labels.to(self.arithmetic.device, non_blocking=True)
+        theirs = images if batch.theirs is None else self.arithmetic.images(batch.theirs)
         if mixing is not None:  # in every process by the same draw, each within its own piece
-            images, labels = mixing(images, labels)
+            both, labels = mixing(images if theirs is images else torch.cat([images, theirs], dim=1), labels)
+            images, theirs = both[:, : images.shape[1]], both[:, -images.shape[1] :]
         place, world = self.moving.place, self.exchange.world
         loss = torch.zeros((), device=self.arithmetic.device)
         whole = len(images)
@@ -352,14 +349,14 @@ class _Course:
             # From here on by draws of its own: dropout that is the same in all pieces would be another one.
             drawn = seed_of(self.seed, place.epoch, place.step, "layers", world.rank)
             reseed(drawn, self.arithmetic.device)
-        pieces = zip(*(each.split(sizes) for each in (images, labels, batch.index)), strict=True)
-        for few, told, index in pieces:
+        whole_batch = (images, labels, batch.index, theirs)
+        for few, told, index, shown in zip(*(each.split(sizes) for each in whole_batch), strict=True):
             share = len(few) / whole
 
             def backward(part: Tensor, share: float = share) -> None:
                 self.moving.scaler.scale(part * share).backward()
 
-            loss += share * self.moving.lesson.learn(few, told, index, backward)
+            loss += share * self.moving.lesson.learn(few, told, index, backward, shown)
         return loss
 
     @property

@@ -62,6 +62,14 @@ class Places:
                 last[shape[1:]] = path
         return list(last.values())
 
+    def without_stages(self, loss: str) -> UsageError:
+        """The error of a loss that finds no stages here, or none that correspond; it lists layers."""
+        shown = ", ".join(f"{path} {list(shape)}" for path, shape in [*self.shapes.items()][-6:])
+        return UsageError(
+            f"loss `{loss}` finds no stages in student and teacher to compare",
+            f"name layers, as in layers=A/B; the {self.whose} has {shown}",
+        )
+
     def check(self, layer: str, loss: str) -> None:
         """An error that lists candidates if there is no such layer, or it gives out no tensor."""
         if layer not in self.shapes:

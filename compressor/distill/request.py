@@ -13,17 +13,38 @@ METHOD_TITLES = {
     "steps": "one network after the other, each cut from and taught by the one before",
     "cascade": "all networks together while channels are chosen, then the student by one after the other",
     "multi-teacher": "as steps, but all larger networks teach the student at once",
+    "ensemble": "all networks at once, each taught by what they say together",
     "kd": "the teacher teaches the student",
+    "lightweight-teacher": "a small teacher that knows pictures of numbers, as many as there are classes",
     "teacher-free": "a made-up teacher that knows the labels",
     "teacher-free-self": "the student, trained by labels, teaches itself anew",
+    "self": "the student, by its own middle and its answers to the batch before",
     "label-smoothing": "labels alone, smoothed",
     "finetune": "labels alone",
     "cut-only": "no training",
 }
 """Each method by its name in recipes, and in words."""
 
-WITHOUT_TEACHER = ("teacher-free", "teacher-free-self", "label-smoothing", "finetune", "cut-only")
+WITHOUT_TEACHER = (
+    "ensemble",
+    "lightweight-teacher",
+    "teacher-free",
+    "teacher-free-self",
+    "self",
+    "label-smoothing",
+    "finetune",
+    "cut-only",
+)
+"""Those that ask no trained network; what they compare with, they make."""
 IN_STEPS = ("steps", "multi-teacher")
+TEACHER_NONE = "none"
+"""The name of no teacher: the network that is cut need not know anything."""
+LIGHTWEIGHT, LIGHTWEIGHT_EPOCHS = "lightweight", 4
+"""The training of the small teacher that knows numbers."""
+PROBES = ("probe-taught", "probe-alone")
+"""The trainings of the probe, by the teacher and by labels alone."""
+ENSEMBLE = "ensemble"
+"""The training of several students at once, and what they say together."""
 
 MASKS = {
     "learned": "moved by the gradients of each network's teacher",
@@ -47,6 +68,9 @@ class Distilling:
     learned ones may change every ``masks_every`` steps for the first ``masks_share`` of that time. ``score_travel``
     is how far a channel's place among all (0 the least, 1 the most important) may move if its gradient always says
     the same; ``score_rule`` how gradients become steps.
+    ``between``: what each network between loses, instead of evenly spaced shares; there are as many then.
+    ``probe``: epochs of training a student with and without its teacher first, to see whether it helps at all.
+    ``digits``: the data set of ten digits of which ``lightweight-teacher`` makes numbers; drawn here by default.
     ``hints``: layers whose outputs the student should imitate, counted ``hint_weight`` times; none by default.
     ``losses``: others beside them, each a line of `terms`; not for networks that learn all at once.
     """
@@ -55,6 +79,7 @@ class Distilling:
     teacher: str = ""
     teacher_weights: str = ""
     assistants: int = 1
+    between: tuple[float, ...] = ()
     assistant_share: float = 0.5
     together_share: float = 0.4
     masks: str = "learned"
@@ -62,6 +87,8 @@ class Distilling:
     masks_share: float = 0.8
     score_travel: float = 1.0
     score_rule: str = "sgd"
+    probe: int = 0
+    digits: str = ""
     hints: tuple[str, ...] = ()
     hint_weight: float = 0.001
     losses: tuple[str, ...] = ()
@@ -76,12 +103,29 @@ class Distilling:
         ):
             if given not in table:
                 raise unknown_name(kind, given, table)
-        if self.losses and self.method in WITHOUT_TEACHER:
+        if self.teacher == TEACHER_NONE and self.method not in WITHOUT_TEACHER:
             raise UsageError(
-                f"distil.losses compare with a teacher, and method `{self.method}` has none",
-                "choose steps, kd or cascade, or leave them out",
+                f"method `{self.method}` asks a teacher, and distil.teacher is `{TEACHER_NONE}`",
+                f"without one there are {', '.join(WITHOUT_TEACHER)}",
             )
-        terms_of(self.losses)
+        terms = terms_of(self.losses)
+        if self.method == ENSEMBLE and (terms or self.hints):
+            raise UsageError(
+                "method `ensemble` trains several networks at once, and distil.losses and distil.hints compare two",
+                "leave them out, or choose steps or kd",
+            )
+        if list(self.between) != sorted(set(self.between)) or not all(
+            0 < share < 1 for share in self.between
+        ):
+            raise UsageError(
+                f"distil.between is {list(self.between)}, expected shares that go, above 0 and below 1, the least first"
+            )
+        if self.probe < 0:
+            raise UsageError(f"distil.probe is {self.probe}, expected epochs, at least 0")
+        if self.probe and self.method in WITHOUT_TEACHER:
+            raise UsageError(
+                f"distil.probe asks whether a teacher helps, and method `{self.method}` has none"
+            )
         if self.method == "multi-teacher" and (
             self.losses or self.hints or self.schedule.teacher_loss != "kd"
         ):
@@ -103,9 +147,16 @@ class Distilling:
 
     def trainings(self, path: Sequence[str]) -> dict[str, int]:
         """The trainings of this method by name, for these networks, and the epochs of each."""
+        return {**{name: self.probe for name in PROBES if self.probe}, **self._trainings(path)}
+
+    def _trainings(self, path: Sequence[str]) -> dict[str, int]:
         if self.method == "cascade":
             after = self.afterwards
             return {"together": self.together.epochs, **({"student": after.epochs} if after else {})}
+        if self.method == ENSEMBLE:
+            return {ENSEMBLE: self.schedule.epochs}
+        if self.method == "lightweight-teacher":
+            return {LIGHTWEIGHT: LIGHTWEIGHT_EPOCHS, "student": self.schedule.epochs}
         if self.method == "teacher-free-self":
             return {"itself": self.schedule.epochs, "student": self.schedule.epochs}
         if self.method in IN_STEPS:

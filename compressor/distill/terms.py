@@ -23,13 +23,13 @@ class Term:
     """One loss: its name, its weight (none: the usual one) and how that changes, the layers of student and teacher.
 
     In epoch e (from 0) it counts weight · decay^e · min(1, (e + 1) / ramp), and nothing before ``start`` or from
-    ``until`` on. Layers are pairs of module paths; none: `auto`.
+    ``until`` on. Layers are pairs of module paths; an empty tuple is `auto`.
     """
 
     text: str
     name: str
     weight: float | None = None
-    layers: tuple[tuple[str, str], ...] = ()
+    layers: tuple[tuple[str, str], ...] | None = None
     decay: float = 1.0
     ramp: int = 1
     start: int = 0

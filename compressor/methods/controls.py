@@ -9,6 +9,7 @@ from compressor.methods.path import Stage, channels_of
 from compressor.methods.task import Task, Training, cut_and_proved, taught
 
 SMOOTHING = 0.1
+ITSELF_LOSSES = ("drg", "dsr")
 
 
 def cut_only(task: Task) -> tuple[Training, ...]:
@@ -28,6 +29,14 @@ def label_smoothing(task: Task) -> tuple[Training, ...]:
     """Labels alone, smoothed: how much of a teacher's help is mere caution (Müller et al. 2019)."""
     given = task.distilling.schedule
     return _alone(task, replace(given, label_smoothing=given.label_smoothing or SMOOTHING))
+
+
+def itself(task: Task) -> tuple[Training, ...]:
+    """Labels, a head in the student's middle, and the shape of its answers to the batch before (Xu et al. 2023)."""
+    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    losses = (*ITSELF_LOSSES, *task.distilling.losses)
+    trained = taught(task, task.student, student, task.distilling.schedule, losses=losses)
+    return (Training(task.student, "itself", trained, checks),)
 
 
 def kd(task: Task) -> tuple[Training, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.cutting.proof import Check, check_cut, require
 from compressor.data.split import Data
-from compressor.distill import Guide, Progress, Schedule, Trained, reestimate, train
+from compressor.distill import LOSSES, Guide, Progress, Schedule, Trained, reestimate, train
 from compressor.distill.hints import hints_for
 from compressor.distill.request import Distilling
+from compressor.distill.terms import terms_of
 from compressor.graph.channels import ChannelGraph
 from compressor.methods.path import Stage, channels_of
 from compressor.saliency.scores import Scores
@@ -57,12 +58,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Training:
-    """How one network was taught, and the proof that it was cut rightly from its teacher."""
+    """How one network was taught, and the proof that it was cut rightly from its teacher.
+
+    ``ships``: it is wanted for itself, not only on the way to the student.
+    """
 
     stage: Stage
     teacher: str
     trained: Trained
     checks: tuple[Check, ...] = ()
+    ships: bool = False
 
 
 Method = Callable[[Task], tuple[Training, ...]]
@@ -97,9 +102,12 @@ def taught(
     guides: tuple[Guide, ...] = (),
     *,
     at_once: bool = False,
+    losses: Sequence[str] | None = None,
 ) -> Trained:
-    """One training of the task, of the network that the stage leaves."""
+    """One training of the task, of the network that the stage leaves; ``losses``: others than the task's."""
     name, asked = stage.name, task.distilling
+    if losses is None:
+        losses = [term.text for term in terms_of(asked.losses) if guides or LOSSES[term.name].alone]
     hints = None
     for guide in guides:
         hints = hints_for(asked.hints, asked.hint_weight, network, guide.network)
@@ -110,7 +118,7 @@ def taught(
         guides=guides,
         hints=hints,
         channels=channels_of(asked.hints, stage.plan),
-        losses=asked.losses if guides else (),
+        losses=losses,
         at_once=at_once,
         seed=task.seed,
         device=task.device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import signature
 
 import pytest
 import torch
@@ -12,22 +13,28 @@ from torch import Tensor
 
 from compressor.distill.losses import (
     LOSSES,
+    adversarial,
     attention,
     comparative,
     crd,
     cross_entropy,
     dist,
     dkd,
+    drg,
+    dsr,
     ega,
     fitnet,
+    hsakd,
     kd,
     kd_plus,
+    multi_head,
     ofa,
     pkt,
     rkd,
     rrd,
     similarity_preserving,
     sskd,
+    tst,
 )
 from compressor.errors import CompressError
 
@@ -62,6 +69,12 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "crd": (lambda s: crd(s, OTHER_UNIT[:5].to(s), MANY.to(s), samples=100, temperature=0.5), UNIT),
     "rrd": (lambda s: rrd(s, OTHER_UNIT[:5].to(s), MANY.to(s), student_temperature=0.5), UNIT),
     "sskd": (lambda s: sskd(s, drawn(3, 5, 6, seed=2).to(s)), drawn(3, 5, 6)),
+    "multi-head": (lambda s: multi_head(s, TEACHER.to(s)), STUDENT),
+    "hsakd": (lambda s: hsakd(s, TEACHER.to(s)), STUDENT),
+    "drg": (lambda s: drg(s, TEACHER.to(s)), STUDENT),
+    "dsr": (lambda s: dsr(s, TEACHER.to(s)), STUDENT),
+    "adversarial": (adversarial, STUDENT),
+    "tst": (lambda s: tst(s, TEACHER.to(s)), STUDENT),
 }
 
 
@@ -86,11 +99,13 @@ def test_a_loss_is_computed_in_float32_inside_autocast(name: str) -> None:
     assert found.item() == pytest.approx(loss(narrow.double()).item(), rel=2e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"labels", "kd++", "crd", "rrd", "ofa", "ega"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(LOSSES) - {"labels", "kd++", "crd", "rrd", "ofa", "ega", "adversarial"})
+)
 def test_a_student_like_its_teacher_costs_nothing(name: str) -> None:
     function = LOSSES[name].function
     given = {"sskd": drawn(3, 5, 6), "attention": MAPS}.get(name, drawn(5, 4))
-    more = (LABELS,) if LOSSES[name].labels else ()
+    more = (LABELS,) if "labels" in signature(function).parameters else ()
     assert function(given, given.clone(), *more).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -106,6 +121,11 @@ def test_a_loss_that_needs_no_whole_batch_is_the_mean_over_its_images(name: str)
         "kd++": lambda i: kd_plus(MAPS[i], OTHER_MAPS[i, :3], LABELS[i], TEACHER[:4, :3]),
         "crd": lambda i: crd(UNIT[i], OTHER_UNIT[:5][i], MANY, samples=100),
         "rrd": lambda i: rrd(UNIT[i], OTHER_UNIT[:5][i], MANY),
+        "multi-head": lambda i: multi_head(STUDENT[i], TEACHER[i]),
+        "hsakd": lambda i: hsakd(STUDENT[i], TEACHER[i]),
+        "adversarial": lambda i: adversarial(STUDENT[i]),
+        "tst": lambda i: tst(STUDENT[i], TEACHER[i]),
+        "drg": lambda i: drg(STUDENT[i], TEACHER[i]),
     }[name]
     parts = [loss(slice(number, number + 1)).item() for number in range(5)]
     assert loss(slice(0, 5)).item() == pytest.approx(sum(parts) / 5)

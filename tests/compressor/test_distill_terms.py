@@ -8,7 +8,7 @@ from compressor.errors import UsageError
 
 def test_a_name_alone_has_the_usual_weight_and_the_layers_that_are_found() -> None:
     (term,) = terms_of(["pkt"])
-    assert (term.name, term.weight, term.layers, term.settings) == ("pkt", None, (), {})
+    assert (term.name, term.weight, term.layers, term.settings) == ("pkt", None, None, {})
     assert [term.share_at(epoch) for epoch in (0, 7)] == [1.0, 1.0]
 
 

@@ -48,14 +48,21 @@ def rrd(
 
 
 @wide
-def sskd(student: Tensor, teacher: Tensor, *, temperature: float = 0.5) -> Tensor:
+def sskd(student: Tensor, teacher: Tensor, kept: Tensor | None = None, *, temperature: float = 0.5) -> Tensor:
     """KL of the rows softmax(cos(changed_i, plain_j)/τ), the teacher's against the student's.
 
-    Xu et al. 2020, section 3.3. Embeddings (views, N, D): the first view is the plain images, the others are
-    the same images changed.
+    Xu et al. 2020, section 3.3. Embeddings (views, N, D): the first view is the plain images, the others are the same
+    images changed. ``kept``: which rows ((views − 1) · N,) count; a teacher's that are too wrong do not.
     """
-    rows = []
-    for each in (student, teacher):
-        unit = F.normalize(each, dim=2)
-        rows.append(F.log_softmax(unit[1:].flatten(0, 1) @ unit[0].t() / temperature, dim=1))
-    return F.kl_div(rows[0], rows[1], reduction="batchmean", log_target=True)
+    mine, theirs = (
+        F.log_softmax(compared_with_plain(each) / temperature, dim=1) for each in (student, teacher)
+    )
+    if kept is not None:
+        mine, theirs = mine[kept], theirs[kept]
+    return F.kl_div(mine, theirs, reduction="sum", log_target=True) / max(1, len(mine))
+
+
+def compared_with_plain(embeddings: Tensor) -> Tensor:
+    """The cosines ((views − 1) · N, N) of changed images with the plain ones."""
+    unit = F.normalize(embeddings, dim=2)
+    return unit[1:].flatten(0, 1) @ unit[0].t()
