@@ -34,11 +34,11 @@ class Exported:
     session: Session
 
 
-def saved(student: Student, folder: Path) -> Check:
+def saved(student: Student, folder: Path, name: str = "student") -> Check:
     """Write the student folder, load it again, and compare every bit."""
     save_student(student, folder)
     equal = same_bits(load_student(folder, trust=True).network, student.network)
-    return Check("student loads back bit for bit", equal, 0.0 if equal else math.inf, 0.0)
+    return Check(f"{name} loads back bit for bit", equal, 0.0 if equal else math.inf, 0.0)
 
 
 def counted(network: nn.Module, plan: Plan, image: Tensor) -> Check:

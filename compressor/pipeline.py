@@ -221,7 +221,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             if training.ships:
                 name, other = training.stage.name, training.trained.network.cpu()
                 done = training.stage.plan.after(teacher.done)
-                checks.append(saved(replace(whole, network=other, plan=done), run.beside(name)))
+                checks.append(saved(replace(whole, network=other, plan=done), run.beside(name), name))
                 files[name] = exported(other, image, run.artifact(name, ".onnx"), recipe.export, about)
         for file in files.values():
             for note in file.artifact.notes:

@@ -7,6 +7,7 @@ training ends with a network for each of several budgets. Unlike in the cascade 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -45,7 +46,8 @@ def ensemble(task: Task) -> tuple[Training, ...]:
     for stage, _, checks in started[:-1]:
         network = lesson.networks[stage.name].eval()
         right = accuracy(network, task.data.test, device=task.device)
-        alone = Trained(network, (), None, trained.precision, before=right)
+        untested = tuple(replace(epoch, accuracy=None) for epoch in trained.history)
+        alone = Trained(network, untested, trained.resumed_from, trained.precision, before=right)
         others.append(Training(stage, ENSEMBLE, alone, checks, ships=True))
     return (*others, Training(task.student, ENSEMBLE, trained, started[-1][2]))
 

@@ -11,6 +11,8 @@ from compressor.runtimes import RUNTIMES
 
 Row = tuple[str, str, str, str]
 
+TRAINING_HEAD = ("training", "taught by", "MACs removed", "epochs", "top-1", "seconds")
+
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -54,6 +56,21 @@ def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
         points = (right[name] - right["teacher"]) * 100
         rows.append((title, percent(right[name], 2), f"{points:+.2f} points"))
     return rows
+
+
+def training_rows(report: Report) -> list[tuple[str, ...]]:
+    """How each network was taught, under `TRAINING_HEAD`."""
+    return [
+        (
+            row["network"],
+            row["teacher"],
+            percent(row["macs_removed"]),
+            str(row["epochs"]),
+            percent(row["accuracy"], 2),
+            f"{row['seconds']:.1f}",
+        )
+        for row in report.trainings
+    ]
 
 
 def asked_and_reached(report: Report) -> str:
