@@ -5,7 +5,8 @@
 
 Every method of docs/distilling.md; every loss beside `kd`, at its usual weight (`kd+NAME`); and every way of following
 a teacher's answers in place of `kd` (`by NAME`). Students lose 70 % of the MACs and begin with the same channels.
-Each arm is a process of its own, so that its peak memory is its own. What FILE holds already is not done again.
+Each arm is a process of its own, so that its peak memory is its own. Times are those of the processor,
+which on one thread (``--threads 1``) do not grow when other programs run; on a GPU they mean nothing. What FILE holds already is not done again.
 
 PATH has ``cifar10/{train,test}/CLASS.webp`` and ``resnet56-cifar10.safetensors``.
 """
@@ -19,9 +20,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from compressor.data.sources import load_data
 from compressor.data.split import Data
 from compressor.data.tensors import crop_and_flip
 from compressor.device import choose_device
-from compressor.distill import Guide, Schedule, accuracy
+from compressor.distill import Guide, Progress, Schedule, accuracy
 from compressor.distill.losses import LOSSES, TEACHER_LOSSES
 from compressor.distill.request import METHOD_TITLES, Distilling
 from compressor.graph.trace import trace
@@ -115,20 +117,31 @@ def one(arm: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     batches = islice(data.train.batches(64, shuffle=seed), 8)
     scores, budget = score(teacher, graph, "lamp", batches), Budget(REMOVE)
     path = stages(graph, scores, budget, asked.assistants)
+    ends: list[float] = []
+
+    def seen(name: str, now: Progress) -> None:
+        """When each step of the last training ended; the median step has no test in it."""
+        if now.step == 1 and now.epoch == 1:
+            ends.clear()
+        if not now.over:
+            ends.append(time.process_time())
+
     with tempfile.TemporaryDirectory() as folder:
         task = Task(
             teacher, Guide("teacher", teacher), graph, scores, budget, path, asked, data, seed, device,
-            Path(folder).joinpath, lambda name, now: None,
+            Path(folder).joinpath, seen,
         )  # fmt: skip
+        start = time.process_time()
         trainings = METHODS[asked.method](task)
+        seconds = time.process_time() - start
     last = trainings[-1].trained
-    steps = max(1, len(data.train) // asked.schedule.batch)
-    seconds = [epoch.seconds for each in trainings for epoch in each.trained.history]
     return {
         "teacher": accuracy(teacher, data.test, device=device),
         "accuracy": last.accuracy,
-        "seconds_per_step": last.history[-1].seconds / steps if last.history else 0.0,
-        "seconds": sum(seconds),
+        "cpu_seconds_per_step": statistics.median(later - sooner for sooner, later in pairwise(ends))
+        if ends
+        else 0.0,
+        "cpu_seconds": seconds,
         "macs_removed": trainings[-1].stage.plan.removed("macs"),
     }
 
@@ -163,7 +176,7 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         found[f"accuracy_{arm}"] = statistics.mean(accuracies)
         if len(mine) > 1:
             found[f"std_{arm}"] = statistics.stdev(accuracies)
-        found[f"seconds_per_step_{arm}"] = statistics.median(row["seconds_per_step"] for row in mine)
+        found[f"seconds_per_step_{arm}"] = statistics.median(row["cpu_seconds_per_step"] for row in mine)
         found[f"peak_mb_{arm}"] = max(row["peak_mb"] for row in mine)
     return found
 
