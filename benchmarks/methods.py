@@ -5,8 +5,9 @@
 
 Every method of docs/distilling.md; every loss beside `kd`, at its usual weight (`kd+NAME`); and every way of following
 a teacher's answers in place of `kd` (`by NAME`). Students lose 70 % of the MACs and begin with the same channels.
-Each arm is a process of its own, so that its peak memory is its own. Times are those of the processor,
-which on one thread (``--threads 1``) do not grow when other programs run; on a GPU they mean nothing. What FILE holds already is not done again.
+Each arm is a process of its own, so that its peak memory is its own. Times are those of the processor, which on one
+thread (``--threads 1``) do not grow when other programs run; on a GPU they mean nothing. What FILE holds already is
+not done again.
 
 PATH has ``cifar10/{train,test}/CLASS.webp`` and ``resnet56-cifar10.safetensors``.
 """
