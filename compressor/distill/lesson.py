@@ -159,7 +159,7 @@ class Taught:
         self._copies: dict[int, nn.Module] = {}
         compared = [None if guide.by_labels else arithmetic.copy(guide.network) for guide in guides] or [None]
         self._beside = [
-            Beside(terms, self.network, each, data, arithmetic, temperature=schedule.temperature, seed=seed)
+            Beside(terms, self.network, each, data, arithmetic, schedule=schedule, seed=seed)
             for each in (compared if terms else ())
         ]
         self._own = nn.ModuleList(self._beside)

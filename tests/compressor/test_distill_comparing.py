@@ -66,7 +66,7 @@ def few() -> Data:
 
 
 def beside(*texts: str, student: nn.Module, teacher: nn.Module | None) -> Beside:
-    return Beside(terms_of(texts), student, teacher, few(), FP32, temperature=2.0)
+    return Beside(terms_of(texts), student, teacher, few(), FP32, schedule=SCHEDULE)
 
 
 def looked(

@@ -28,7 +28,7 @@ class Judged(Comparison):
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
-        self.temperature = both.temperature
+        self.temperature = both.schedule.temperature
         self.judge = nn.Sequential(nn.Linear(both.classes, WIDTH), nn.LeakyReLU(0.2), nn.Linear(WIDTH, 1))
 
     def forward(self, seen: Seen) -> Found:

@@ -20,6 +20,7 @@ from compressor.distill.losses import LOSSES
 from compressor.distill.places import Places, watching
 from compressor.distill.precision import Arithmetic
 from compressor.distill.repeat import seed_of
+from compressor.distill.schedule import Schedule
 from compressor.distill.terms import Term
 
 
@@ -34,7 +35,7 @@ class Beside(nn.Module):
         data: Data,
         arithmetic: Arithmetic,
         *,
-        temperature: float,
+        schedule: Schedule,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class Beside(nn.Module):
         with arithmetic.autocast():
             mine = Places(student, image, "student")
             theirs = None if teacher is None else Places(teacher, image, "teacher")
-        both = Both(mine, theirs, teacher, data, arithmetic, temperature)
+        both = Both(mine, theirs, teacher, data, arithmetic, schedule)
         self.terms = tuple(terms)
         self._both = both
         kinds = [COMPARISONS[term.name] for term in terms]

@@ -14,6 +14,7 @@ from compressor.data.split import Data
 from compressor.distill.losses import LOSSES
 from compressor.distill.places import Places
 from compressor.distill.precision import Arithmetic
+from compressor.distill.schedule import Schedule
 from compressor.distill.terms import Term
 
 Pair = tuple[str, str]
@@ -32,7 +33,12 @@ class Both:
     network: nn.Module | None
     data: Data
     arithmetic: Arithmetic
-    temperature: float
+    schedule: Schedule
+
+    @property
+    def batch(self) -> int:
+        """The images of a batch."""
+        return min(self.schedule.batch, len(self.data.train))
 
     @property
     def classes(self) -> int:
@@ -100,7 +106,7 @@ class Comparison(nn.Module):
         known = LOSSES[term.name]
         own = {key: value for key, value in term.settings.items() if key not in self.settings}
         if known.tempered:
-            own.setdefault("temperature", both.temperature)
+            own.setdefault("temperature", both.schedule.temperature)
         self.function = partial(known.function, **own)
         self.needs_labels = known.labels
         self.pairs = tuple(pairs)

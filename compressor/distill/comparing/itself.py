@@ -50,8 +50,8 @@ class Before(Comparison):
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
-        # As large as any batch can be, because what is restored must have the shape of what is there.
-        self.register_buffer("said", torch.zeros(len(both.data.train), both.classes))
+        # Of one size, because what is restored must have the shape of what is there.
+        self.register_buffer("said", torch.zeros(both.batch, both.classes))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, seen: Seen) -> Found:

@@ -61,7 +61,7 @@ class Similar(Comparison):
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
         (pair,) = pairs
-        self.temperature = both.temperature
+        self.temperature = both.schedule.temperature
         self.kept_wrong = float(term.settings.get("kept_wrong", KEPT_WRONG))
         self.student, self.teacher = (
             nn.Sequential(nn.Linear(width, EMBEDDED), nn.ReLU(), nn.Linear(EMBEDDED, EMBEDDED))
