@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from compressor.data.split import Data
 from compressor.distill.evaluate import in_eval_mode
+from compressor.distill.hints import Channels
 from compressor.distill.losses import LOSSES
 from compressor.distill.losses.features import pooled
 from compressor.distill.parallel import here
@@ -103,8 +105,8 @@ def _layers(term: Term, mine: Places, theirs: Places) -> list[tuple[str, str]]:
     alone = looks_at == "embeddings" and term.name != "fitnet"
     pairs = list(term.layers) or ([(EMBEDDING, EMBEDDING)] if alone else pairs_of(mine, theirs))
     for one, other in pairs:
-        mine.check(one, term.name)
-        theirs.check(other, term.name)
+        mine.check(one, f"loss `{term.name}`")
+        theirs.check(other, f"loss `{term.name}`")
     if not pairs:
         shown = ", ".join(f"{path} {list(shape)}" for path, shape in [*mine.shapes.items()][-6:])
         raise UsageError(
@@ -129,6 +131,7 @@ class Beside(nn.Module):
         *,
         temperature: float,
         seed: int = 0,
+        kept: Channels = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._temperature = temperature
@@ -138,6 +141,12 @@ class Beside(nn.Module):
         self.terms = tuple(terms)
         self._samples = len(data.train)
         self._pairs = {term.text: _layers(term, self._mine, self._theirs) for term in terms}
+        self._kept = {
+            layer: torch.tensor(channels, device=arithmetic.device) for layer, channels in kept.items()
+        }
+        for term in terms:
+            if LOSSES[term.name].looks_at == "channels":
+                self._check_channels(term)
         self.projections = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, 0, "projections"))
@@ -185,7 +194,10 @@ class Beside(nn.Module):
                 continue
             pairs = self._pairs[term.text]
             for place, (mine, theirs) in enumerate(pairs):
-                one = self._compared(number, place, term, seen[mine], shown[theirs].detach(), more)
+                other = shown[theirs].detach()
+                if loss.looks_at == "channels" and theirs in self._kept:
+                    other = other[:, self._kept[theirs]]
+                one = self._compared(number, place, term, seen[mine], other, more)
                 total = total + weight / len(pairs) * one
         return total
 
@@ -193,7 +205,7 @@ class Beside(nn.Module):
         self, number: int, place: int, term: Term, mine: Tensor, theirs: Tensor, more: dict[str, Any]
     ) -> Tensor:
         loss, key = LOSSES[term.name], f"{number}_{place}"
-        if loss.looks_at == "features":
+        if loss.looks_at in ("features", "channels"):
             return loss.function(mine, theirs, **more)
         with torch.autocast(mine.device.type, enabled=False):
             mine, theirs = mine.float(), theirs.float()
@@ -215,6 +227,17 @@ class Beside(nn.Module):
             return found
 
     # ------------------------------------------------------------------ what is needed
+
+    def _check_channels(self, term: Term) -> None:
+        for mine, theirs in self._pairs[term.text]:
+            own, other = self._mine.shapes[mine][0], self._theirs.shapes[theirs][0]
+            shown = len(self._kept[theirs]) if theirs in self._kept else other
+            if own != shown:
+                raise UsageError(
+                    f"loss `{term.name}`: layer `{mine}` of the student has {own} channels, "
+                    f"`{theirs}` of the teacher shows {shown}",
+                    "method indistill chooses the teacher's channels; fitnet maps between widths",
+                )
 
     def _prepare(self, number: int, term: Term) -> None:
         if LOSSES[term.name].looks_at != "embeddings":

@@ -24,7 +24,7 @@ from compressor.distill.hints import Channels, Hints
 from compressor.distill.losses import LOSSES, cross_entropy, kd_each
 from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
-from compressor.distill.schedule import Schedule
+from compressor.distill.schedule import NO_ANSWERS, Schedule
 from compressor.distill.teacher import Answers, Guide, answering, answers_of
 from compressor.distill.terms import Term
 
@@ -131,6 +131,7 @@ class Taught:
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
             "hints": [list(hints.layers), hints.weight] if hints else None,
             "losses": [term.text for term in terms],
+            "kept": [{layer: list(kept) for layer, kept in guide.kept.items()} for guide in guides],
             "at_once": at_once,
         }
         self._at_once = at_once
@@ -156,6 +157,7 @@ class Taught:
                 arithmetic,
                 temperature=schedule.temperature,
                 seed=seed,
+                kept=guide.kept,
             )
             for guide in (guides if terms else ())
         ]
@@ -281,10 +283,17 @@ class Taught:
 
 
 def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
-    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told."""
+    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told.
+
+    With ``teacher_loss = "none"`` the first part is nothing: losses beside have its place.
+    """
     share = schedule.teacher_weight if told is not None else 0.0
     if told is None or share == 0:
         return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    if schedule.teacher_loss == NO_ANSWERS:
+        if share == 1:
+            return torch.zeros((), device=said.device)
+        return (1 - share) * cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
     known = LOSSES[schedule.teacher_loss]
     settings = {"temperature": schedule.temperature} if known.tempered else {}
     followed = known.function(said, told, *([labels] if known.labels else []), **settings)

@@ -45,8 +45,9 @@ __all__ = [
 class Known:
     """A loss: its function, what it looks at, and what it needs.
 
-    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``embeddings`` (features mapped to one
-    space) or ``views`` (embeddings of the same images changed; for programs of your own). ``weight``: the usual one
+    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``channels`` (the same, in the channels that
+    the student is given), ``embeddings`` (features mapped to one space) or ``views`` (embeddings of the same images
+    changed; for programs of your own). ``weight``: the usual one
     beside a cross-entropy of 1.
     """
 
@@ -73,6 +74,7 @@ LOSSES: dict[str, Known] = {
     "similarity-preserving": Known(similarity_preserving, "features", 3000.0, whole_batch=True),
     "rkd": Known(rkd, "features", 25.0, whole_batch=True),
     "attention": Known(attention, "features", 1000.0),
+    "same-channels": Known(fitnet, "channels", 1.0),
     "fitnet": Known(fitnet, "embeddings", 1.0),
     "kd++": Known(kd_plus, "embeddings", 2.0, labels=True),
     "ega": Known(ega, "embeddings", 1.0, whole_batch=True),
