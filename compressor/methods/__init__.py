@@ -3,6 +3,8 @@
 from compressor.methods.alone import teacher_free, teacher_free_self
 from compressor.methods.cascade import cascade
 from compressor.methods.controls import cut_only, finetune, kd, label_smoothing, multi_teacher, steps
+from compressor.methods.flow import information_flow
+from compressor.methods.indistill import indistill
 from compressor.methods.path import Stage, stages
 from compressor.methods.task import Method, Task, Training
 
@@ -17,6 +19,8 @@ METHODS: dict[str, Method] = {
     "teacher-free-self": teacher_free_self,
     "label-smoothing": label_smoothing,
     "finetune": finetune,
+    "information-flow": information_flow,
+    "indistill": indistill,
     "cut-only": cut_only,
 }
 """Each method by the name that a recipe gives (``distil.method``)."""
