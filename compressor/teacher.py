@@ -126,7 +126,7 @@ def load_teacher(
     else:
         teacher = _named(recipe.model, data, device)
     here().same(teacher.network.state_dict().values())
-    outputs = _outputs(teacher.network, data)
+    outputs = outputs_of(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
             f"`{recipe.model.name}` tells {outputs} classes apart, `{data.name}` has {len(data.classes)}",
@@ -174,7 +174,7 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
         # What is shared out need not fit on one device: it stays in memory, and its parts go there.
         found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
         here().same(found.network.state_dict().values())
-        outputs = _outputs(found.network, data)
+        outputs = outputs_of(found.network, data)
         if outputs != len(data.classes):
             raise UsageError(
                 f"the teacher `{model.name}` tells {outputs} classes apart, "
@@ -227,7 +227,7 @@ def _trained_builtin(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
-    _outputs(network, data)
+    outputs_of(network, data)
     if not data.train.labelled:  # it is the student that learns from these; its teacher needs the labels
         data = load_data(replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed)
     if stored is not None:
@@ -290,7 +290,7 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
     }
 
 
-def _outputs(network: nn.Module, data: Data) -> int:
+def outputs_of(network: nn.Module, data: Data, whose: str = "teacher") -> int:
     """How many classes the network tells apart, for an image of this data."""
     device = next(network.parameters()).device
     image = torch.zeros(1, *data.shape, device=device)
@@ -300,12 +300,12 @@ def _outputs(network: nn.Module, data: Data) -> int:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressError(
-            f"the teacher does not run on images of shape {data.shape}: {reason}",
+            f"the {whose} does not run on images of shape {data.shape}: {reason}",
             "set the size with --size; three values of data.mean and data.std make grey images colour",
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise CompressError(
-            f"the teacher gives a {type(logits).__name__}, expected logits of shape (batch, classes)",
+            f"the {whose} gives a {type(logits).__name__}, expected logits of shape (batch, classes)",
             "wrap it in a factory that returns the logits alone",
         )
     return int(logits.shape[1])

@@ -33,6 +33,7 @@ FLAGS = {
     "export": "--to --out --weights --classes --shape --opset --trust --json",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",
+    "evaluate": "--data --data-root --size --classes --seed --weights --retrieval --layer --device --trust --json",
     "report": "--json --markdown",
     "doctor": "--json",
 }

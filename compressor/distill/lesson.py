@@ -24,7 +24,7 @@ from compressor.distill.hints import Channels, Hints
 from compressor.distill.losses import LOSSES, cross_entropy, kd_each
 from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
-from compressor.distill.schedule import Schedule
+from compressor.distill.schedule import NO_ANSWERS, Schedule
 from compressor.distill.teacher import Answers, Guide, answering, answers_of
 from compressor.distill.terms import Term
 
@@ -141,6 +141,7 @@ class Taught:
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
             "hints": [list(hints.layers), hints.weight] if hints else None,
             "losses": [term.text for term in terms],
+            "kept": [{layer: list(kept) for layer, kept in guide.kept.items()} for guide in guides],
             "at_once": at_once,
         }
         self._at_once = at_once
@@ -157,10 +158,19 @@ class Taught:
         self._number = torch.zeros((), dtype=torch.int64)
         self._answers: dict[int, Answers] = {}
         self._copies: dict[int, nn.Module] = {}
-        compared = [None if guide.by_labels else arithmetic.copy(guide.network) for guide in guides] or [None]
+        taught_by: list[Guide | None] = [*guides] or [None]
         self._beside = [
-            Beside(terms, self.network, each, data, arithmetic, schedule=schedule, seed=seed)
-            for each in (compared if terms else ())
+            Beside(
+                terms,
+                self.network,
+                None if guide is None or guide.by_labels else arithmetic.copy(guide.network),
+                data,
+                arithmetic,
+                schedule=schedule,
+                seed=seed,
+                kept=guide.kept if guide else {},
+            )
+            for guide in (taught_by if terms else ())
         ]
         self._own = nn.ModuleList(self._beside)
 
@@ -301,10 +311,17 @@ class Taught:
 
 
 def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
-    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told."""
+    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told.
+
+    With ``teacher_loss = "none"`` the first part is nothing: losses beside have its place.
+    """
     share = schedule.teacher_weight if told is not None else 0.0
     if told is None or share == 0:
         return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    if schedule.teacher_loss == NO_ANSWERS:
+        if share == 1:
+            return torch.zeros((), device=said.device)
+        return (1 - share) * cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
     known = LOSSES[schedule.teacher_loss]
     settings = {"temperature": schedule.temperature} if known.tempered else {}
     followed = known.function(said, told, *([labels] if known.labels else []), **settings)

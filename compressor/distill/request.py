@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from compressor.distill.schedule import Schedule
-from compressor.distill.terms import terms_of
+from compressor.distill.terms import pairs_from, terms_of
 from compressor.errors import UsageError, unknown_name
 
 METHOD_TITLES = {
@@ -21,6 +21,8 @@ METHOD_TITLES = {
     "self": "the student, by its own middle and its answers to the batch before",
     "label-smoothing": "labels alone, smoothed",
     "finetune": "labels alone",
+    "information-flow": "an auxiliary teacher, and then the student by how its layers arrange images",
+    "indistill": "one layer after the other, then as the schedule says",
     "cut-only": "no training",
 }
 """Each method by its name in recipes, and in words."""
@@ -45,6 +47,13 @@ PROBES = ("probe-taught", "probe-alone")
 """The trainings of the probe, by the teacher and by labels alone."""
 ENSEMBLE = "ensemble"
 """The training of several students at once, and what they say together."""
+
+MATCHINGS = ("auto", "information")
+"""How layers of student and teacher are paired for ``LAYERWISE`` methods, if they are not named."""
+LAYERWISE = ("information-flow", "indistill")
+
+WARM_UP = 12
+"""The epochs that ``indistill`` spends on three layers, if there are that many."""
 
 MASKS = {
     "learned": "moved by the gradients of each network's teacher",
@@ -73,6 +82,8 @@ class Distilling:
     ``digits``: the data set of ten digits of which ``lightweight-teacher`` makes numbers; drawn here by default.
     ``hints``: layers whose outputs the student should imitate, counted ``hint_weight`` times; none by default.
     ``losses``: others beside them, each a line of `terms`; not for networks that learn all at once.
+    ``layers``: which layers ``information-flow`` and ``indistill`` compare: ``auto`` (the last at each resolution, by
+    name or from the end), ``information`` (paired by what they know of the labels), or STUDENT/TEACHER, with spaces.
     """
 
     method: str = "steps"
@@ -92,6 +103,7 @@ class Distilling:
     hints: tuple[str, ...] = ()
     hint_weight: float = 0.001
     losses: tuple[str, ...] = ()
+    layers: str = "auto"
     shard_teacher: bool = False
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -133,6 +145,20 @@ class Distilling:
                 "method `multi-teacher` follows each teacher by `kd` alone",
                 "leave distil.losses, distil.hints and distil.schedule.teacher_loss out, or choose steps",
             )
+        if self.layers not in MATCHINGS and not pairs_from(self.layers, "distil.layers"):
+            raise UsageError(
+                "distil.layers names no layer", "auto, information, or as in layer2/stage3 layer3"
+            )
+        if self.layers != "auto" and self.method not in LAYERWISE:
+            raise UsageError(
+                f"distil.layers is `{self.layers}`, and method `{self.method}` compares no layers",
+                f"choose {' or '.join(LAYERWISE)}; losses name theirs, as in pkt=1, layers=layer3",
+            )
+        if self.method == "information-flow" and self.assistants == 0:
+            raise UsageError(
+                "method `information-flow` teaches through an auxiliary network, and distil.assistants is 0",
+                "use at least 1, or choose kd",
+            )
         if self.assistants < 0:
             raise UsageError(f"distil.assistants is {self.assistants}, expected at least 0")
         if self.masks_every < 1:
@@ -146,7 +172,10 @@ class Distilling:
                 raise UsageError(f"distil.{name} is {getattr(self, name):g}, expected at least 0")
 
     def trainings(self, path: Sequence[str]) -> dict[str, int]:
-        """The trainings of this method by name, for these networks, and the epochs of each."""
+        """The trainings of this method by name, for these networks, and the epochs of each.
+
+        Those of a warm-up are an estimate: how many layers there are is known when it begins.
+        """
         return {**{name: self.probe for name in PROBES if self.probe}, **self._trainings(path)}
 
     def _trainings(self, path: Sequence[str]) -> dict[str, int]:
@@ -159,6 +188,11 @@ class Distilling:
             return {LIGHTWEIGHT: LIGHTWEIGHT_EPOCHS, "student": self.schedule.epochs}
         if self.method == "teacher-free-self":
             return {"itself": self.schedule.epochs, "student": self.schedule.epochs}
+        if self.method == "indistill" and self.schedule.epochs > 1:
+            warm_up = min(WARM_UP, self.schedule.epochs // 2)
+            return {"warm-up": warm_up, "student": self.schedule.epochs - warm_up}
+        if self.method == "information-flow":
+            return {name: self.schedule_of(name).epochs for name in path[-2:]}
         if self.method in IN_STEPS:
             return {name: self.schedule_of(name).epochs for name in path}
         return {"student": self.schedule.epochs}
@@ -166,6 +200,10 @@ class Distilling:
     def schedule_of(self, network: str) -> Schedule:
         """The schedule of one network of ``steps``."""
         return self.schedule if network == "student" else _shortened(self.schedule, self.assistant_share)
+
+    def part_of(self, epochs: int) -> Schedule:
+        """The schedule with so many of its epochs."""
+        return _shortened(self.schedule, epochs / self.schedule.epochs)
 
     @property
     def together(self) -> Schedule:

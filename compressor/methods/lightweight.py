@@ -17,7 +17,7 @@ from compressor.data.split import Data
 from compressor.distill import Guide, Schedule, Trained, train
 from compressor.distill.request import LIGHTWEIGHT, LIGHTWEIGHT_EPOCHS
 from compressor.distill.virtual import Drawn
-from compressor.methods.task import Task, Training, cut_and_proved, taught
+from compressor.methods.task import Task, Training, begun, taught
 from compressor.recipe import DataRecipe
 
 IMAGES = 200
@@ -30,7 +30,7 @@ SCHEDULE = Schedule(
 
 def lightweight_teacher(task: Task) -> tuple[Training, ...]:
     """The student, told by a teacher of numbers beside the labels."""
-    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    student, checks = begun(task)
     numbers = _numbers(task)
     small = train(
         lenet(len(numbers.classes)),
@@ -42,8 +42,7 @@ def lightweight_teacher(task: Task) -> tuple[Training, ...]:
         progress=lambda now: task.progress(LIGHTWEIGHT, now),
     )
     guide = Guide(LIGHTWEIGHT, Drawn(answers(small, numbers)), small.accuracy, by_labels=True)
-    losses = (ADVERSARIAL, *task.distilling.losses)
-    trained = taught(task, task.student, student, task.distilling.schedule, (guide,), losses=losses)
+    trained = taught(task, task.student, student, task.distilling.schedule, (guide,), more=(ADVERSARIAL,))
     return (Training(task.student, guide.name, trained, checks),)
 
 

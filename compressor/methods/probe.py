@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 
 from compressor.distill.request import PROBES
-from compressor.methods.task import Task, cut_and_proved, taught
+from compressor.methods.task import Task, begun, taught
 
 DEVIATIONS = 2.0
 """How far apart two shares of the test set must lie, in standard deviations of their difference, to be called so."""
@@ -19,7 +19,7 @@ DEVIATIONS = 2.0
 def probed(task: Task) -> str | None:
     """A warning if the student learns less from its teacher than from the labels alone, or cannot be told apart."""
     asked = task.distilling
-    student, _ = cut_and_proved(task.teacher, task.student.plan, task)
+    student, _ = begun(task)
     schedule = replace(
         asked.schedule,
         epochs=asked.probe,

@@ -15,6 +15,8 @@ from compressor.distill import Arithmetic, Guide, Schedule, Taught, train
 from compressor.distill.comparing import Beside, Seen, turned
 from compressor.distill.comparing.table import COMPARISONS
 from compressor.distill.comparing.turned import nearly_right
+from compressor.distill.hints import hints_for
+from compressor.distill.lesson import loss_of
 from compressor.distill.losses import LOSSES, cross_entropy, dsr, fitnet, kd, multi_head, pkt, tst
 from compressor.distill.places import EMBEDDING, Places, pairs_of
 from compressor.distill.terms import terms_of
@@ -162,7 +164,7 @@ def test_every_loss_but_the_labels_has_its_comparison() -> None:
     assert sorted(COMPARISONS) == sorted(name for name in LOSSES if name != "labels")
 
 
-@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("name", [name for name in COMPARISONS if name != "same-channels"])
 @pytest.mark.parametrize("teacher", [Staged(8, seed=1), Other()], ids=["like", "foreign"])
 def test_a_student_learns_beside_every_loss_and_is_handed_out_alone(name: str, teacher: nn.Module) -> None:
     student = Staged(4)
@@ -226,6 +228,16 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
         (["rkd"], {"micro_batch": 4}, "micro_batch is 4 of 16"),
         (["fitnet, layers=deeper"], {}, r"the student has no layer `deeper`"),
         (["fitnet, layers=deep/deeper"], {}, r"the teacher has no layer `deeper`"),
+        (
+            ["same-channels, layers=deep"],
+            {},
+            "`deep` of the student has 8 channels, `deep` of the teacher shows 16",
+        ),
+        ([], {"teacher_loss": "none", "teacher_weight": 1.0}, "there is no loss to learn by"),
+        (["pkt=0"], {"teacher_loss": "none", "teacher_weight": 1.0}, "there is no loss to learn by"),
+        (["pkt, start=1"], {"teacher_loss": "none", "teacher_weight": 1.0}, "no loss counts in epoch 0"),
+        (["pkt, until=1"], {"teacher_loss": "none", "teacher_weight": 1.0}, "no loss counts in epoch 1"),
+        (["pkt"], {"teacher_loss": "nothing"}, "unknown teacher_loss `nothing`"),
     ],
 )
 def test_what_cannot_be_learnt_is_one_line_before_training(
@@ -387,3 +399,58 @@ def test_changed_images_are_made_harder_for_the_student_while_the_teacher_stays_
     weights = [p for p in student.parameters() if p.ndim > 1]
     for weight, gradient in zip(weights, torch.autograd.grad(off, weights), strict=True):
         torch.testing.assert_close(weight.grad, gradient)
+
+
+ALONE = replace(SCHEDULE, teacher_loss="none", teacher_weight=1.0)
+
+
+def test_by_losses_beside_alone_neither_labels_nor_answers_count(tmp_path: Path) -> None:
+    data = few()
+    given = {"teacher": Staged(8, seed=1), "losses": ["pkt, layers=deep"]}
+    trained = train(Staged(4), data, ALONE, **given)
+    wrong = replace(data, train=replace(data.train, labels=data.train.labels.flip(0)))
+    assert state_of(train(Staged(4), wrong, ALONE, **given).network) == state_of(trained.network)
+    assert torch.equal(trained.network.head.weight, Staged(4).head.weight)
+    assert not torch.equal(trained.network.deep[0].weight, Staged(4).deep[0].weight)
+
+
+def test_without_answers_the_share_of_the_labels_stays() -> None:
+    said, labels, told = torch.randn(8, 4), torch.arange(8) % 4, torch.randn(8, 4)
+    found = loss_of(said, labels, told, replace(ALONE, teacher_weight=0.7))
+    torch.testing.assert_close(found, 0.3 * F.cross_entropy(said, labels))
+
+
+def test_a_hint_is_enough_to_learn_by_alone() -> None:
+    teacher = Staged(8, seed=1)
+    student = Staged(8)
+    trained = train(
+        student, few(), ALONE, teacher=teacher, hints=hints_for(("deep.0",), 1.0, student, teacher)
+    )
+    assert not torch.equal(trained.network.deep[0].weight, student.deep[0].weight)
+
+
+def test_a_training_by_losses_alone_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    def kill(now: object) -> None:
+        if getattr(now, "over", False):
+            raise KeyboardInterrupt
+
+    schedule = replace(ALONE, optimizer="adam", learning_rate=0.001)
+    given = {"teacher": Staged(8, seed=1), "losses": ["pkt, layers=deep"]}
+    whole = train(Staged(4), few(), schedule, **given)
+    with pytest.raises(KeyboardInterrupt):
+        train(Staged(4), few(), schedule, **given, checkpoints=tmp_path, progress=kill)
+    again = train(Staged(4), few(), schedule, **given, checkpoints=tmp_path)
+    assert again.resumed_from
+    assert state_of(again.network) == state_of(whole.network)
+
+
+def test_a_narrower_student_is_shown_the_channels_that_are_kept_for_it() -> None:
+    student, teacher = Staged(4).train(), Staged(8, seed=1).eval()
+    kept = {"stem": (1, 3, 4, 7)}
+    extra = Beside(
+        terms_of(["same-channels, layers=stem"]), student, teacher, few(), FP32, schedule=SCHEDULE, kept=kept
+    )
+    images = torch.randn(16, 3, 8, 8)
+    found = extra.loss(0, looked(extra, student, teacher, images, torch.arange(16) % 4))
+    expected = F.mse_loss(student.stem(images), teacher.stem(images)[:, [1, 3, 4, 7]])
+    torch.testing.assert_close(found, expected)

@@ -144,7 +144,14 @@ def beside_training(losses: tuple[str, ...], micro: int | None) -> dict[str, Ten
 
 
 def test_losses_that_look_at_one_image_at_a_time_are_those_of_one_process(pair: Pair) -> None:
-    losses = ("fitnet=0.1", "multi-head=0.5", "adversarial=0.1", "kd++=0.1", "attention=1", "ofa=0.1, layers=1")
+    losses = (
+        "fitnet=0.1",
+        "multi-head=0.5",
+        "adversarial=0.1",
+        "kd++=0.1",
+        "attention=1",
+        "ofa=0.1, layers=1",
+    )
     one = beside_training(losses, None)
     first, second = pair(beside_training, losses, None)
     assert_same(first, second, bits=True)

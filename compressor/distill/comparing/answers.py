@@ -41,7 +41,7 @@ class Answers(Comparison):
             return []
         layers = [mine for mine, _ in term.layers] or student.stages
         for layer in layers:
-            student.check(layer, term.name)
+            student.check(layer, f"loss `{term.name}`")
         return [(layer, "") for layer in layers]
 
     def forward(self, seen: Seen) -> Found:
@@ -79,8 +79,8 @@ def paired(term: Term, student: Places, teacher: Places | None) -> list[Pair]:
     assert teacher is not None
     pairs = list(term.layers or pairs_of(student, teacher))
     for mine, theirs in pairs:
-        student.check(mine, term.name)
-        teacher.check(theirs, term.name)
+        student.check(mine, f"loss `{term.name}`")
+        teacher.check(theirs, f"loss `{term.name}`")
     if not pairs:
         raise student.without_stages(term.name)
     return [*pairs]

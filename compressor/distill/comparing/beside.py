@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from compressor.data.split import Data
 from compressor.distill.comparing.comparison import TURNS, Both, Seen
 from compressor.distill.comparing.table import COMPARISONS
+from compressor.distill.hints import Channels
 from compressor.distill.losses import LOSSES
 from compressor.distill.places import Places, watching
 from compressor.distill.precision import Arithmetic
@@ -37,13 +39,14 @@ class Beside(nn.Module):
         *,
         schedule: Schedule,
         seed: int = 0,
+        kept: Channels = MappingProxyType({}),
     ) -> None:
         super().__init__()
         image = arithmetic.images(torch.zeros(1, *data.shape))
         with arithmetic.autocast():
             mine = Places(student, image, "student")
             theirs = None if teacher is None else Places(teacher, image, "teacher")
-        both = Both(mine, theirs, teacher, data, arithmetic, schedule)
+        both = Both(mine, theirs, teacher, data, arithmetic, schedule, kept)
         self.terms = tuple(terms)
         self._both = both
         kinds = [COMPARISONS[term.name] for term in terms]

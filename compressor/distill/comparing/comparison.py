@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Data
+from compressor.distill.hints import Channels
 from compressor.distill.losses import LOSSES
 from compressor.distill.places import Places
 from compressor.distill.precision import Arithmetic
@@ -26,7 +27,10 @@ TURNS = 4
 
 @dataclass(frozen=True)
 class Both:
-    """A student and one of its teachers (none: it is compared with itself), and what they learn from."""
+    """A student and one of its teachers (none: it is compared with itself), and what they learn from.
+
+    ``kept``: of which of the teacher's layers the student is shown which channels.
+    """
 
     student: Places
     teacher: Places | None
@@ -34,6 +38,7 @@ class Both:
     data: Data
     arithmetic: Arithmetic
     schedule: Schedule
+    kept: Channels
 
     @property
     def batch(self) -> int:

@@ -32,7 +32,7 @@ class Middle(Comparison):
             raise student.without_stages(term.name)
         if len(layers) > 1:
             raise UsageError(f"loss `{term.name}` has one head in the middle", "name one layer")
-        student.check(layers[0], term.name)
+        student.check(layers[0], f"loss `{term.name}`")
         return [(layers[0], "")]
 
     def forward(self, seen: Seen) -> Found:

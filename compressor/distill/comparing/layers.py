@@ -42,6 +42,31 @@ class Features(Comparison):
         return self.function(mine, theirs)
 
 
+class Shown(Features):
+    """Features, of the teacher's channels those that the student is shown."""
+
+    def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
+        super().__init__(term, pairs, both)
+        device = both.arithmetic.device
+        self.kept = [
+            torch.tensor(both.kept[theirs], device=device) if theirs in both.kept else None
+            for _, theirs in pairs
+        ]
+        for pair, kept in zip(pairs, self.kept, strict=True):
+            (own, *_), (other, *_) = both.shapes(pair)
+            shown = other if kept is None else len(kept)
+            if own != shown:
+                raise UsageError(
+                    f"loss `{term.name}`: layer `{pair[0]}` of the student has {own} channels, "
+                    f"`{pair[1]}` of the teacher shows {shown}",
+                    "method indistill chooses the teacher's channels; fitnet maps between widths",
+                )
+
+    def one(self, number: int, mine: Tensor, theirs: Tensor, seen: Seen) -> Tensor:
+        kept = self.kept[number]
+        return self.function(mine, theirs if kept is None else theirs[:, kept])
+
+
 class Mapped(Features):
     """Features, the student's mapped to the teacher's channels point by point."""
 
@@ -68,8 +93,8 @@ class Embedded(Mapped):
         assert teacher is not None
         pairs = list(term.layers or [(EMBEDDING, EMBEDDING)])
         for mine, theirs in pairs:
-            student.check(mine, term.name)
-            teacher.check(theirs, term.name)
+            student.check(mine, f"loss `{term.name}`")
+            teacher.check(theirs, f"loss `{term.name}`")
         return [*pairs]
 
     def projection(self, own: tuple[int, ...], other: tuple[int, ...]) -> nn.Module:

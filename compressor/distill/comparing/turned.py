@@ -72,7 +72,7 @@ class Similar(Comparison):
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
         assert teacher is not None
         for places in (student, teacher):
-            places.check(EMBEDDING, term.name)
+            places.check(EMBEDDING, f"loss `{term.name}`")
         return [(EMBEDDING, EMBEDDING)]
 
     def forward(self, seen: Seen) -> Found:

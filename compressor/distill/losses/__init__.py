@@ -52,9 +52,10 @@ __all__ = [
 class Known:
     """A loss: its function, what it looks at, and what it needs.
 
-    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``embeddings`` (features mapped to one space),
-    ``heads`` (answers that inner layers give), ``itself`` (the student alone), ``turned`` (the images in four
-    directions), ``judged`` (what an adversary says) or ``changed`` (images made for it). ``weight``: the usual one
+    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``channels`` (the same, in those channels that
+    the student is given), ``embeddings`` (features mapped to one space), ``heads`` (answers that inner layers give),
+    ``itself`` (the student alone), ``turned`` (the images in four directions), ``judged`` (what an adversary says) or
+    ``changed`` (images made for it). ``weight``: the usual one
     beside a cross-entropy of 1.
     """
 
@@ -86,6 +87,7 @@ LOSSES: dict[str, Known] = {
     "similarity-preserving": Known(similarity_preserving, "features", 3000.0, whole_batch=True),
     "rkd": Known(rkd, "features", 25.0, whole_batch=True),
     "attention": Known(attention, "features", 1000.0),
+    "same-channels": Known(fitnet, "channels", 1.0),
     "fitnet": Known(fitnet, "embeddings", 1.0),
     "kd++": Known(kd_plus, "embeddings", 2.0, labels=True),
     "ega": Known(ega, "embeddings", 1.0, whole_batch=True),
