@@ -28,9 +28,9 @@ from compressor.data.split import Data
 from compressor.device import choose_device
 from compressor.distill import Progress, accuracy
 from compressor.distill.comparing import check_layers
-from compressor.distill.loop import check_enough, check_sense
 from compressor.distill.parallel import World, join, leave
 from compressor.distill.request import TEACHER_NONE, WITHOUT_TEACHER
+from compressor.distill.sense import check_enough, check_sense
 from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
 from compressor.errors import CompressError, UsageError

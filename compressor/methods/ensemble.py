@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from compressor.cutting.proof import Check
 from compressor.distill import Arithmetic, Schedule, Trained, accuracy, follow
 from compressor.distill.lesson import Backward, digest, loss_of
-from compressor.distill.loop import check_sense
 from compressor.distill.losses import cross_entropy
 from compressor.distill.optimizers import Named
 from compressor.distill.request import ENSEMBLE
+from compressor.distill.sense import check_sense
 from compressor.methods.path import Stage
 from compressor.methods.task import Task, Training, cut_and_proved
 
