@@ -324,7 +324,7 @@ def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedul
         return (1 - share) * cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
     known = LOSSES[schedule.teacher_loss]
     settings = {"temperature": schedule.temperature} if known.tempered else {}
-    followed = known.function(said, told, *([labels] if known.labels else []), **settings)
+    followed = known.weight * known.function(said, told, *([labels] if known.labels else []), **settings)
     if share == 1:
         return followed
     labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)

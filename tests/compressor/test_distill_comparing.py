@@ -454,3 +454,9 @@ def test_a_narrower_student_is_shown_the_channels_that_are_kept_for_it() -> None
     found = extra.loss(0, looked(extra, student, teacher, images, torch.arange(16) % 4))
     expected = F.mse_loss(student.stem(images), teacher.stem(images)[:, [1, 3, 4, 7]])
     torch.testing.assert_close(found, expected)
+
+
+def test_a_loss_that_is_followed_instead_of_kd_has_its_usual_weight() -> None:
+    said, labels, told = torch.randn(8, 4), torch.arange(8) % 4, torch.randn(8, 4)
+    found = loss_of(said, labels, told, replace(SCHEDULE, teacher_loss="comparative", teacher_weight=1.0))
+    torch.testing.assert_close(found, 0.1 * LOSSES["comparative"].function(said, told))
