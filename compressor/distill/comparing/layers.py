@@ -110,6 +110,14 @@ class Embedded(Mapped):
         return {}
 
 
+class Embeddings(Features):
+    """Features as they are, by default the embedding: what compares all triples of images is dear for whole maps."""
+
+    @classmethod
+    def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
+        return Embedded.look(term, student, teacher)
+
+
 class Centred(Embedded):
     """Embeddings beside the teacher's mean embedding of each class."""
 

@@ -6,13 +6,22 @@ from compressor.distill.comparing.adversaries import Changed, Judged
 from compressor.distill.comparing.answers import Answers, Heads
 from compressor.distill.comparing.comparison import Comparison
 from compressor.distill.comparing.itself import Before, Middle
-from compressor.distill.comparing.layers import Centred, Embedded, Features, Mapped, Remembered, Shown
+from compressor.distill.comparing.layers import (
+    Centred,
+    Embedded,
+    Embeddings,
+    Features,
+    Mapped,
+    Remembered,
+    Shown,
+)
 from compressor.distill.comparing.turned import Similar, Turns
 from compressor.distill.losses import LOSSES
 
 COMPARISONS: dict[str, type[Comparison]] = {
     **{name: Answers for name, loss in LOSSES.items() if loss.looks_at == "answers" and name != "labels"},
     **{name: Features for name, loss in LOSSES.items() if loss.looks_at == "features"},
+    "rkd": Embeddings,
     "same-channels": Shown,
     "fitnet": Mapped,
     "ega": Embedded,
