@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ExportError
@@ -29,12 +30,12 @@ def explained(module: nn.Module) -> Iterator[None]:
     except Exception as error:
         layer = _failing_layer(error, module)
         where = f" at layer `{layer}`" if layer else ""
-        fact, hint = _explanation(error)
+        fact, hint = _explanation(error, _failing_line(error, module))
         name = type(module).__name__
         raise ExportError(f"cannot export `{name}` to ONNX{where}: {fact}", hint) from error
 
 
-def _explanation(error: BaseException) -> tuple[str, str | None]:
+def _explanation(error: BaseException, line: str | None) -> tuple[str, str | None]:
     text = "\n".join(str(link) for link in _chain(error))
     if match := _UNKNOWN_OPERATOR.search(text):
         return (
@@ -43,7 +44,7 @@ def _explanation(error: BaseException) -> tuple[str, str | None]:
         )
     if "data-dependent" in text:
         return (
-            "the path through it depends on the values of the input",
+            f"the path through it depends on the values of the input{f' ({line})' if line else ''}",
             "use `torch.where` or `torch.cond` in place of a Python `if` on a tensor",
         )
     if "Constraints violated (batch)" in text:
@@ -63,6 +64,24 @@ def _failing_layer(error: BaseException, module: nn.Module) -> str | None:
             running = names.get(id(frame.f_locals.get("self")))
             layer = running or _layer_of(frame.f_locals.get("node")) or layer
     return layer
+
+
+def _failing_line(error: BaseException, module: nn.Module) -> str | None:
+    """The innermost line of a layer's own code, as `network.py:12`."""
+    layers = {id(child) for child in module.modules()}
+    found: str | None = None
+    for link in _chain(error):
+        for frame, line in traceback.walk_tb(link.__traceback__):
+            code = frame.f_code
+            if id(frame.f_locals.get("self")) in layers and not _is_torch(code.co_filename):
+                found = f"{Path(code.co_filename).name}:{line}"
+    return found
+
+
+def _is_torch(file: str) -> bool:
+    import torch
+
+    return Path(file).is_relative_to(Path(torch.__file__).parent)
 
 
 def _layer_of(node: object) -> str | None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from .artifact import Artifact, appearing_whole, describe
 from .errors import ExportError
 from .failures import explained
+from .hygiene import LAYER_NAMES, tidy
 
 # torch and onnx are imported where they are used: the table of formats names `to_onnx`, and
 # reading that table must stay instant.
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 PRODUCER = "compress-to-edge"
-_LAYER_NAMES = "pkg.torch.onnx.name_scopes"
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
@@ -47,24 +47,28 @@ def to_onnx(
     *,
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    free_size: bool = False,
 ) -> Artifact:
     """Write ``module``, as it computes in eval mode, to ``path``.
 
     Input ``input`` and output ``logits`` (further outputs: ``output_1``, ...) share the free
-    axis ``batch``; all other axes are those of ``example``. The caller's module is not touched.
+    axis ``batch``; all other axes are those of ``example``, but for ``height`` and ``width`` with ``free_size``.
+    The caller's module is not touched.
     Models above 1.5 GiB keep their weights in ``<path>.data``, which must travel along.
     """
     path = Path(path)
     copied = _copy(module)
     with _undisturbed(), explained(copied):
-        program = _capture(copied, example)
-        model = _translate(program, opset)
+        free = dict(enumerate(("batch", None, "height", "width"))) if free_size else {0: "batch"}
+        program = _capture(copied, example, free)
+        model = _translate(program, opset, free)
     written = model.model.opset_imports[""]
     if opset not in (None, written):
         raise ExportError(
             f"cannot write opset {opset}: for this network the exporter writes {written}",
             f"ask for {written}, or for none",
         )
+    tidy(model.model)
     _clean(model, metadata or {})
     with appearing_whole(path) as scratch:
         model.save(scratch, external_data=False)
@@ -86,18 +90,22 @@ def _copy(module: nn.Module) -> nn.Module:
         raise ExportError(f"cannot export `{name}` to ONNX: it cannot be copied: {error}") from error
 
 
-def _capture(module: nn.Module, example: Tensor) -> ExportedProgram:
+def _capture(module: nn.Module, example: Tensor, free: Mapping[int, str | None]) -> ExportedProgram:
     import torch
 
     example = example.detach().cpu()
     # A size of one is taken for a constant by some versions of torch.export.
     example = torch.cat([example, example]) if len(example) == 1 else example
-    return torch.export.export(
-        module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-    )
+    # Strides turn a free side into many cases; `AUTO` lets the capture say which hold, `Dim` makes it prove all.
+    axes = {
+        axis: torch.export.Dim("batch") if name == "batch" else torch.export.Dim.AUTO
+        for axis, name in free.items()
+        if name
+    }
+    return torch.export.export(module, (example,), dynamic_shapes=(axes,), strict=False)
 
 
-def _translate(program: ExportedProgram, opset: int | None) -> ONNXProgram:
+def _translate(program: ExportedProgram, opset: int | None, free: Mapping[int, str | None]) -> ONNXProgram:
     import torch
 
     count = len(program.graph_signature.user_outputs)
@@ -105,7 +113,7 @@ def _translate(program: ExportedProgram, opset: int | None) -> ONNXProgram:
         program,
         dynamo=True,
         # The program has its free axis already; this gives it back the name that it lost.
-        dynamic_shapes=({0: "batch"},),
+        dynamic_shapes=({axis: name for axis, name in free.items() if name},),
         input_names=["input"],
         output_names=["logits", *(f"output_{index}" for index in range(1, count))],
         opset_version=opset,
@@ -123,10 +131,10 @@ def _clean(program: ONNXProgram, metadata: Mapping[str, str]) -> None:
     graphs: list[Any] = [model.graph, *model.functions.values()]
     for graph in graphs:
         for node in graph.all_nodes():
-            layers = node.metadata_props.get(_LAYER_NAMES)
+            layers = node.metadata_props.get(LAYER_NAMES)
             node.metadata_props.clear()
             if layers is not None:
-                node.metadata_props[_LAYER_NAMES] = layers
+                node.metadata_props[LAYER_NAMES] = layers
             node.doc_string = None
             for value in (*node.inputs, *node.outputs):
                 if value is not None:
@@ -153,7 +161,7 @@ def _notes(program: ONNXProgram) -> Iterator[str]:
     nodes = program.model.graph.all_nodes()
     left = sum(node.op_type == "BatchNormalization" for node in nodes)
     if left:
-        yield f"{left} BatchNormalization nodes stay: no convolution feeds only them"
+        yield f"{left} BatchNormalization nodes stay: no convolution or linear layer beside them can take them in"
 
 
 def _precision(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ an engine. It does not know accuracy: a wrong network and its faithful copy are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,27 @@ import numpy as np
 from .errors import ExportError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Outputs = Array | Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an artifact may be off: a share of the largest output, and the least cosine of all outputs."""
+
+    relative: float
+    cosine: float = -1.0
+
+
+TOLERANCES = {
+    # A sum of a few thousand products in another order.
+    "fp32": Tolerance(1e-4),
+    # 11 bits of mantissa a layer, some fifty layers, errors of random sign.
+    "fp16": Tolerance(2e-2, 0.999),
+    # 8 bits.
+    "bf16": Tolerance(1e-1, 0.99),
+    # 256 values a tensor: single outputs may move far; the direction may not, and the accuracy is asked on its own.
+    "int8": Tolerance(0.5, 0.97),
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,9 @@ class Verdict:
     agreement: float
     """The share of samples whose largest output (axis 1) is at the same place in both."""
     detail: str
+    mean_abs_error: float = math.nan
+    cosine: float = math.nan
+    """Of all outputs at once, of the output that is worst."""
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as JSON values; JSON has no infinity, so that becomes null."""
@@ -41,13 +65,14 @@ class Verdict:
 
 def compare(
     name: str,
-    reference: Callable[[Array], Array],
-    candidate: Callable[[Array], Array],
+    reference: Callable[[Array], Outputs],
+    candidate: Callable[[Array], Outputs],
     batches: Iterable[Array],
     *,
     relative_tolerance: float = 1e-4,
+    least_cosine: float = -1.0,
 ) -> Verdict:
-    """Feed every batch to both; passed means max|d| <= relative_tolerance * max|reference|.
+    """Feed every batch to both; passed means max|d| <= relative_tolerance * max|reference|, for every output.
 
     The scale is the reference's largest magnitude over all batches, because float rounding
     grows with the numbers: an untrained resnet152 has logits near 1e10, and a correct export
@@ -56,33 +81,88 @@ def compare(
 
     The largest output may change place only in a near tie, and no rule is needed for that:
     within the tolerance, two outputs can swap only if they lie within twice the tolerance.
+    Of several named outputs the worst is told, and the first is the one whose top-1 is compared.
     """
-    error = scale = 0.0
+    sums: dict[str, _Sums] = {}
     samples = places = agreeing = 0
     for index, batch in enumerate(batches):
-        expected, found = _values(reference(batch)), _values(candidate(batch))
+        expected, found = _named(reference(batch)), _named(candidate(batch))
         samples += len(batch)
-        broken = _broken(expected, found)
+        broken = _unlike(expected, found)
         if broken:
             detail = f"batch {index}: {broken}"
             return Verdict(name, False, math.inf, 0.0, samples, 0.0, detail)
-        if expected.size:
-            error = max(error, float(np.abs(expected - found).max()))
-            scale = max(scale, float(np.abs(expected).max()))
-        same = _top(expected) == _top(found)
+        for key in expected:
+            sums.setdefault(key, _Sums()).add(expected[key], found[key])
+        first = next(iter(expected))
+        same = _top(expected[first]) == _top(found[first])
         agreeing, places = agreeing + int(same.sum()), places + same.size
     if not places:
         raise ExportError(f"cannot compare `{name}`: there are no samples to compare on")
 
+    worst = max(sums, key=lambda key: sums[key].excess(relative_tolerance))
+    error, scale = sums[worst].error, sums[worst].scale
     tolerance, agreement = relative_tolerance * scale, agreeing / places
-    passed = error <= tolerance
-    relation = "within" if passed else "outside"
+    cosine = min(each.cosine for each in sums.values())
+    passed = error <= tolerance and cosine >= least_cosine
+    relation = "within" if error <= tolerance else "outside"
+    where = f" in `{worst}`" if len(sums) > 1 else ""
+    direction = "" if cosine >= least_cosine else f"; cosine {cosine:.5f}, below {least_cosine:g}"
     detail = (
-        f"largest difference {error:.3g}, {relation} {tolerance:.3g} "
-        f"({relative_tolerance:g} of the largest output {scale:.3g}); "
+        f"largest difference{where} {error:.3g}, {relation} {tolerance:.3g} "
+        f"({relative_tolerance:g} of the largest output {scale:.3g}){direction}; "
         f"top-1 equal on {agreement:.2%} of {samples} samples"
     )
-    return Verdict(name, passed, error, tolerance, samples, agreement, detail)
+    mean = sums[worst].total / max(sums[worst].count, 1)
+    return Verdict(name, passed, error, tolerance, samples, agreement, detail, mean, cosine)
+
+
+@dataclass
+class _Sums:
+    """What is added up over the batches for one output."""
+
+    error: float = 0.0
+    scale: float = 0.0
+    total: float = 0.0
+    count: int = 0
+    product: float = 0.0
+    squares: tuple[float, float] = (0.0, 0.0)
+
+    def add(self, expected: Array, found: Array) -> None:
+        if not expected.size:
+            return
+        apart = np.abs(expected - found)
+        self.error = max(self.error, float(apart.max()))
+        self.scale = max(self.scale, float(np.abs(expected).max()))
+        self.total, self.count = self.total + float(apart.sum()), self.count + apart.size
+        self.product += float((expected * found).sum())
+        self.squares = (
+            self.squares[0] + float((expected**2).sum()),
+            self.squares[1] + float((found**2).sum()),
+        )
+
+    @property
+    def cosine(self) -> float:
+        """One for two that are zero everywhere: they are the same."""
+        length = math.sqrt(self.squares[0]) * math.sqrt(self.squares[1])
+        return self.product / length if length else float(self.squares[0] == self.squares[1])
+
+    def excess(self, relative: float) -> float:
+        return self.error / (relative * self.scale) if relative * self.scale else self.error
+
+
+def _named(output: Outputs) -> dict[str, Array]:
+    named = output if isinstance(output, Mapping) else {"": output}
+    return {name: _values(array) for name, array in named.items()}
+
+
+def _unlike(expected: dict[str, Array], found: dict[str, Array]) -> str | None:
+    if list(expected) != list(found):
+        return f"the candidate returns {', '.join(found)}, the reference {', '.join(expected)}"
+    for name in expected:
+        if broken := _broken(expected[name], found[name]):
+            return f"`{name}`: {broken}" if name else broken
+    return None
 
 
 def _values(output: Array) -> Array:

@@ -125,7 +125,7 @@ def test_nodes_keep_the_name_of_their_layer(residual: tuple[nn.Module, Artifact]
     nodes = onnx.load(residual[1].path).graph.node
 
     layers = ["".join(entry.value for entry in node.metadata_props) for node in nodes]
-    # A folded convolution carries the name of the batch norm that went into it.
+    # Of a folded convolution they are those of the batch norm that went into it.
     for layer in ("bn1", "bn2", "relu", "head"):
         assert any(f"'{layer}'" in names for names in layers), layer
 
@@ -218,7 +218,7 @@ def test_half_precision_is_named_and_a_known_opset_is_honoured(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("layer", "facts"),
     [
-        (Asks(), ("layer `features.1`", "values of the input")),
+        (Asks(), ("layer `features.1`", "values of the input", "(networks.py:")),
         (Decomposes(), ("layer `features.1`", "svd` has no ONNX form")),
         (FixesBatch(), ("its code fixes the batch size",)),
         (nn.Conv2d(7, 3, 1), ("layer `features.1`", "RuntimeError")),

@@ -108,3 +108,36 @@ def test_a_verdict_is_json_even_without_a_finite_error() -> None:
 
     assert shown["max_abs_error"] is None
     assert shown["passed"] is False
+
+
+def test_every_named_output_is_compared_and_the_worst_is_told() -> None:
+    def pair(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": batch, "output_1": batch[:, :1]}
+
+    def off(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": batch, "output_1": batch[:, :1] + 0.1}
+
+    assert compare("pair", pair, pair, BATCHES).passed
+    verdict = compare("pair", pair, off, BATCHES)
+    assert not verdict.passed
+    assert "in `output_1` 0.1" in verdict.detail
+    assert verdict.mean_abs_error == pytest.approx(0.1)
+
+
+def test_a_missing_output_fails_by_name() -> None:
+    verdict = compare("less", lambda y: {"a": y, "b": y}, lambda y: {"a": y}, BATCHES)
+
+    assert verdict.detail == "batch 0: the candidate returns a, the reference a, b"
+
+
+def test_another_direction_fails_where_it_is_asked_for() -> None:
+    verdict = compare("turned", same, lambda y: y[:, ::-1], BATCHES, relative_tolerance=9, least_cosine=0.9)
+
+    assert not verdict.passed
+    assert "below 0.9" in verdict.detail
+
+
+def test_two_that_are_zero_everywhere_point_the_same_way() -> None:
+    verdict = compare("zero", np.zeros_like, np.zeros_like, BATCHES, least_cosine=0.9)
+
+    assert (verdict.passed, verdict.cosine) == (True, 1.0)
