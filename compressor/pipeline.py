@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import nn
 from compressor.artifacts import answering, counted, exported, saved, verified
 from compressor.budget.request import COST_TITLES
 from compressor.cutting import FORMS, cut, form_of
-from compressor.cutting.proof import check_cut, require
+from compressor.cutting.proof import Check, check_cut, require
 from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
@@ -37,6 +37,7 @@ from compressor.errors import CompressError, UsageError
 from compressor.events import Events
 from compressor.files import write_atomic, write_json
 from compressor.fitting import fit, measured_costs, on_its_granule
+from compressor.given import FORM, check_given, load_given
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
@@ -79,6 +80,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
     """The run as one of several processes sees it; they train, and the first one finishes it and has the report."""
     criterion = criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
+    check_given(recipe.distil)
     if recipe.distil.shard_teacher:
         check_several(world)
     device = world.device
@@ -114,7 +116,9 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         image = torch.zeros(1, *data.shape)
         right: dict[str, float] = {"teacher": accuracy(teacher.network, data.test, device=device)}
         guide = load_guide(recipe, data, teacher, right["teacher"], device)
-        check_layers(terms_of(recipe.distil.losses), teacher.network, guide.network, image)
+        given = load_given(recipe, data, teacher.network)
+        begins = given.network if given else teacher.network
+        check_layers(terms_of(recipe.distil.losses), begins, guide.network, image)
         step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
 
     with steps.step("Trace the channel graph") as step:
@@ -124,44 +128,14 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         _warn_of_unsupported(graph, steps)
         step.outcome = f"{len(graph.groups)} groups to cut, {len(graph.frozen)} left whole"
 
-    with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
-        # By one process: gradients and times may not repeat, and all must keep the same channels.
-        scores = world.from_first(lambda: _scored(recipe, teacher.network, graph, data, device))
-        write_atomic(run.scores, scores.to_bytes())
-        if criterion.by_teacher:
-            steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
-        if scores.fallback:
-            steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
-        if scores.unscored:
-            steps.warn(
-                f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
-            )
-        step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
-
-    with steps.step("Choose widths") as step:
-        choice = world.from_first(
-            lambda: _begun(run) or _chosen(recipe, teacher.network, graph, scores, data, steps, step)
-        )
-        path, plan = choice.path, choice.path[-1].plan
-        write_json(run.plan, choice.to_dict())
-        for stage in path:
-            if stage.missed:
-                steps.warn(f"{stage.name}: {stage.missed}")
-        of = recipe.budget.of if recipe.budget.remove else "macs"
-        step.outcome = f"{plan.removed(of):.1%} of the {COST_TITLES[of]} will go"
-
-    with steps.step("Cut") as step:
-        merely_cut = cut(teacher.network, plan)
-        right["cut"] = accuracy(merely_cut, data.test, device=device)
-        step.outcome = (
-            f"top-1 {right['cut']:.2%} before any training; the student is {FORMS[form_of(merely_cut)]}"
-        )
-
-    with steps.step("Verify the cut") as step:
-        real = next(iter(data.test.batches(16))).images
-        checks = [*check_cut(teacher.network, merely_cut, plan, (real[:4],))]
-        require(checks)
-        step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
+    real = next(iter(data.test.batches(16))).images
+    if given:
+        way = _Way(_Chosen(given.path))
+        write_json(run.plan, way.choice.to_dict())
+    else:
+        way = _cut_away(recipe, teacher.network, graph, data, device, run, world, steps)
+        right["cut"] = way.cut
+    path, scores, checks = way.choice.path, way.scores, [*way.checks]
 
     with steps.step("Distil") as step:
         keep_teacher(recipe, teacher, run.checkpoints("teacher"))
@@ -178,6 +152,8 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             device,
             run.checkpoints,
             _showing(steps, step, recipe.distil.trainings([stage.name for stage in path]), run),
+            given.network if given else None,
+            given.auxiliary if given else None,
         )
         trainings = METHODS[recipe.distil.method](task)
         for training in trainings:
@@ -202,8 +178,11 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
     leave()
 
     with steps.step("Save and export") as step:
-        about = {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of, "teacher": recipe.model.name}
-        whole = Student(student, teacher.source, plan.after(teacher.done), tuple(image.shape), about)
+        about = {"teacher": recipe.model.name}
+        if not given:
+            about |= {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of}
+        origin = given or teacher
+        whole = Student(student, origin.source, plan.after(origin.done), tuple(image.shape), about)
         checks.append(saved(whole, run.student))
         networks = {"teacher": teacher.network.cpu(), "student": student}
         files = {
@@ -238,24 +217,25 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
 
     report = Report(
         request={
-            "remove": recipe.budget.remove,
+            "remove": 0.0 if given else recipe.budget.remove,
             "of": recipe.budget.of,
             "limits": recipe.budget.limits(),
+            **({"student": recipe.distil.student} if given else {}),
         },
         model={
             "name": recipe.model.name,
             "origin": teacher.origin,
             "classes": len(data.classes),
-            "form": FORMS[form_of(student)],
+            "form": FORM if given else FORMS[form_of(student)],
         },
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
-        saliency=scores.to_dict(),
+        saliency={} if given else scores.to_dict(),
         cost=costs(profile, plan.costs["channels"]),
         accuracy={"metric": "top-1", **right},
         latency=profile.latency,
         trainings=[training_row(training) for training in trainings],
         widths={name: list(pair) for name, pair in plan.widths.items()},
-        layers=layer_rows(profile, graph, plan),
+        layers=[] if given else layer_rows(profile, graph, plan),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
         artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],
@@ -267,21 +247,13 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         },
         warnings=[*steps.warnings],
         folder=str(run.path),
-        fit=choice.fit,
+        fit=way.choice.fit,
     )
     with steps.step("Report") as step:
         write_atomic(run.report_markdown, to_markdown(report))
         write_json(run.report, report.to_dict())
         step.outcome = run.report.name
     return report
-
-
-def _scored(
-    recipe: Recipe, teacher: nn.Module, graph: ChannelGraph, data: Data, device: torch.device
-) -> Scores:
-    batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
-    chosen = islice(batches, recipe.saliency.batches)
-    return score(teacher, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
 
 
 @dataclass(frozen=True)
@@ -293,6 +265,74 @@ class _Chosen:
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": 1, "stages": [stage.to_dict() for stage in self.path], "fit": self.fit}
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The networks on the way; for a student that is cut also scores, proof, and how often it is right at first."""
+
+    choice: _Chosen
+    scores: Scores = field(default_factory=lambda: Scores("none", {}))
+    checks: tuple[Check, ...] = ()
+    cut: float = 0.0
+
+
+def _cut_away(
+    recipe: Recipe,
+    teacher: nn.Module,
+    graph: ChannelGraph,
+    data: Data,
+    device: torch.device,
+    run: RunFolder,
+    world: World,
+    steps: Steps,
+) -> _Way:
+    """Score, choose widths, cut and prove."""
+    with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
+        # By one process: gradients and times may not repeat, and all must keep the same channels.
+        scores = world.from_first(lambda: _scored(recipe, teacher, graph, data, device))
+        write_atomic(run.scores, scores.to_bytes())
+        if criterion_named(recipe.saliency.criterion).by_teacher:
+            steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
+        if scores.fallback:
+            steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
+        if scores.unscored:
+            steps.warn(
+                f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
+            )
+        step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
+
+    with steps.step("Choose widths") as step:
+        choice = world.from_first(
+            lambda: _begun(run) or _chosen(recipe, teacher, graph, scores, data, steps, step)
+        )
+        path, plan = choice.path, choice.path[-1].plan
+        write_json(run.plan, choice.to_dict())
+        for stage in path:
+            if stage.missed:
+                steps.warn(f"{stage.name}: {stage.missed}")
+        of = recipe.budget.of if recipe.budget.remove else "macs"
+        step.outcome = f"{plan.removed(of):.1%} of the {COST_TITLES[of]} will go"
+
+    with steps.step("Cut") as step:
+        merely_cut = cut(teacher, plan)
+        right = accuracy(merely_cut, data.test, device=device)
+        step.outcome = f"top-1 {right:.2%} before any training; the student is {FORMS[form_of(merely_cut)]}"
+
+    with steps.step("Verify the cut") as step:
+        real = next(iter(data.test.batches(4))).images
+        checks = check_cut(teacher, merely_cut, plan, (real,))
+        require(checks)
+        step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
+    return _Way(choice, scores, tuple(checks), right)
+
+
+def _scored(
+    recipe: Recipe, teacher: nn.Module, graph: ChannelGraph, data: Data, device: torch.device
+) -> Scores:
+    batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
+    chosen = islice(batches, recipe.saliency.batches)
+    return score(teacher, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
 
 
 def _chosen(
@@ -354,7 +394,7 @@ def _warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
 
 def _check_request(recipe: Recipe, data: Data, criterion: Criterion) -> None:
     """Refuse, before anything is trained, what could not be learnt from this data."""
-    if criterion.needs_labels and not data.train.labelled:
+    if not recipe.distil.student and criterion.needs_labels and not data.train.labelled:
         raise UsageError(
             f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
             "lamp, l2 and hrank need none",

@@ -25,8 +25,8 @@ FLAGS = {
     "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --threads --keep
               --granule --whole-heads --data --data-test --unlabelled --augment --data-root --download
               --size --weights --classes --criterion --combine --normalise --backend
-              --method --assistants --masks --teacher --teacher-weights --loss --shard-teacher
-              --epochs --seed --device --trust --recipe --out --fresh --json""",
+              --method --assistants --masks --teacher --teacher-weights --student --student-weights
+              --loss --shard-teacher --epochs --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
     "export": "--to --out --weights --classes --shape --opset --trust --json",

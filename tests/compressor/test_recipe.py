@@ -80,7 +80,7 @@ recipes = st.builds(
         st.sampled_from([*METHOD_TITLES]),
         texts,
         texts,
-        st.integers(0),
+        st.integers(1),
         st.floats(0.01, 1),
         masks=st.sampled_from([*MASKS]),
         score_rule=st.sampled_from([*SCORE_RULES]),
