@@ -48,7 +48,7 @@ from compressor.saliency.score import score
 from compressor.teacher import load_teacher
 
 REMOVE = 0.7
-OTHERS = [name for name in LOSSES if name not in ("labels", "kd")]
+OTHERS = [name for name in LOSSES if name not in ("labels", "kd", "same-channels")]
 ARMS: dict[str, Distilling] = {
     **{name: Distilling(name) for name in METHOD_TITLES},
     **{

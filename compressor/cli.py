@@ -80,6 +80,8 @@ def cli(debug: bool) -> None:
 @click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")
 @click.option("--teacher", help="Another, stronger network that teaches MODEL, or `none`.")
 @click.option("--teacher-weights", help="Its weights: a file, or `pretrained`.")
+@click.option("--student", help="A network to teach in place of one cut from MODEL; a name as MODEL is.")
+@click.option("--student-weights", help="Its weights: a file, or `pretrained`  [default: random]")
 @click.option(
     "--loss",
     "losses",
@@ -120,8 +122,11 @@ def run(
     ):  # torch would print its own stack frames when another process dies; we say it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     limited = any(options[name] is not None for name in SETTINGS if name.startswith("max_"))
-    if options["ratio"] is None and recipe_file is None and not limited:
-        raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
+    if options["ratio"] is None and recipe_file is None and not limited and not options["student"]:
+        raise UsageError(
+            "how much to remove is not given",
+            "--ratio 0.7 removes 70 % of the MACs; --student NAME teaches another network",
+        )
     options["model"] = model
     # By identity: `--ratio 0` and `--assistants 0` are given, and 0 == False.
     given = {name: value for name, value in options.items() if value not in (None, ()) and value is not False}
@@ -370,7 +375,7 @@ def doctor(as_json: bool) -> None:
 
 
 _DISTILLING = (
-    *("method", "assistants", "between", "masks", "teacher", "teacher_weights"),
+    *("method", "assistants", "between", "masks", "teacher", "teacher_weights", "student", "student_weights"),
     *("losses", "probe", "shard_teacher"),
 )
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 
 from compressor.artifacts import answering, counted, exported, saved, verified
-from compressor.budget.request import COST_TITLES
-from compressor.choosing import begun, chosen_widths, scored
-from compressor.cutting import FORMS, cut, form_of
-from compressor.cutting.proof import check_cut, require
+from compressor.choosing import Chosen, Way, cut_away
+from compressor.cutting import FORMS, form_of
+from compressor.cutting.proof import require
 from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.device import choose_device
@@ -30,6 +29,7 @@ from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
 from compressor.errors import UsageError
 from compressor.files import write_atomic, write_json
+from compressor.given import FORM, check_given, load_given
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
 from compressor.methods import METHODS, Task
@@ -70,6 +70,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         recipe = replace(recipe, model=replace(recipe.model, weights=RANDOM))
     criterion = criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
+    check_given(recipe.distil)
     if recipe.distil.shard_teacher:
         check_several(world)
     device = world.device
@@ -105,8 +106,10 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         image = torch.zeros(1, *data.shape)
         right: dict[str, float] = {"teacher": accuracy(teacher.network, data.test, device=device)}
         guide = load_guide(recipe, data, teacher, right["teacher"], device)
+        given = load_given(recipe, data, teacher.network)
+        begins = given.network if given else teacher.network
         asked_too = None if recipe.distil.method in WITHOUT_TEACHER else guide.network
-        check_layers(terms_of(recipe.distil.losses), teacher.network, asked_too, image)
+        check_layers(terms_of(recipe.distil.losses), begins, asked_too, image)
         step.outcome = f"{teacher.origin}; {len(data.classes)} classes, top-1 {right['teacher']:.2%}"
 
     with steps.step("Trace the channel graph") as step:
@@ -116,44 +119,14 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         warn_of_unsupported(graph, steps)
         step.outcome = f"{len(graph.groups)} groups to cut, {len(graph.frozen)} left whole"
 
-    with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
-        # By one process: gradients and times may not repeat, and all must keep the same channels.
-        scores = world.from_first(lambda: scored(recipe, teacher.network, graph, data, device))
-        write_atomic(run.scores, scores.to_bytes())
-        if criterion.by_teacher:
-            steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
-        if scores.fallback:
-            steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
-        if scores.unscored:
-            steps.warn(
-                f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
-            )
-        step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
-
-    with steps.step("Choose widths") as step:
-        choice = world.from_first(
-            lambda: begun(run) or chosen_widths(recipe, teacher.network, graph, scores, data, steps, step)
-        )
-        path, plan = choice.path, choice.path[-1].plan
-        write_json(run.plan, choice.to_dict())
-        for stage in path:
-            if stage.missed:
-                steps.warn(f"{stage.name}: {stage.missed}")
-        of = recipe.budget.of if recipe.budget.remove else "macs"
-        step.outcome = f"{plan.removed(of):.1%} of the {COST_TITLES[of]} will go"
-
-    with steps.step("Cut") as step:
-        merely_cut = cut(teacher.network, plan)
-        right["cut"] = accuracy(merely_cut, data.test, device=device)
-        step.outcome = (
-            f"top-1 {right['cut']:.2%} before any training; the student is {FORMS[form_of(merely_cut)]}"
-        )
-
-    with steps.step("Verify the cut") as step:
-        real = next(iter(data.test.batches(16))).images
-        checks = [*check_cut(teacher.network, merely_cut, plan, (real[:4],))]
-        require(checks)
-        step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
+    real = next(iter(data.test.batches(16))).images
+    if given:
+        way = Way(Chosen(given.path))
+        write_json(run.plan, way.choice.to_dict())
+    else:
+        way = cut_away(recipe, teacher.network, graph, data, device, run, world, steps)
+        right["cut"] = way.cut
+    path, scores, checks = way.choice.path, way.scores, [*way.checks]
 
     with steps.step("Distil") as step:
         keep_teacher(recipe, teacher, run.checkpoints("teacher"))
@@ -170,6 +143,8 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             device,
             run.checkpoints,
             showing(steps, step, recipe.distil.trainings([stage.name for stage in path]), run),
+            given.network if given else None,
+            given.auxiliary if given else None,
         )
         warning = probed(task) if recipe.distil.probe else None
         if warning:
@@ -197,8 +172,11 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
     leave()
 
     with steps.step("Save and export") as step:
-        about = {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of, "teacher": recipe.model.name}
-        whole = Student(student, teacher.source, plan.after(teacher.done), tuple(image.shape), about)
+        about = {"teacher": recipe.model.name}
+        if not given:
+            about |= {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of}
+        origin = given or teacher
+        whole = Student(student, origin.source, plan.after(origin.done), tuple(image.shape), about)
         checks.append(saved(whole, run.student))
         networks = {"teacher": teacher.network.cpu(), "student": student}
         files = {
@@ -239,24 +217,25 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
 
     report = Report(
         request={
-            "remove": recipe.budget.remove,
+            "remove": 0.0 if given else recipe.budget.remove,
             "of": recipe.budget.of,
             "limits": recipe.budget.limits(),
+            **({"student": recipe.distil.student} if given else {}),
         },
         model={
             "name": recipe.model.name,
             "origin": teacher.origin,
             "classes": len(data.classes),
-            "form": FORMS[form_of(student)],
+            "form": FORM if given else FORMS[form_of(student)],
         },
         data={"name": data.name, "train": len(data.train), "test": len(data.test), "shape": list(data.shape)},
-        saliency=scores.to_dict(),
+        saliency={} if given else scores.to_dict(),
         cost=costs(profile, plan.costs["channels"]),
         accuracy={"metric": "top-1", **right},
         latency=profile.latency,
         trainings=[training_row(training) for training in trainings],
         widths={name: list(pair) for name, pair in plan.widths.items()},
-        layers=layer_rows(profile, graph, plan),
+        layers=[] if given else layer_rows(profile, graph, plan),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
         artifacts=[file.artifact.to_dict(relative_to=run.path) for file in files.values()],
@@ -268,7 +247,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         },
         warnings=[*steps.warnings],
         folder=str(run.path),
-        fit=choice.fit,
+        fit=way.choice.fit,
     )
     with steps.step("Report") as step:
         write_atomic(run.report_markdown, to_markdown(report))
@@ -279,7 +258,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
 
 def _check_request(recipe: Recipe, data: Data, criterion: Criterion) -> None:
     """Refuse, before anything is trained, what could not be learnt from this data."""
-    if criterion.needs_labels and not data.train.labelled:
+    if not recipe.distil.student and criterion.needs_labels and not data.train.labelled:
         raise UsageError(
             f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
             "lamp, l2 and hrank need none",

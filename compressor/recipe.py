@@ -123,10 +123,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+        if self.distil.student and self.budget.limits():
+            raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a setting that is not given (None) is left out, as TOML has no word for it."""
-        return typing.cast(dict[str, Any], _plain(self))
+        value = typing.cast(dict[str, Any], _plain(self))
+        if self.distil.student:  # nothing is removed, and a recipe that says so is refused
+            del value["budget"]["remove"]
+        return value
 
     def to_toml(self) -> str:
         """The text of ``recipe.toml``."""
@@ -149,7 +154,10 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
 
     Where limits are given and no share to remove, there is none: the default share would be a limit of its own.
     """
-    budget = value.get("budget")
+    budget, distil = value.get("budget"), value.get("distil")
+    student = distil.get("student") if isinstance(distil, Mapping) else None
+    if student and isinstance(budget, Mapping) and "remove" in budget:
+        raise _nothing_to_cut(student, "remove")
     if (
         isinstance(budget, Mapping)
         and "remove" not in budget
@@ -157,6 +165,13 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
     ):
         value = {**value, "budget": {**budget, "remove": 0.0}}
     return _build(Recipe, value, "")
+
+
+def _nothing_to_cut(student: str, setting: str) -> UsageError:
+    return UsageError(
+        f"budget.{setting} is given, and so is the student `{student}`: nothing is cut from the teacher",
+        "leave out --ratio and --max-…, or --student",
+    )
 
 
 def recipe_with(changes: Mapping[str, Any]) -> Recipe:

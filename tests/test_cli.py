@@ -25,8 +25,8 @@ FLAGS = {
     "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --threads --keep
               --granule --whole-heads --data --data-test --unlabelled --augment --data-root --download
               --size --weights --classes --criterion --combine --normalise --backend
-              --method --assistants --between --masks --teacher --teacher-weights --teacher-augment --loss --probe
-              --shard-teacher
+              --method --assistants --between --masks --teacher --teacher-weights --teacher-augment --student
+              --student-weights --loss --probe --shard-teacher
               --epochs --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",

@@ -47,6 +47,8 @@ PROBES = ("probe-taught", "probe-alone")
 """The trainings of the probe, by the teacher and by labels alone."""
 ENSEMBLE = "ensemble"
 """The training of several students at once, and what they say together."""
+CUTTING = (*IN_STEPS, "cascade", ENSEMBLE, "cut-only")
+"""Methods that are about cuts from the teacher; all others also teach a student that is given."""
 
 MATCHINGS = ("auto", "information")
 """How layers of student and teacher are paired for ``LAYERWISE`` methods, if they are not named."""
@@ -71,6 +73,8 @@ class Distilling:
 
     ``teacher``: another, stronger network that teaches at the top instead of the one that is cut, by name, with
     ``teacher_weights``. ``shard_teacher``: each of several processes holds a part of it while it teaches.
+    ``student``: a network that is taught in place of one cut from the teacher, by name, with ``student_weights``
+    (none: random); ``auxiliary``: the network between for ``information-flow``, else that student twice as wide.
     ``assistants``: how many networks stand between. For ``steps`` each is trained for ``assistant_share`` of the
     student's epochs: it has more channels, so it learns faster, and it need not be finished to teach. For
     ``cascade``, ``together_share`` of the epochs train all networks at once, with ``masks`` learned or as scored;
@@ -105,6 +109,9 @@ class Distilling:
     losses: tuple[str, ...] = ()
     layers: str = "auto"
     shard_teacher: bool = False
+    student: str = ""
+    student_weights: str = ""
+    auxiliary: str = ""
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
@@ -154,7 +161,20 @@ class Distilling:
                 f"distil.layers is `{self.layers}`, and method `{self.method}` compares no layers",
                 f"choose {' or '.join(LAYERWISE)}; losses name theirs, as in pkt=1, layers=layer3",
             )
-        if self.method == "information-flow" and self.assistants == 0:
+        if self.student and self.method in CUTTING:
+            raise UsageError(
+                f"method `{self.method}` cuts its student from the teacher, and `{self.student}` is given",
+                f"choose {', '.join(name for name in METHOD_TITLES if name not in CUTTING)}",
+            )
+        if self.student_weights and not self.student:
+            raise UsageError("distil.student_weights are given, and distil.student is not")
+        if self.auxiliary and not (self.student and self.method == "information-flow"):
+            raise UsageError(
+                f"distil.auxiliary is `{self.auxiliary}`, and only method `information-flow` with a given student "
+                "has a network between",
+                "name distil.student, or leave it out: an assistant is cut from the teacher",
+            )
+        if self.method == "information-flow" and not self.student and self.assistants == 0:
             raise UsageError(
                 "method `information-flow` teaches through an auxiliary network, and distil.assistants is 0",
                 "use at least 1, or choose kd",

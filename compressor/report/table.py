@@ -53,6 +53,8 @@ def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
         ("student", "student, distilled"),
         ("onnx", "student, from the ONNX file"),
     ):
+        if name not in right:  # a student that was given is not cut
+            continue
         points = (right[name] - right["teacher"]) * 100
         rows.append((title, percent(right[name], 2), f"{points:+.2f} points"))
     return rows
@@ -90,6 +92,11 @@ def asked_and_reached(report: Report) -> str:
         unit = " ms" if cost == "latency" else ""
         amount, most = (f"{each:.3f}" if unit else f"{each:,.0f}" for each in (figure, limit))
         parts.append(f"asked for at most {most}{unit} {COST_TITLES.get(cost, cost)}, reached {amount}{unit}")
+    if "student" in report.request:
+        gone = percent(report.cost["macs"]["removed"])
+        parts.append(
+            f"the student `{report.request['student']}` was given; it has {gone} less MACs than the teacher"
+        )
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:]
 

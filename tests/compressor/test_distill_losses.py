@@ -67,7 +67,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "same-channels": (lambda s: fitnet(s, OTHER_MAPS[:, :3].to(s)), MAPS),
     "kd++": (lambda s: kd_plus(s, OTHER_MAPS[:, :3].to(s), LABELS, TEACHER[:4, :3].to(s)), MAPS),
     "ega": (lambda s: ega(s, TEACHER.to(s)), STUDENT),
-    "crd": (lambda s: crd(s, OTHER_UNIT[:5].to(s), MANY.to(s), samples=100, temperature=0.5), UNIT),
+    "crd": (
+        lambda s: crd(s, OTHER_UNIT[:5].to(s), MANY.to(s), samples=100, temperature=0.5, form="paper"),
+        UNIT,
+    ),
     "rrd": (lambda s: rrd(s, OTHER_UNIT[:5].to(s), MANY.to(s), student_temperature=0.5), UNIT),
     "sskd": (lambda s: sskd(s, drawn(3, 5, 6, seed=2).to(s)), drawn(3, 5, 6)),
     "multi-head": (lambda s: multi_head(s, TEACHER.to(s)), STUDENT),
@@ -230,7 +233,7 @@ def test_attention_gives_the_values_worked_out_by_hand() -> None:
     mine = torch.tensor([[[[1.0, 2.0]], [[math.sqrt(2), 0.0]]]], dtype=torch.float64)
     theirs = torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64)
     apart = [(0.6 - 1) ** 2, 0.8**2]
-    assert attention(mine, theirs).item() == pytest.approx(math.sqrt(sum(apart)) / 2)
+    assert attention(mine, theirs).item() == pytest.approx(math.sqrt(sum(apart)) / 2 / 2)
     assert attention(mine, theirs, form="code").item() == pytest.approx(sum(apart) / 2)
 
 
@@ -264,7 +267,13 @@ def test_contrast_with_others_gives_the_values_worked_out_by_hand() -> None:
     # τ = 1, K/M = 2/4: h = e / (e + 1/2); of the others 1 / (1 + 1/2) and e / (e + 1/2).
     h, e = math.e / (math.e + 0.5), 1 / 1.5
     by_hand = -math.log(h) - math.log(1 - e) - math.log(1 - h)
-    assert crd(student, teacher, others, samples=4, temperature=1.0).item() == pytest.approx(by_hand)
+    assert crd(student, teacher, others, samples=4, temperature=1.0, form="paper").item() == pytest.approx(
+        by_hand
+    )
+    # Divided by samples · mean = 4 · (1 + e) / 2, h is e / (1 + 2 e); of the others 1 / (2 + e) and that again.
+    h, e = math.e / (1 + 2 * math.e), 1 / (2 + math.e)
+    as_released = -math.log(h) - math.log(1 - e) - math.log(1 - h)
+    assert crd(student, teacher, others, samples=4, temperature=1.0).item() == pytest.approx(as_released)
     p, q = 1 / (1 + math.e), 1 / (1 + math.e**2)
     entropy = -(p * math.log(q) + (1 - p) * math.log(1 - q))
     found = rrd(student, teacher, others, teacher_temperature=1.0, student_temperature=0.5)

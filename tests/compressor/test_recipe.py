@@ -81,7 +81,7 @@ recipes = st.builds(
         st.sampled_from([*METHOD_TITLES]),
         texts,
         texts,
-        st.integers(0),
+        st.integers(1),
         assistant_share=st.floats(0.01, 1),
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
         digits=texts,

@@ -15,16 +15,27 @@ from compressor.distill.losses.wide import wide
 
 @wide
 def crd(
-    student: Tensor, teacher: Tensor, others: Tensor, *, samples: int, temperature: float = 0.07
+    student: Tensor,
+    teacher: Tensor,
+    others: Tensor,
+    *,
+    samples: int,
+    temperature: float = 0.07,
+    form: str = "code",
 ) -> Tensor:
     """−log h(t, s) − Σ_k log(1 − h(o_k, s)), h = e^(⟨t, s⟩/τ) / (e^(⟨t, s⟩/τ) + K/samples).
 
     Tian et al. 2020, equations 18 and 19: the student is to tell its own image's teacher embedding from those of
-    K others. ``samples``: how many images there are.
+    K others. ``samples``: how many images there are. ``code``, as released: e^(⟨t, s⟩/τ) is divided by ``samples``
+    times its mean over the others, a constant. Without (``paper``) every one of the K terms is near 1 at first, and
+    their sum drowns whatever stands beside.
     """
     noise = torch.tensor(len(others) / samples, device=student.device, dtype=student.dtype).log()
     own = (student * teacher).sum(dim=1) / temperature
     wrong = student @ others.t() / temperature
+    if form == "code":
+        whole = wrong.detach().logsumexp(dim=1) - noise  # log of samples · mean
+        own, wrong = own - whole, wrong - whole[:, None]
     # h = sigmoid(x − log K/M), so log h and log(1 − h) never overflow.
     return -(F.logsigmoid(own - noise) + F.logsigmoid(noise - wrong).sum(dim=1)).mean()
 

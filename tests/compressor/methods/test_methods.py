@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, accuracy, train
-from compressor.distill.request import LAYERWISE, METHOD_TITLES, Distilling
+from compressor.distill.request import CUTTING, LAYERWISE, METHOD_TITLES, Distilling
 from compressor.graph.trace import trace
-from compressor.methods import METHODS, Task, Training, stages
+from compressor.methods import METHODS, Stage, Task, Training, stages
 from compressor.saliency.score import score
 from compressor.student import same_bits
 
@@ -159,3 +160,31 @@ def test_a_cascade_without_epochs_for_the_student_alone_ends_after_the_first_sta
     (only,) = done(task_for(teacher, data, tmp_path, asked))
     assert only.stage.name == "student"
     assert only.checks
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in CUTTING])
+def test_a_student_that_is_given_is_taught_as_it_is(
+    teacher: nn.Module, data: Data, tmp_path: Path, method: str
+) -> None:
+    """One of another class, with other names and widths; nothing is cut or proved."""
+    torch.manual_seed(1)
+    student, auxiliary = (
+        nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, 2),
+        )
+        for width in (5, 10)
+    )
+    asked = Distilling(method, student="named", schedule=replace(SCHEDULE, epochs=16))
+    path = (Stage("auxiliary", Plan({})), Stage("student", Plan({})))
+    task = replace(task_for(teacher, data, tmp_path, asked), path=path, given=student, auxiliary=auxiliary)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    trainings = done(task)
+    last = trainings[-1]
+    assert last.stage.name == "student"
+    assert last.trained.accuracy > 0.9
+    assert last.trained.network[0][0].weight.shape == (5, 1, 3, 3)
+    assert not any(training.checks for training in trainings)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
