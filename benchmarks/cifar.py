@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from compressor.data.scaling import IMAGENET
+from compressor.data.scaling import IMAGENET, Scaling
 from compressor.data.split import Data
 from compressor.data.tensors import Augment, TensorSplit
 
@@ -27,17 +27,25 @@ def resnet56(folder: Path) -> nn.Module:
     return network.eval()
 
 
-def cifar10(folder: Path, train_each: int, test_each: int, augment: Augment | None = None) -> Data:
+def cifar10(
+    folder: Path,
+    train_each: int,
+    test_each: int,
+    augment: Augment | None = None,
+    scaling: Scaling = IMAGENET,
+) -> Data:
     """So many images of each class, those to train on changed at random by ``augment``."""
     classes = tuple(sorted(path.stem for path in (folder / "cifar10/test").glob("*.webp")))
     train, test = (
-        tiles([folder / "cifar10" / half / f"{name}.webp" for name in classes], each, more)
+        tiles([folder / "cifar10" / half / f"{name}.webp" for name in classes], each, more, scaling)
         for half, each, more in (("train", train_each, augment), ("test", test_each, None))
     )
     return Data("cifar10", classes, (3, 32, 32), train, test)
 
 
-def tiles(mosaics: Sequence[Path], each: int, augment: Augment | None = None) -> TensorSplit:
+def tiles(
+    mosaics: Sequence[Path], each: int, augment: Augment | None = None, scaling: Scaling = IMAGENET
+) -> TensorSplit:
     """The first images of every mosaic, a class for each."""
     images = []
     for path in mosaics:
@@ -46,7 +54,7 @@ def tiles(mosaics: Sequence[Path], each: int, augment: Augment | None = None) ->
         grid = mosaic.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
         images.append(grid.reshape(-1, 3, 32, 32)[:each])
     labels = torch.arange(len(images)).repeat_interleave(each)
-    return TensorSplit(torch.from_numpy(np.concatenate(images)), labels, IMAGENET, augment)
+    return TensorSplit(torch.from_numpy(np.concatenate(images)), labels, scaling, augment)
 
 
 class Block(nn.Module):
@@ -83,3 +91,23 @@ class ResNet56(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
         return self.linear(x.mean((2, 3)))
+
+
+class SmallCnn(nn.Module):
+    """Three blocks of convolution, norm, activation and pooling without padding, and two linear layers.
+
+    CNN1 of Passalis et al. 2020 is 8-16-32 wide with 64 hidden, its auxiliary twice as wide in everything.
+    """
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.block1, self.block2, self.block3 = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
+            for inputs, outputs in ((3, 8 * times), (8 * times, 16 * times), (16 * times, 32 * times))
+        )
+        self.hidden = nn.Sequential(nn.Linear(128 * times, 64 * times), nn.ReLU())
+        self.head = nn.Linear(64 * times, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block3(self.block2(self.block1(x)))
+        return self.head(self.hidden(x.flatten(1)))

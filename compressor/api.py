@@ -175,9 +175,12 @@ def compress(
 
 def run_name(recipe: Recipe) -> str:
     """What a run folder is called if nobody says: model, data and what is removed."""
-    parts = (Path(recipe.model.name).name, Path(recipe.data.name).name)
+    parts = [Path(each).name for each in (recipe.model.name, recipe.data.name)]
+    if recipe.distil.student:
+        parts.append(Path(recipe.distil.student).name)
     names = [re.sub(r"[^\w.-]+", "-", part) for part in parts]  # a pattern for shards is no name of a folder
-    return f"{'-'.join(names)}-{recipe.budget.of}-{recipe.budget.remove:g}"
+    removed = [] if recipe.distil.student else [recipe.budget.of, f"{recipe.budget.remove:g}"]
+    return "-".join([*names, *removed])
 
 
 def save(

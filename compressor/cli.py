@@ -58,6 +58,7 @@ def cli(debug: bool) -> None:
 @click.option("--data-test", help="Shards for the test half  [default: some of --data are held out]")
 @click.option("--unlabelled", help="Folder of pictures without classes, to train on instead.")
 @click.option("--augment", help="default, none, randaugment, trivialaugment, autoaugment.")
+@click.option("--teacher-augment", help="What the teacher is shown  [default: what the student sees]")
 @click.option("--data-root", help="Where a torchvision data set lies, or is downloaded to.")
 @click.option("--download", is_flag=True, help="Allow a torchvision data set to be downloaded.")
 @click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
@@ -75,15 +76,19 @@ def cli(debug: bool) -> None:
     help="How the student is taught: steps, cascade, kd, finetune … (docs/distilling.md)  [default: steps]",
 )
 @click.option("--assistants", type=int, help="Networks between teacher and student  [default: 1]")
+@click.option("--between", type=float, multiple=True, help="Share that a network between loses; repeatable.")
 @click.option("--masks", help="In a cascade: channels learned, or as scored  [default: learned]")
-@click.option("--teacher", help="Another, stronger network that teaches MODEL; a name as MODEL is.")
+@click.option("--teacher", help="Another, stronger network that teaches MODEL, or `none`.")
 @click.option("--teacher-weights", help="Its weights: a file, or `pretrained`.")
+@click.option("--student", help="A network to teach in place of one cut from MODEL; a name as MODEL is.")
+@click.option("--student-weights", help="Its weights: a file, or `pretrained`  [default: random]")
 @click.option(
     "--loss",
     "losses",
     multiple=True,
     help="Another loss by the teacher, as in pkt=100,decay=0.7; again for more.",
 )
+@click.option("--probe", type=int, help="Epochs to see first whether the teacher helps at all.")
 @click.option("--shard-teacher", is_flag=True, help="Each process of torchrun holds a part of the teacher.")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
 @click.option("--seed", type=int, help="Seed of everything random  [default: 0]")
@@ -117,8 +122,11 @@ def run(
     ):  # torch would print its own stack frames when another process dies; we say it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     limited = any(options[name] is not None for name in SETTINGS if name.startswith("max_"))
-    if options["ratio"] is None and recipe_file is None and not limited:
-        raise UsageError("how much to remove is not given", "--ratio 0.7 removes 70 % of the MACs")
+    if options["ratio"] is None and recipe_file is None and not limited and not options["student"]:
+        raise UsageError(
+            "how much to remove is not given",
+            "--ratio 0.7 removes 70 % of the MACs; --student NAME teaches another network",
+        )
     options["model"] = model
     # By identity: `--ratio 0` and `--assistants 0` are given, and 0 == False.
     given = {name: value for name, value in options.items() if value not in (None, ()) and value is not False}
@@ -301,6 +309,50 @@ def check(baseline: str, candidate: str | None, **options: Any) -> None:
     sys.exit(run_check(baseline, candidate, options))
 
 
+@cli.command(short_help="Say how often MODEL is right, and how well it retrieves.")
+@click.argument("model")
+@click.option("--data", help="As for `run`  [default: that of a run folder]")
+@click.option("--data-root", help="Where a torchvision data set lies.")
+@click.option("--size", type=int, help="Side of the images in pixels  [default: the data's own]")
+@click.option("--classes", type=int, help="Number of classes, where the data does not say.")
+@click.option("--seed", type=int, help="Decides what is held out, where data has no test half  [default: 0]")
+@click.option("--weights", help="Weights file, or `pretrained`.")
+@click.option("--retrieval", is_flag=True, help="Rank the training images for each test image.")
+@click.option(
+    "--layer", help="Module whose output is compared  [default: what the last linear layer is given]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps")
+@click.option("--trust", is_flag=True, help=TRUST_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def evaluate(
+    model: str,
+    data: str | None,
+    data_root: str | None,
+    size: int | None,
+    classes: int | None,
+    weights: str | None,
+    trust: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say how often MODEL is right on data: a run folder, a student folder or a model name with --weights.
+
+    With --retrieval: mean average precision and precision of the first 100, by Euclidean distance and by cosine.
+    """
+    from compressor.evaluate import evaluate, print_evaluation
+    from compressor.recipe import DataRecipe, ModelRecipe
+
+    about = {"root": data_root, "size": size, "classes": classes}
+    given = {key: value for key, value in about.items() if value is not None}
+    if data is None and given:
+        raise UsageError(
+            f"the {next(iter(given))} of data is given, and --data is not", "name the data as well"
+        )
+    wanted = DataRecipe(data, **given) if data else None  # type: ignore[arg-type]
+    found = evaluate(ModelRecipe(model, weights or "", trust), wanted, **options)
+    _print_json(found.to_dict()) if as_json else print_evaluation(found, _stdout())
+
+
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -338,7 +390,10 @@ def doctor(as_json: bool) -> None:
         print(f"{mark}  {finding.part:<16} {finding.found}{advice}")
 
 
-_DISTILLING = ("method", "assistants", "masks", "teacher", "teacher_weights", "losses", "shard_teacher")
+_DISTILLING = (
+    *("method", "assistants", "between", "masks", "teacher", "teacher_weights", "student", "student_weights"),
+    *("losses", "probe", "shard_teacher"),
+)
 
 SETTINGS = {
     "model": "model.name",
@@ -355,6 +410,7 @@ SETTINGS = {
     "data_test": "data.test",
     "unlabelled": "data.unlabelled",
     "augment": "data.augment",
+    "teacher_augment": "data.teacher_augment",
     "data_root": "data.root",
     "download": "data.download",
     "size": "data.size",

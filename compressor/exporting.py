@@ -49,6 +49,14 @@ class Written:
     accuracy: float | None = None
 
 
+@dataclass(frozen=True)
+class Floor:
+    """The accuracy of the network on the test half of its data, below which a file may not fall far."""
+
+    data: Data
+    accuracy: float
+
+
 def formats_of(recipe: ExportRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The formats beside ONNX to write, and why others are left out. What is asked for by name has to be possible."""
     chosen, left_out = [], []
@@ -93,6 +101,32 @@ def calibration_images(data: Data, recipe: ExportRecipe, seed: int) -> tuple[Arr
     return tuple(batch.images.numpy() for batch in chosen)
 
 
+def written_all(
+    names: Iterable[str],
+    onnx: Path,
+    recipe: ExportRecipe,
+    reference: Callable[[Array], Array],
+    images: Tensor,
+    calibration: Sequence[Array] = (),
+    floor: Floor | None = None,
+) -> list[Written]:
+    """Each format beside the ONNX file, under its name."""
+    stem = onnx.name.removesuffix(FORMATS["onnx"].suffix)
+    return [
+        written(
+            name,
+            onnx,
+            onnx.with_name(stem + FORMATS[name].suffix),
+            recipe,
+            reference,
+            images,
+            calibration,
+            floor,
+        )
+        for name in names
+    ]
+
+
 def written(
     name: str,
     onnx: Path,
@@ -101,11 +135,9 @@ def written(
     reference: Callable[[Array], Array],
     images: Tensor,
     calibration: Sequence[Array] = (),
-    data: Data | None = None,
-    least: float | None = None,
+    floor: Floor | None = None,
 ) -> Written:
-    """Write the file, run it on ``images``, and compare with ``reference``; with ``data`` its accuracy may not fall
-    more than the recipe allows below ``least``."""
+    """Write the file, run it on ``images``, compare with ``reference``, and test it on the ``floor``'s data."""
     row = FORMATS[name]
     if row.calibrated and not calibration:
         raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
@@ -120,9 +152,9 @@ def written(
     if not checks[0].passed and target.suffix == ".onnx":
         checks[0] = replace(checks[0], detail=f"{checks[0].detail}; {_first_layer(onnx, artifact, images)}")
     right = None
-    if data is not None and least is not None:
-        right = accuracy(lambda batch: torch.from_numpy(_ask(session, batch.numpy())), data.test)
-        checks.append(kept_accuracy(target.name, least, right, recipe.max_accuracy_drop))
+    if floor is not None:
+        right = accuracy(lambda batch: torch.from_numpy(_ask(session, batch.numpy())), floor.data.test)
+        checks.append(kept_accuracy(target.name, floor.accuracy, right, recipe.max_accuracy_drop))
     return Written(artifact, tuple(checks), artifact.notes, right)
 
 

@@ -44,6 +44,7 @@ class DataRecipe:
 
     ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
     ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
+    ``teacher_augment``: what the teacher is shown, where that is not what the student sees; ``none`` asks it once.
     ``max_bad``: how many samples of each half may be unreadable.
     """
 
@@ -58,6 +59,7 @@ class DataRecipe:
     classes: int | None = None
     samples: tuple[int, ...] = ()
     augment: str = "default"
+    teacher_augment: str = ""
     max_bad: int = 10
     workers: int = 2
     prefetch: int = 2
@@ -65,12 +67,14 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ExportRecipe:
-    """The formats (names of docs/exporting.md, or ``all``), the operator set to ask for (none: the exporter's own choice,
-    recorded), how int8 is calibrated, and how far a file may be off. ``max_accuracy_drop``: points of top-1."""
+    """The formats (names of docs/exporting.md, or ``all``), how int8 is calibrated, how far a file may be off.
 
-    to: tuple[str, ...] = ("onnx",)
+    ``opset``: none is the exporter's own choice, which is recorded. ``max_accuracy_drop``: points of top-1.
+    """
+
     opset: int | None = None
     relative_tolerance: float = 1e-4
+    to: tuple[str, ...] = ("onnx",)
     calibration: str = "minmax"
     calibration_images: int = 128
     max_accuracy_drop: float = 0.5
@@ -140,10 +144,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+        if self.distil.student and self.budget.limits():
+            raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a setting that is not given (None) is left out, as TOML has no word for it."""
-        return typing.cast(dict[str, Any], _plain(self))
+        value = typing.cast(dict[str, Any], _plain(self))
+        if self.distil.student:  # nothing is removed, and a recipe that says so is refused
+            del value["budget"]["remove"]
+        return value
 
     def to_toml(self) -> str:
         """The text of ``recipe.toml``."""
@@ -166,7 +175,10 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
 
     Where limits are given and no share to remove, there is none: the default share would be a limit of its own.
     """
-    budget = value.get("budget")
+    budget, distil = value.get("budget"), value.get("distil")
+    student = distil.get("student") if isinstance(distil, Mapping) else None
+    if student and isinstance(budget, Mapping) and "remove" in budget:
+        raise _nothing_to_cut(student, "remove")
     if (
         isinstance(budget, Mapping)
         and "remove" not in budget
@@ -174,6 +186,13 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
     ):
         value = {**value, "budget": {**budget, "remove": 0.0}}
     return _build(Recipe, value, "")
+
+
+def _nothing_to_cut(student: str, setting: str) -> UsageError:
+    return UsageError(
+        f"budget.{setting} is given, and so is the student `{student}`: nothing is cut from the teacher",
+        "leave out --ratio and --max-…, or --student",
+    )
 
 
 def recipe_with(changes: Mapping[str, Any]) -> Recipe:

@@ -8,6 +8,7 @@ runs/NAME/
   checkpoints/NAME/    the two latest of every training, for going on after a break; the built-in teacher
   student/             plan.json + weights.safetensors
   teacher.onnx  student.onnx
+  NAME/  NAME.onnx     the same of every other network that a method hands out (ensemble)
   log.jsonl            one line per step, epoch and warning
   events/NAME/         the curves of every training, for TensorBoard
   report.json  report.md
@@ -50,6 +51,10 @@ class RunFolder:
     @property
     def student(self) -> Path:
         return self.path / "student"
+
+    def beside(self, network: str) -> Path:
+        """The folder of another network that is handed out."""
+        return self.path / network
 
     @property
     def log(self) -> Path:

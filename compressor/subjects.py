@@ -23,7 +23,7 @@ from compressor.data import glyphs, load_data
 from compressor.data.split import Data
 from compressor.distill import accuracy
 from compressor.errors import CompressError, UsageError
-from compressor.exporting import Written, calibration_images, formats_of, settled, written
+from compressor.exporting import Floor, Written, calibration_images, formats_of, settled, written
 from compressor.layers import layer_rows, layer_table
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
@@ -142,15 +142,11 @@ def export_subject(request: ExportRequest) -> list[Written]:
                     Written(file.artifact, tuple(verified(file, images, recipe)), file.artifact.notes)
                 )
         calibration = calibration_images(data, recipe, 0) if data and others else ()
-        least = (
-            accuracy(lambda batch: torch.from_numpy(reference(batch.numpy())), data.test)
-            if data and others
-            else None
-        )
-        for name in others:
-            results.append(
-                written(name, onnx, targets[name], recipe, reference, images, calibration, data, least)
-            )
+        floor = _floor(reference, data) if data and others else None
+        results += [
+            written(name, onnx, targets[name], recipe, reference, images, calibration, floor)
+            for name in others
+        ]
     if left_out and results:
         results[-1] = replace(results[-1], notes=(*results[-1].notes, *left_out))
     return [replace(each, artifact=settled([each.artifact], each.checks)[0]) for each in results]
@@ -164,6 +160,10 @@ def _data_of(request: ExportRequest, folder: Path | None) -> Data | None:
         return load_data(DataRecipe(name=request.data, classes=request.classes), 0)
     run = RunFolder(folder.parent) if folder else None
     return load_data(read_recipe(run.recipe).data, 0) if run and run.recipe.exists() else None
+
+
+def _floor(reference: Callable[[Array], Array], data: Data) -> Floor:
+    return Floor(data, accuracy(lambda batch: torch.from_numpy(reference(batch.numpy())), data.test))
 
 
 def _answers_of_file(path: Path) -> Callable[[Array], Array]:

@@ -25,6 +25,7 @@ from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, Schedule, accuracy, choose_precision, train
 from compressor.distill.parallel import here
+from compressor.distill.request import TEACHER_NONE
 from compressor.distill.sharding import sharded
 from compressor.errors import CompressError, UsageError
 from compressor.files import write_atomic
@@ -125,7 +126,7 @@ def load_teacher(
     else:
         teacher = _named(recipe.model, data, device)
     here().same(teacher.network.state_dict().values())
-    outputs = _outputs(teacher.network, data)
+    outputs = outputs_of(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
             f"`{recipe.model.name}` tells {outputs} classes apart, `{data.name}` has {len(data.classes)}",
@@ -163,9 +164,9 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
     ``right`` is how often that one is. Whoever teaches must know more than chance does.
     """
     asked = recipe.distil
-    if not asked.teacher:
+    if asked.teacher in ("", TEACHER_NONE):
         guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
-        random = recipe.model.weights == RANDOM
+        random = recipe.model.weights == RANDOM or asked.teacher == TEACHER_NONE
     else:
         model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
         if not is_student(Path(model.name)):
@@ -173,7 +174,7 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
         # What is shared out need not fit on one device: it stays in memory, and its parts go there.
         found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
         here().same(found.network.state_dict().values())
-        outputs = _outputs(found.network, data)
+        outputs = outputs_of(found.network, data)
         if outputs != len(data.classes):
             raise UsageError(
                 f"the teacher `{model.name}` tells {outputs} classes apart, "
@@ -215,7 +216,9 @@ def _trained_builtin(
 ) -> Teacher:
     """The built-in network: from the cache, or trained now and put there."""
     source = ModelSource(BUILTIN, len(data.classes))
-    ingredients = _ingredients(replace(recipe.data, unlabelled=""), recipe.seed, device, source)
+    ingredients = _ingredients(
+        replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed, device, source
+    )
     key = cache.key_of(ingredients)
     # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
     cached = recipe.data.name == RENDERED
@@ -224,9 +227,9 @@ def _trained_builtin(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
-    _outputs(network, data)
+    outputs_of(network, data)
     if not data.train.labelled:  # it is the student that learns from these; its teacher needs the labels
-        data = load_data(replace(recipe.data, unlabelled=""), recipe.seed)
+        data = load_data(replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed)
     if stored is not None:
         network.load_state_dict(stored)
         return Teacher(network.to(device), source, origin)
@@ -287,7 +290,7 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
     }
 
 
-def _outputs(network: nn.Module, data: Data) -> int:
+def outputs_of(network: nn.Module, data: Data, whose: str = "teacher") -> int:
     """How many classes the network tells apart, for an image of this data."""
     device = next(network.parameters()).device
     image = torch.zeros(1, *data.shape, device=device)
@@ -297,12 +300,12 @@ def _outputs(network: nn.Module, data: Data) -> int:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressError(
-            f"the teacher does not run on images of shape {data.shape}: {reason}",
+            f"the {whose} does not run on images of shape {data.shape}: {reason}",
             "set the size with --size; three values of data.mean and data.std make grey images colour",
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise CompressError(
-            f"the teacher gives a {type(logits).__name__}, expected logits of shape (batch, classes)",
+            f"the {whose} gives a {type(logits).__name__}, expected logits of shape (batch, classes)",
             "wrap it in a factory that returns the logits alone",
         )
     return int(logits.shape[1])

@@ -25,6 +25,8 @@ HEADROOM = 2.0
 """Other images may have larger values than those that were looked at."""
 FLOAT_ONLY = {"Resize": (1, 2), "Upsample": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
 """Inputs that are float32 whatever the data is."""
+NOT_IN_BFLOAT16 = {"HardSwish", "HardSigmoid"}
+"""What NVIDIA's parser takes in float32 and float16, and refuses in bfloat16."""
 STAYING = {"Range", "RandomNormal", "RandomUniform", "NonMaxSuppression", "RoiAlign", "GridSample", "STFT"}
 """Operators that a runtime lacks in half precision, or whose result would be counted in it."""
 
@@ -46,9 +48,16 @@ def _to_half(source: Path, path: Path, asked: Asked, precision: str) -> Artifact
     if precision == "bf16":
         _allow_bfloat16(model, source)
     kept = _overflowing(source, model, asked) if precision == "fp16" else {}
-    halved(model, precision, frozenset(kept))
-    notes = tuple(f"{name} stays float32: it reaches {value:.3g}, float16 ends at {LARGEST:g}"
-                  for name, value in kept.items())  # fmt: skip
+    refused = [node.name for node in model.graph.node if node.op_type in NOT_IN_BFLOAT16]
+    refused = refused if precision == "bf16" else []
+    halved(model, precision, frozenset((*kept, *refused)))
+    notes = (
+        *(
+            f"{name} stays float32: it reaches {value:.3g}, float16 ends at {LARGEST:g}"
+            for name, value in kept.items()
+        ),
+        *(f"{name} stays float32: TensorRT has it in no bfloat16" for name in refused),
+    )
     return write_model(
         model, path, format=f"onnx-{precision}", precision=precision, notes=notes, precision_of_file=precision
     )

@@ -117,7 +117,7 @@ def built(
     (config.set_flag if ask.tf32 else config.clear_flag)(library.BuilderFlag.TF32)
     _add_profile(builder, network, config, ask, source)
     started = time.perf_counter()
-    with _cached_timings(config, timing_cache):
+    with _cached_timings(config, timing_cache if library.__name__ == "tensorrt" else None):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"cannot build an engine of `{source}`: {_last_complaint(lines)}")
@@ -174,7 +174,7 @@ def _add_profile(builder: Any, network: Any, config: Any, ask: EngineAsk, source
 
 @contextmanager
 def _cached_timings(config: Any, path: Path | None) -> Iterator[None]:
-    """TensorRT times its kernels once for a device, and reads here what it found before."""
+    """TensorRT times its kernels once for a device, and reads here what it found before; TensorRT-RTX times none."""
     if path is None:
         yield
         return

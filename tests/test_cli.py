@@ -25,7 +25,8 @@ FLAGS = {
     "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --threads --keep
               --granule --whole-heads --data --data-test --unlabelled --augment --data-root --download
               --size --weights --classes --criterion --combine --normalise --backend
-              --method --assistants --masks --teacher --teacher-weights --loss --shard-teacher
+              --method --assistants --between --masks --teacher --teacher-weights --teacher-augment --student
+              --student-weights --loss --probe --shard-teacher
               --epochs --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
@@ -33,6 +34,7 @@ FLAGS = {
                  --trust --json""",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",
+    "evaluate": "--data --data-root --size --classes --seed --weights --retrieval --layer --device --trust --json",
     "report": "--json --markdown",
     "doctor": "--json",
 }

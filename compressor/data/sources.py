@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from compressor.data.folders import load_folder, with_unlabelled
 from compressor.data.glyphs import load_glyphs
 from compressor.data.shards import has_shards, load_shards, names_shards
 from compressor.data.split import Data
+from compressor.data.views import TwoViews
 from compressor.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
     """The data set that a recipe names. ``seed`` decides what is rendered, and what is held out for the test."""
     _check_numbers(wanted)
     check_augment(wanted.augment)
+    if wanted.teacher_augment:
+        check_augment(wanted.teacher_augment)
     source = _source(wanted.name)
     for option, reached in (("test", load_shards), ("samples", load_factory)):
         if getattr(wanted, option) and source is not reached:
@@ -42,7 +46,14 @@ def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
             f"data set `{wanted.name}` has {len(data.classes)} classes, asked for were {wanted.classes}",
             "leave --classes out: this data set brings its own",
         )
-    return with_unlabelled(data, wanted) if wanted.unlabelled else data
+    data = with_unlabelled(data, wanted) if wanted.unlabelled else data
+    return _with_two_views(data, wanted, seed) if wanted.teacher_augment else data
+
+
+def _with_two_views(data: Data, wanted: DataRecipe, seed: int) -> Data:
+    """The same data, of which the teacher is shown what its own augmentation makes."""
+    theirs = load_data(replace(wanted, augment=wanted.teacher_augment, teacher_augment=""), seed)
+    return replace(data, train=TwoViews(data.train, theirs.train))
 
 
 def _check_numbers(wanted: DataRecipe) -> None:

@@ -17,11 +17,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images (N, C, H, W) float32, labels (N,) int64, sample numbers (N,) int64."""
+    """Normalised images (N, C, H, W) float32, labels (N,) int64, sample numbers (N,) int64.
+
+    ``theirs``: the same samples as a teacher is to see them, where that differs.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    theirs: Tensor | None = None
 
 
 @dataclass(frozen=True)

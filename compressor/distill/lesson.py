@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Data
-from compressor.distill.beside import Beside
+from compressor.distill.comparing import Beside, Seen, turned
 from compressor.distill.compiling import Forward, compiled
 from compressor.distill.evaluate import accuracy
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.losses import LOSSES, cross_entropy, kd_each
 from compressor.distill.optimizers import Named
 from compressor.distill.precision import Arithmetic
-from compressor.distill.schedule import Schedule
+from compressor.distill.schedule import NO_ANSWERS, Schedule
 from compressor.distill.teacher import Answers, Guide, answering, answers_of
 from compressor.distill.terms import Term
 
@@ -76,8 +76,18 @@ class Lesson(Protocol):
         """Drop what a batch that was broken off has left."""
         ...
 
-    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
-        """Call ``backward`` with the loss, or with its parts one by one; return the whole, detached."""
+    def learn(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        backward: Backward,
+        theirs: Tensor | None = None,
+    ) -> Tensor:
+        """Call ``backward`` with the loss, or with its parts one by one; return the whole, detached.
+
+        ``theirs``: what teachers see of these images, where it is something else.
+        """
         ...
 
     def before_step(self) -> None:
@@ -131,6 +141,7 @@ class Taught:
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
             "hints": [list(hints.layers), hints.weight] if hints else None,
             "losses": [term.text for term in terms],
+            "kept": [{layer: list(kept) for layer, kept in guide.kept.items()} for guide in guides],
             "at_once": at_once,
         }
         self._at_once = at_once
@@ -147,17 +158,19 @@ class Taught:
         self._number = torch.zeros((), dtype=torch.int64)
         self._answers: dict[int, Answers] = {}
         self._copies: dict[int, nn.Module] = {}
+        taught_by: list[Guide | None] = [*guides] or [None]
         self._beside = [
             Beside(
                 terms,
                 self.network,
-                arithmetic.copy(guide.network),
+                None if guide is None or guide.by_labels else arithmetic.copy(guide.network),
                 data,
                 arithmetic,
-                temperature=schedule.temperature,
+                schedule=schedule,
                 seed=seed,
+                kept=guide.kept if guide else {},
             )
-            for guide in (guides if terms else ())
+            for guide in (taught_by if terms else ())
         ]
         self._own = nn.ModuleList(self._beside)
 
@@ -188,11 +201,19 @@ class Taught:
 
     def begin(self) -> None: ...
 
-    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
+    def learn(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        backward: Backward,
+        theirs: Tensor | None = None,
+    ) -> Tensor:
+        shown = images if theirs is None else theirs
         if self._looks:
-            return self._looking(images, labels, backward)
+            return self._looking(images, labels, backward, shown)
         teaching = range(len(self._guides)) if self._at_once else [int(self._number)] if self._guides else []
-        told = [self._told_by(number, images, labels, index) for number in teaching]
+        told = [self._told_by(number, shown, labels, index) for number in teaching]
         with self._arithmetic.autocast():
             said = self._forward(images)
         if len(told) > 1:
@@ -202,24 +223,33 @@ class Taught:
         backward(loss)
         return loss.detach()
 
-    def _looking(self, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
+    def _looking(self, images: Tensor, labels: Tensor, backward: Backward, shown: Tensor) -> Tensor:
         """The same with the teacher asked live, since its layers are looked at."""
-        number = int(self._number)
-        teacher, hints = self._asked(number), self._hints or NO_HINTS
+        number, hints, count = int(self._number), self._hints or NO_HINTS, len(images)
+        guide = self._guides[number] if self._guides else None
+        teacher = None if guide is None else self._asked(number)
         beside = self._beside[number] if self._beside else None
+        ways = 1 if beside is None else beside.ways
+        if ways > 1:
+            images, shown = turned(images), turned(shown)
+        looked_at = None if guide is None or guide.by_labels else teacher
         watched: AbstractContextManager[Any] = (
-            nullcontext(({}, {})) if beside is None else beside.watching(self.network, teacher)
+            nullcontext(({}, {})) if beside is None else beside.watching(self.network, looked_at)
         )
-        with self._arithmetic.autocast(), watched as (seen, shown):
-            with torch.no_grad(), hints.watching(teacher) as theirs:
-                told = teacher(images).float()
+        told = None
+        with self._arithmetic.autocast(), watched as (seen, looks):
+            if guide is not None and teacher is not None:
+                with torch.no_grad(), hints.watching(teacher) as theirs:
+                    told = teacher(labels if guide.by_labels else shown).float()
             with hints.watching(self.network) as mine:
                 said = self.network(images)
-        loss = loss_of(said, labels, told, self._schedule)
-        if self._hints is not None:
-            loss = loss + hints.loss(mine, theirs, self._channels, self._guides[number].channels)
+        loss = loss_of(said[:count], labels, None if told is None else told[:count], self._schedule)
+        if self._hints is not None and guide is not None:
+            loss = loss + self._hints.loss(mine, theirs, self._channels, guide.channels)
         if beside is not None:
-            loss = loss + beside.loss(self._epoch, said, told, labels, seen, shown)
+            given = Seen(images, labels, said, told, seen, looks, ways, (self.network, looked_at))
+            with self._arithmetic.autocast():
+                loss = loss + beside.loss(self._epoch, given)
         backward(loss)
         return loss.detach()
 
@@ -281,13 +311,20 @@ class Taught:
 
 
 def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
-    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told."""
+    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told.
+
+    With ``teacher_loss = "none"`` the first part is nothing: losses beside have its place.
+    """
     share = schedule.teacher_weight if told is not None else 0.0
     if told is None or share == 0:
         return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    if schedule.teacher_loss == NO_ANSWERS:
+        if share == 1:
+            return torch.zeros((), device=said.device)
+        return (1 - share) * cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
     known = LOSSES[schedule.teacher_loss]
     settings = {"temperature": schedule.temperature} if known.tempered else {}
-    followed = known.function(said, told, *([labels] if known.labels else []), **settings)
+    followed = known.weight * known.function(said, told, *([labels] if known.labels else []), **settings)
     if share == 1:
         return followed
     labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)

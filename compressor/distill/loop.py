@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
-from compressor.distill.beside import check_terms
 from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of, spread
 from compressor.distill.evaluate import accuracy
 from compressor.distill.exchange import Exchange
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Lesson, Taught, digest
-from compressor.distill.losses import LOSSES, TEACHER_LOSSES
 from compressor.distill.mixing import Mixing, mixing_for
 from compressor.distill.norms import synchronised
 from compressor.distill.optimizers import optimizer_for
@@ -35,10 +33,11 @@ from compressor.distill.precision import Arithmetic
 from compressor.distill.record import Epoch, Progress, Trained
 from compressor.distill.repeat import repeatable, reseed, seed_of
 from compressor.distill.schedule import Schedule
+from compressor.distill.sense import check_enough, check_sense
 from compressor.distill.teacher import Guide
 from compressor.distill.terms import terms_of
 from compressor.distill.trouble import DivergedError, check_finite, first_not_finite, is_out_of_memory
-from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.errors import CompressError
 
 CPU = torch.device("cpu")
 
@@ -71,7 +70,7 @@ def train(
     """
     arithmetic = Arithmetic.on(device, schedule.precision)
     guides = guides or ([Guide("teacher", teacher)] if teacher is not None else [])
-    check_sense(data, schedule, taught=bool(guides), losses=losses)
+    check_sense(data, schedule, taught=bool(guides), losses=losses, hinted=hints is not None)
     lesson = Taught(
         network,
         guides,
@@ -93,48 +92,6 @@ def train(
         checkpoints=checkpoints,
         progress=progress,
     )
-
-
-def check_sense(data: Data, schedule: Schedule, *, taught: bool, losses: Sequence[str] = ()) -> None:
-    """Refuse, before anything is computed, what could not be learnt."""
-    if losses and not taught:
-        raise UsageError(
-            f"loss `{losses[0]}` compares with a teacher, and there is none",
-            "choose a method with a teacher, or leave distil.losses out",
-        )
-    check_terms(terms_of(losses), data, schedule)
-    if schedule.teacher_loss not in TEACHER_LOSSES:
-        raise unknown_name("teacher_loss", schedule.teacher_loss, TEACHER_LOSSES)
-    if taught and LOSSES[schedule.teacher_loss].labels and (schedule.mixup or schedule.cutmix):
-        raise UsageError(
-            f"teacher_loss `{schedule.teacher_loss}` needs one label for each image, and mixup and cutmix mix them",
-            "kd, dist and comparative need none",
-        )
-    if taught and LOSSES[schedule.teacher_loss].whole_batch and here().size > 1:
-        raise UsageError(
-            f"teacher_loss `{schedule.teacher_loss}` compares the images of a whole batch, "
-            f"and {here().size} processes have a piece each",
-            "kd, dkd and ofa look at one image at a time",
-        )
-    if len(data.train) == 0:
-        raise CompressError(f"nothing to learn from: the training half of `{data.name}` is empty")
-    told = taught and schedule.teacher_weight == 1 and not LOSSES[schedule.teacher_loss].labels
-    if not data.train.labelled and not told:
-        raise UsageError(
-            f"the pictures of `{data.name}` have no labels, and the loss needs them",
-            "with a teacher, set distil.schedule.teacher_weight to 1: it alone is followed then, by kd, dist or "
-            "comparative",
-        )
-
-
-def check_enough(data: Data, schedule: Schedule, processes: int) -> None:
-    """Refuse, before anything is computed, batches of which a process would get nothing."""
-    batch = min(schedule.batch, len(data.train))
-    if batch < processes:
-        raise UsageError(
-            f"a batch has {batch} images, and {processes} processes need one each",
-            "start fewer processes, or use a larger distil.schedule.batch",
-        )
 
 
 def follow(
@@ -340,8 +297,10 @@ class _Course:
     def _in_pieces(self, batch: Batch, mixing: Mixing | None) -> Tensor:
         images = self.arithmetic.images(batch.images)
         labels = batch.labels.to(self.arithmetic.device, non_blocking=True)
+        theirs = images if batch.theirs is None else self.arithmetic.images(batch.theirs)
         if mixing is not None:  # in every process by the same draw, each within its own piece
-            images, labels = mixing(images, labels)
+            both, labels = mixing(images if theirs is images else torch.cat([images, theirs], dim=1), labels)
+            images, theirs = both[:, : images.shape[1]], both[:, -images.shape[1] :]
         place, world = self.moving.place, self.exchange.world
         loss = torch.zeros((), device=self.arithmetic.device)
         whole = len(images)
@@ -352,14 +311,14 @@ class _Course:
             # From here on by draws of its own: dropout that is the same in all pieces would be another one.
             drawn = seed_of(self.seed, place.epoch, place.step, "layers", world.rank)
             reseed(drawn, self.arithmetic.device)
-        pieces = zip(*(each.split(sizes) for each in (images, labels, batch.index)), strict=True)
-        for few, told, index in pieces:
+        whole_batch = (images, labels, batch.index, theirs)
+        for few, told, index, shown in zip(*(each.split(sizes) for each in whole_batch), strict=True):
             share = len(few) / whole
 
             def backward(part: Tensor, share: float = share) -> None:
                 self.moving.scaler.scale(part * share).backward()
 
-            loss += share * self.moving.lesson.learn(few, told, index, backward)
+            loss += share * self.moving.lesson.learn(few, told, index, backward, shown)
         return loss
 
     @property

@@ -62,7 +62,15 @@ class Places:
                 last[shape[1:]] = path
         return list(last.values())
 
-    def check(self, layer: str, loss: str) -> None:
+    def without_stages(self, loss: str) -> UsageError:
+        """The error of a loss that finds no stages here, or none that correspond; it lists layers."""
+        shown = ", ".join(f"{path} {list(shape)}" for path, shape in [*self.shapes.items()][-6:])
+        return UsageError(
+            f"loss `{loss}` finds no stages in student and teacher to compare",
+            f"name layers, as in layers=A/B; the {self.whose} has {shown}",
+        )
+
+    def check(self, layer: str, purpose: str) -> None:
         """An error that lists candidates if there is no such layer, or it gives out no tensor."""
         if layer not in self.shapes:
             best = [*self.stages, *([EMBEDDING] if EMBEDDING in self.shapes else [])] or list(self.shapes)[
@@ -70,7 +78,7 @@ class Places:
             ]
             shown = ", ".join(f"{path} {list(self.shapes[path])}" for path in best)
             raise UsageError(
-                f"loss `{loss}`: the {self.whose} has no layer `{layer}` whose output could be compared",
+                f"{purpose}: the {self.whose} has no layer `{layer}` whose output could be compared",
                 f"it has {shown}" if shown else "it has no layers with outputs of their own",
             )
 

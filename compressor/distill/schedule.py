@@ -12,15 +12,22 @@ from dataclasses import dataclass
 from compressor.errors import UsageError, unknown_name
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+ANNEALINGS = ("cosine", "constant")
+
+NO_ANSWERS = "none"
+"""The ``teacher_loss`` of a student that does not follow what its teacher says, only what losses beside compare."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum if nothing else is asked.
 
+    ``annealing``: ``constant`` keeps the rate after its warm-up instead.
+
     ``optimizer`` is a name of `torch.optim`, in any case of letters; ``optimizer_settings`` are its own, as in
     ``betas=[0.9, 0.95]``. ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
-    labels; without a teacher the labels have it all. ``mixup`` and ``cutmix`` are the alphas of the two, 0 for
+    labels; without a teacher the labels have it all. With ``teacher_loss = "none"`` the teacher's share stays empty.
+    ``mixup`` and ``cutmix`` are the alphas of the two, 0 for
     none; with both, each step draws one. ``micro_batch``: at most so many images at once, gradients add up to
     those of the batch. ``clip_norm`` bounds the norm of the whole gradient. ``ema``: the network handed out is the
     moving average of its weights with this decay. ``compile``: the network through `torch.compile`; a teacher that
@@ -38,6 +45,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 0.5
+    annealing: str = "cosine"
     label_smoothing: float = 0.0
     teacher_loss: str = "kd"
     temperature: float = 2.0
@@ -63,6 +71,8 @@ class Schedule:
             0 <= self.warmup_epochs < self.epochs,
             f"at least 0 and below epochs ({self.epochs})",
         )
+        if self.annealing not in ANNEALINGS:
+            raise unknown_name("annealing", self.annealing, ANNEALINGS)
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         _need("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
         _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
@@ -87,11 +97,13 @@ class Schedule:
         """The rate of ``step`` (from 0) in a training of ``steps``, all epochs together.
 
         Warm-up of w steps: peak · (step + 1) / w, so the first step already learns something.
-        After it: peak · (1 + cos(π · (step − w) / (steps − w))) / 2.
+        After it: peak · (1 + cos(π · (step − w) / (steps − w))) / 2, or the peak to the end.
         """
         warmup = round(steps * self.warmup_epochs / self.epochs)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
+        if self.annealing == "constant":
+            return self.learning_rate
         return self.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
 

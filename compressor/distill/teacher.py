@@ -31,8 +31,10 @@ Answers = Callable[[Tensor, Tensor], Tensor]
 class Guide:
     """A network that teaches, by name; ``accuracy``: what a student must beat to be taught by the next one.
 
-    ``channels``: those of the uncut network that its layers have, where hints compare them. ``shared_out``: whether
-    each process holds a part of it while it teaches. ``by_labels``: it is asked with labels instead of images.
+    ``channels``: those of the uncut network that its layers have, where hints compare them. ``kept``: the channels of
+    its own that ``same-channels`` shows a narrower student, by layer; of a layer that is not named all.
+    ``shared_out``: whether each process holds a part of it while it teaches. ``by_labels``: it is asked with labels
+    instead of images.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Guide:
     channels: Channels = field(default_factory=dict)
     shared_out: bool = False
     by_labels: bool = False
+    kept: Channels = field(default_factory=dict)
 
 
 def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = False) -> nn.Module:

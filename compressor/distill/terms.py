@@ -23,13 +23,13 @@ class Term:
     """One loss: its name, its weight (none: the usual one) and how that changes, the layers of student and teacher.
 
     In epoch e (from 0) it counts weight · decay^e · min(1, (e + 1) / ramp), and nothing before ``start`` or from
-    ``until`` on. Layers are pairs of module paths; none: `auto`.
+    ``until`` on. Layers are pairs of module paths; an empty tuple is `auto`.
     """
 
     text: str
     name: str
     weight: float | None = None
-    layers: tuple[tuple[str, str], ...] = ()
+    layers: tuple[tuple[str, str], ...] | None = None
     decay: float = 1.0
     ramp: int = 1
     start: int = 0
@@ -60,7 +60,7 @@ def _term(text: str) -> Term:
         if not sign or not value:
             raise _unclear(text, f"`{part}` is not NAME=VALUE")
         if key == "layers":
-            given[key] = _pairs(text, value)
+            given[key] = () if value == AUTO else pairs_from(value, f"loss `{text}`")
         elif key == "decay":
             given[key] = _number(text, key, value, above=0.0)
         elif key in ("ramp", "start", "until"):
@@ -70,14 +70,15 @@ def _term(text: str) -> Term:
     return Term(text, name, **given, settings=settings)  # type: ignore[arg-type]
 
 
-def _pairs(text: str, value: str) -> tuple[tuple[str, str], ...]:
-    if value == AUTO:
-        return ()
+def pairs_from(text: str, where: str) -> tuple[tuple[str, str], ...]:
+    """Layers of student and teacher, as in ``layer2/stage3 layer3``."""
     pairs = []
-    for each in value.split():
+    for each in text.split():
         mine, slash, theirs = each.partition("/")
         if slash and not (mine and theirs):
-            raise _unclear(text, f"`{each}` is not STUDENT_LAYER/TEACHER_LAYER")
+            raise UsageError(
+                f"{where}: `{each}` is not STUDENT_LAYER/TEACHER_LAYER", "as in `layer2/stage3 layer3`"
+            )
         pairs.append((mine, theirs if slash else mine))
     return tuple(pairs)
 

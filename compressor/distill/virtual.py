@@ -1,4 +1,4 @@
-"""A teacher that is made up: it knows the label, and is a little less than sure of it."""
+"""Teachers that never see the image: they know its label, and answer as if they were a little less than sure."""
 
 from __future__ import annotations
 
@@ -24,3 +24,25 @@ class VirtualTeacher(nn.Module):
         """Its logits for labels (N,), or for shares of labels (N, K) where images were mixed."""
         shares = self.shares[labels] if labels.ndim == 1 else labels.to(self.shares.dtype) @ self.shares
         return shares.log()
+
+
+class Drawn(nn.Module):
+    """Answers with what was said of some image of the same class, another one every time.
+
+    ``pools``: logits (classes, images, classes), those that another network gave to images of each class.
+    """
+
+    pools: Tensor
+
+    def __init__(self, pools: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pools", pools)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Logits for labels (N,), or for shares of labels (N, K) where images were mixed."""
+        classes, images, _ = self.pools.shape
+        drawn = torch.randint(images, (len(labels), classes), device=labels.device)
+        if labels.ndim == 1:
+            return self.pools[labels, drawn[:, 0]]
+        told = self.pools[torch.arange(classes, device=labels.device), drawn].softmax(dim=2)
+        return torch.einsum("nk,nkc->nc", labels.to(told.dtype), told).log()

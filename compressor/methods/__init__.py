@@ -2,7 +2,11 @@
 
 from compressor.methods.alone import teacher_free, teacher_free_self
 from compressor.methods.cascade import cascade
-from compressor.methods.controls import cut_only, finetune, kd, label_smoothing, multi_teacher, steps
+from compressor.methods.controls import cut_only, finetune, itself, kd, label_smoothing, multi_teacher, steps
+from compressor.methods.ensemble import ensemble
+from compressor.methods.flow import information_flow
+from compressor.methods.indistill import indistill
+from compressor.methods.lightweight import lightweight_teacher
 from compressor.methods.path import Stage, stages
 from compressor.methods.task import Method, Task, Training
 
@@ -12,11 +16,16 @@ METHODS: dict[str, Method] = {
     "steps": steps,
     "cascade": cascade,
     "multi-teacher": multi_teacher,
+    "ensemble": ensemble,
     "kd": kd,
+    "lightweight-teacher": lightweight_teacher,
     "teacher-free": teacher_free,
     "teacher-free-self": teacher_free_self,
+    "self": itself,
     "label-smoothing": label_smoothing,
     "finetune": finetune,
+    "information-flow": information_flow,
+    "indistill": indistill,
     "cut-only": cut_only,
 }
 """Each method by the name that a recipe gives (``distil.method``)."""

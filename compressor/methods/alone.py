@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from compressor.distill import Guide
 from compressor.distill.virtual import VirtualTeacher
-from compressor.methods.task import Task, Training, cut_and_proved, taught
+from compressor.methods.task import Task, Training, begun, taught
 
 CORRECT = 0.99
 """How sure the virtual teacher is of the label."""
@@ -21,7 +21,7 @@ ITSELF = "itself"
 
 def teacher_free(task: Task) -> tuple[Training, ...]:
     """A made-up teacher that is always right and spreads the rest evenly: labels, softened by a temperature."""
-    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    student, checks = begun(task)
     guide = Guide("virtual", VirtualTeacher(len(task.data.classes), CORRECT), by_labels=True)
     asked = task.distilling.schedule
     schedule = replace(asked, teacher_loss="kd", temperature=TEMPERATURE, teacher_weight=WEIGHT)
@@ -31,7 +31,7 @@ def teacher_free(task: Task) -> tuple[Training, ...]:
 
 def teacher_free_self(task: Task) -> tuple[Training, ...]:
     """The student is trained by labels, and teaches the same student from the start."""
-    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    student, checks = begun(task)
     schedule = task.distilling.schedule
     itself = replace(task.student, name=ITSELF)
     first = taught(task, itself, student, schedule)

@@ -16,7 +16,7 @@ import numpy as np
 from compressor.budget.plan import Plan
 from compressor.distill import Arithmetic, Guide, accuracy, follow
 from compressor.distill.hints import hints_for
-from compressor.distill.loop import check_sense
+from compressor.distill.sense import check_sense
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.cost import costs_of
 from compressor.methods.path import channels_of

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from compressor.distill import Guide, Schedule, Trained, accuracy, choose_precision
 from compressor.methods.path import Stage, channels_of
-from compressor.methods.task import Task, Training, cut_and_proved, taught
+from compressor.methods.task import Task, Training, begun, cut_and_proved, taught
 
 SMOOTHING = 0.1
+ITSELF_LOSSES = ("drg", "dsr")
 
 
 def cut_only(task: Task) -> tuple[Training, ...]:
@@ -30,9 +31,16 @@ def label_smoothing(task: Task) -> tuple[Training, ...]:
     return _alone(task, replace(given, label_smoothing=given.label_smoothing or SMOOTHING))
 
 
+def itself(task: Task) -> tuple[Training, ...]:
+    """Labels, a head in the student's middle, and the shape of its answers to the batch before (Xu et al. 2023)."""
+    student, checks = begun(task)
+    trained = taught(task, task.student, student, task.distilling.schedule, more=ITSELF_LOSSES)
+    return (Training(task.student, "itself", trained, checks),)
+
+
 def kd(task: Task) -> tuple[Training, ...]:
     """The teacher teaches the student, without assistants (Hinton et al. 2015)."""
-    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    student, checks = begun(task)
     trained = taught(task, task.student, student, task.distilling.schedule, (task.guide,))
     return (Training(task.student, task.guide.name, trained, checks),)
 
@@ -65,7 +73,7 @@ def _in_steps(task: Task, *, all_at_the_end: bool) -> tuple[Training, ...]:
 
 
 def _alone(task: Task, schedule: Schedule) -> tuple[Training, ...]:
-    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
+    student, checks = begun(task)
     return (Training(task.student, "none", taught(task, task.student, student, schedule), checks),)
 
 

@@ -5,7 +5,7 @@ One set of scores gives nested plans, the student's inside the last assistant's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from compressor.budget.allocate import Allocation, allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.budget.solve import Costing
+from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph
 from compressor.saliency.scores import Scores
 
@@ -54,10 +55,11 @@ def stages(
     budget: Budget,
     assistants: int,
     *,
+    between: Sequence[float] = (),
     student: Allocation | None = None,
     measured: Mapping[str, Costing] | None = None,
 ) -> tuple[Stage, ...]:
-    """The assistants, largest first, and the student; what they remove is evenly spaced.
+    """The assistants, largest first, and the student; what they remove is evenly spaced, or the shares ``between``.
 
     ``student``: its widths, where they were chosen already. Where there are limits and no share, assistants go by the
     share of MACs that the student loses.
@@ -66,13 +68,18 @@ def stages(
     student = student or allocate(graph, scores, budget, measured=measured)
     of, remove = (budget.of, budget.remove) if budget.remove else ("macs", student.plan.removed("macs"))
     result = [Stage("student", student.plan, student.missed, None if fixed else (of, remove))]
-    for number in range(assistants, 0, -1):
-        share = remove * number / (assistants + 1)
+    evenly = [remove * number / (assistants + 1) for number in range(1, assistants + 1)]
+    for number, share in reversed(list(enumerate(between or evenly, start=1))):
         if not share:
             continue  # nothing goes: the teacher itself
-        between = budget.share_of(of, share)
-        assistant = allocate(graph, scores, between, containing=result[0].plan, measured=measured)
-        searched = between.is_searched
+        if share >= remove:
+            raise UsageError(
+                f"distil.between has {share:g}, and the student loses {remove:g} of the {of}",
+                "networks between teacher and student lose less than the student",
+            )
+        less = budget.share_of(of, share)
+        assistant = allocate(graph, scores, less, containing=result[0].plan, measured=measured)
+        searched = less.is_searched
         result.insert(
             0,
             Stage(f"assistant-{number}", assistant.plan, assistant.missed, None if searched else (of, share)),

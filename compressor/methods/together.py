@@ -139,20 +139,27 @@ class Together:
         for member in self.members:
             member.part.forget()
 
-    def learn(self, images: Tensor, labels: Tensor, index: Tensor, backward: Backward) -> Tensor:
+    def learn(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        backward: Backward,
+        theirs: Tensor | None = None,
+    ) -> Tensor:
         """The largest first: what it says is what the next is told. Each is done before the next begins."""
-        told = self._answers()(images, index)
+        told = self._answers()(images if theirs is None else theirs, index)
         total = torch.zeros((), device=images.device)
-        theirs: tuple[dict[str, Tensor], Channels] | None = None
+        larger: tuple[dict[str, Tensor], Channels] | None = None
         for member in reversed(self.members):
             with self._arithmetic.autocast(), self._watching(member.network) as mine:
                 said = member.network(images)
             loss = loss_of(said, labels, told, self._schedule)
             if self._hints is not None:
                 channels = channels_of(self._hints.layers, member.plan)
-                if theirs is not None:
-                    loss = loss + self._hints.loss(mine, theirs[0], channels, theirs[1])
-                theirs = {layer: output.detach() for layer, output in mine.items()}, channels
+                if larger is not None:
+                    loss = loss + self._hints.loss(mine, larger[0], channels, larger[1])
+                larger = {layer: output.detach() for layer, output in mine.items()}, channels
             backward(loss)
             told = said.detach().float()
             total += loss.detach()

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from compressor.report.report import Report
 from compressor.report.table import (
+    TRAINING_HEAD,
     accuracy_rows,
     asked_and_reached,
     cost_rows,
     error,
     how_fitted,
     how_measured,
-    percent,
     short,
     student_form,
+    training_rows,
 )
 
 
@@ -46,20 +47,7 @@ def _lines(report: Report) -> Iterator[str]:
             for check in report.checks
         ],
     )
-    yield from _table(
-        ("training", "taught by", "MACs removed", "epochs", "top-1", "seconds"),
-        [
-            (
-                row["network"],
-                row["teacher"],
-                percent(row["macs_removed"]),
-                str(row["epochs"]),
-                percent(row["accuracy"], 2),
-                f"{row['seconds']:.1f}",
-            )
-            for row in report.trainings
-        ],
-    )
+    yield from _table(TRAINING_HEAD, training_rows(report))
     yield from _table(
         ("group", "units", "kept"),
         [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],

@@ -79,6 +79,7 @@ def training_row(training: Training) -> dict[str, Any]:
     return {
         "network": training.stage.name,
         "teacher": training.teacher,
+        "ships": training.ships,
         "macs_removed": training.stage.plan.removed("macs"),
         "epochs": trained.epochs,
         "accuracy": trained.accuracy,

@@ -11,6 +11,8 @@ from compressor.runtimes import RUNTIMES
 
 Row = tuple[str, str, str, str]
 
+TRAINING_HEAD = ("training", "taught by", "MACs removed", "epochs", "top-1", "seconds")
+
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -51,9 +53,26 @@ def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
         ("student", "student, distilled"),
         ("onnx", "student, from the ONNX file"),
     ):
+        if name not in right:  # a student that was given is not cut
+            continue
         points = (right[name] - right["teacher"]) * 100
         rows.append((title, percent(right[name], 2), f"{points:+.2f} points"))
     return rows
+
+
+def training_rows(report: Report) -> list[tuple[str, ...]]:
+    """How each network was taught, under `TRAINING_HEAD`."""
+    return [
+        (
+            row["network"],
+            row["teacher"],
+            percent(row["macs_removed"]),
+            str(row["epochs"]),
+            percent(row["accuracy"], 2),
+            f"{row['seconds']:.1f}",
+        )
+        for row in report.trainings
+    ]
 
 
 def asked_and_reached(report: Report) -> str:
@@ -73,6 +92,11 @@ def asked_and_reached(report: Report) -> str:
         unit = " ms" if cost == "latency" else ""
         amount, most = (f"{each:.3f}" if unit else f"{each:,.0f}" for each in (figure, limit))
         parts.append(f"asked for at most {most}{unit} {COST_TITLES.get(cost, cost)}, reached {amount}{unit}")
+    if "student" in report.request:
+        gone = percent(report.cost["macs"]["removed"])
+        parts.append(
+            f"the student `{report.request['student']}` was given; it has {gone} less MACs than the teacher"
+        )
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from compressor.report.report import Report
 from compressor.report.table import (
+    TRAINING_HEAD,
     accuracy_rows,
     asked_and_reached,
     cost_rows,
@@ -18,6 +19,7 @@ from compressor.report.table import (
     how_fitted,
     how_measured,
     student_form,
+    training_rows,
 )
 
 
@@ -34,6 +36,7 @@ def _screen(report: Report) -> RenderableType:
         Text(""),
         _table(("cost", "teacher", "student", "removed"), cost_rows(report)),
         Text(""),
+        *_trainings(report),
         Text(asked_and_reached(report), style="bold"),
         *([Text(fitted, style="dim")] if (fitted := how_fitted(report)) else []),
         Text(how_measured(report), style="dim"),
@@ -44,6 +47,13 @@ def _screen(report: Report) -> RenderableType:
     parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(""), Text(f"run folder: {report.folder}")]
     return Group(*parts)
+
+
+def _trainings(report: Report) -> list[RenderableType]:
+    """All networks that were taught, where others than the student are handed out."""
+    if not any(row.get("ships") for row in report.trainings):
+        return []
+    return [_table(TRAINING_HEAD, training_rows(report)), Text("")]
 
 
 def _verdicts(report: Report) -> list[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import signature
 
 import pytest
 import torch
@@ -12,22 +13,28 @@ from torch import Tensor
 
 from compressor.distill.losses import (
     LOSSES,
+    adversarial,
     attention,
     comparative,
     crd,
     cross_entropy,
     dist,
     dkd,
+    drg,
+    dsr,
     ega,
     fitnet,
+    hsakd,
     kd,
     kd_plus,
+    multi_head,
     ofa,
     pkt,
     rkd,
     rrd,
     similarity_preserving,
     sskd,
+    tst,
 )
 from compressor.errors import CompressError
 
@@ -57,11 +64,21 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "rkd": (lambda s: rkd(s, OTHER_MAPS.to(s)), MAPS),
     "attention": (lambda s: attention(s, OTHER_MAPS.to(s)), MAPS),
     "fitnet": (lambda s: fitnet(s, OTHER_MAPS[:, :3].to(s)), MAPS),
+    "same-channels": (lambda s: fitnet(s, OTHER_MAPS[:, :3].to(s)), MAPS),
     "kd++": (lambda s: kd_plus(s, OTHER_MAPS[:, :3].to(s), LABELS, TEACHER[:4, :3].to(s)), MAPS),
     "ega": (lambda s: ega(s, TEACHER.to(s)), STUDENT),
-    "crd": (lambda s: crd(s, OTHER_UNIT[:5].to(s), MANY.to(s), samples=100, temperature=0.5), UNIT),
+    "crd": (
+        lambda s: crd(s, OTHER_UNIT[:5].to(s), MANY.to(s), samples=100, temperature=0.5, form="paper"),
+        UNIT,
+    ),
     "rrd": (lambda s: rrd(s, OTHER_UNIT[:5].to(s), MANY.to(s), student_temperature=0.5), UNIT),
     "sskd": (lambda s: sskd(s, drawn(3, 5, 6, seed=2).to(s)), drawn(3, 5, 6)),
+    "multi-head": (lambda s: multi_head(s, TEACHER.to(s)), STUDENT),
+    "hsakd": (lambda s: hsakd(s, TEACHER.to(s)), STUDENT),
+    "drg": (lambda s: drg(s, TEACHER.to(s)), STUDENT),
+    "dsr": (lambda s: dsr(s, TEACHER.to(s)), STUDENT),
+    "adversarial": (adversarial, STUDENT),
+    "tst": (lambda s: tst(s, TEACHER.to(s)), STUDENT),
 }
 
 
@@ -86,11 +103,13 @@ def test_a_loss_is_computed_in_float32_inside_autocast(name: str) -> None:
     assert found.item() == pytest.approx(loss(narrow.double()).item(), rel=2e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"labels", "kd++", "crd", "rrd", "ofa", "ega"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(LOSSES) - {"labels", "kd++", "crd", "rrd", "ofa", "ega", "adversarial"})
+)
 def test_a_student_like_its_teacher_costs_nothing(name: str) -> None:
     function = LOSSES[name].function
     given = {"sskd": drawn(3, 5, 6), "attention": MAPS}.get(name, drawn(5, 4))
-    more = (LABELS,) if LOSSES[name].labels else ()
+    more = (LABELS,) if "labels" in signature(function).parameters else ()
     assert function(given, given.clone(), *more).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -103,9 +122,15 @@ def test_a_loss_that_needs_no_whole_batch_is_the_mean_over_its_images(name: str)
         "ofa": lambda i: ofa(STUDENT[i], TEACHER[i], LABELS[i]),
         "attention": lambda i: attention(MAPS[i], OTHER_MAPS[i]),
         "fitnet": lambda i: fitnet(MAPS[i], OTHER_MAPS[i, :3]),
+        "same-channels": lambda i: fitnet(MAPS[i], OTHER_MAPS[i, :3]),
         "kd++": lambda i: kd_plus(MAPS[i], OTHER_MAPS[i, :3], LABELS[i], TEACHER[:4, :3]),
         "crd": lambda i: crd(UNIT[i], OTHER_UNIT[:5][i], MANY, samples=100),
         "rrd": lambda i: rrd(UNIT[i], OTHER_UNIT[:5][i], MANY),
+        "multi-head": lambda i: multi_head(STUDENT[i], TEACHER[i]),
+        "hsakd": lambda i: hsakd(STUDENT[i], TEACHER[i]),
+        "adversarial": lambda i: adversarial(STUDENT[i]),
+        "tst": lambda i: tst(STUDENT[i], TEACHER[i]),
+        "drg": lambda i: drg(STUDENT[i], TEACHER[i]),
     }[name]
     parts = [loss(slice(number, number + 1)).item() for number in range(5)]
     assert loss(slice(0, 5)).item() == pytest.approx(sum(parts) / 5)
@@ -208,7 +233,7 @@ def test_attention_gives_the_values_worked_out_by_hand() -> None:
     mine = torch.tensor([[[[1.0, 2.0]], [[math.sqrt(2), 0.0]]]], dtype=torch.float64)
     theirs = torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64)
     apart = [(0.6 - 1) ** 2, 0.8**2]
-    assert attention(mine, theirs).item() == pytest.approx(math.sqrt(sum(apart)) / 2)
+    assert attention(mine, theirs).item() == pytest.approx(math.sqrt(sum(apart)) / 2 / 2)
     assert attention(mine, theirs, form="code").item() == pytest.approx(sum(apart) / 2)
 
 
@@ -242,7 +267,13 @@ def test_contrast_with_others_gives_the_values_worked_out_by_hand() -> None:
     # τ = 1, K/M = 2/4: h = e / (e + 1/2); of the others 1 / (1 + 1/2) and e / (e + 1/2).
     h, e = math.e / (math.e + 0.5), 1 / 1.5
     by_hand = -math.log(h) - math.log(1 - e) - math.log(1 - h)
-    assert crd(student, teacher, others, samples=4, temperature=1.0).item() == pytest.approx(by_hand)
+    assert crd(student, teacher, others, samples=4, temperature=1.0, form="paper").item() == pytest.approx(
+        by_hand
+    )
+    # Divided by samples · mean = 4 · (1 + e) / 2, h is e / (1 + 2 e); of the others 1 / (2 + e) and that again.
+    h, e = math.e / (1 + 2 * math.e), 1 / (2 + math.e)
+    as_released = -math.log(h) - math.log(1 - e) - math.log(1 - h)
+    assert crd(student, teacher, others, samples=4, temperature=1.0).item() == pytest.approx(as_released)
     p, q = 1 / (1 + math.e), 1 / (1 + math.e**2)
     entropy = -(p * math.log(q) + (1 - p) * math.log(1 - q))
     found = rrd(student, teacher, others, teacher_temperature=1.0, student_temperature=0.5)

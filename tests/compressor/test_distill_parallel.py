@@ -137,6 +137,27 @@ def test_two_processes_train_the_student_of_one(pair: Pair, fixed: bool, changes
     assert told.accuracy == pytest.approx(alone.accuracy, abs=0.02)  # of 80 images, one may lie at the border
 
 
+def beside_training(losses: tuple[str, ...], micro: int | None) -> dict[str, Tensor]:
+    schedule = replace(GENTLE, micro_batch=micro)
+    given: dict[str, Any] = {"teacher": toy_network(7), "losses": losses}
+    return tensors(train(plain_network(), toy_data(), schedule, **given).network)
+
+
+def test_losses_that_look_at_one_image_at_a_time_are_those_of_one_process(pair: Pair) -> None:
+    losses = (
+        "fitnet=0.1",
+        "multi-head=0.5",
+        "adversarial=0.1",
+        "kd++=0.1",
+        "attention=1",
+        "ofa=0.1, layers=1",
+    )
+    one = beside_training(losses, None)
+    first, second = pair(beside_training, losses, None)
+    assert_same(first, second, bits=True)
+    assert_same(first, one)
+
+
 def test_micro_batches_of_two_processes_are_of_the_same_number(pair: Pair) -> None:
     """17 and 16 images, 16 at once: two parts in both, though one of them would be enough for the second."""
     (first, _), (second, _) = pair(toy_training, True, {"micro_batch": 16})

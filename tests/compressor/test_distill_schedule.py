@@ -27,6 +27,11 @@ def test_without_warm_up_the_first_step_has_the_peak_rate():
     assert schedule.learning_rate_at(0, 9) == pytest.approx(0.1)
 
 
+def test_a_constant_rate_stays_where_its_warm_up_ends():
+    schedule = Schedule(epochs=4, learning_rate=0.4, warmup_epochs=1, annealing="constant")
+    assert [schedule.learning_rate_at(step, 8) for step in range(8)] == pytest.approx([0.2, *[0.4] * 7])
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_shortest_trainings_have_a_rate_above_zero_at_every_step(steps):
     schedule = Schedule(epochs=1, warmup_epochs=0.9)
@@ -38,6 +43,7 @@ def test_the_shortest_trainings_have_a_rate_above_zero_at_every_step(steps):
     [
         ({"epochs": 0}, "`epochs` is 0, expected at least 1"),
         ({"batch": 0}, "`batch` is 0"),
+        ({"annealing": "cosin"}, "unknown annealing `cosin`"),
         ({"learning_rate": 0.0}, "`learning_rate` is 0.0, expected above 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
         ({"learning_rate": float("inf")}, "`learning_rate` is inf"),

@@ -8,7 +8,7 @@ from compressor.errors import UsageError
 
 def test_a_name_alone_has_the_usual_weight_and_the_layers_that_are_found() -> None:
     (term,) = terms_of(["pkt"])
-    assert (term.name, term.weight, term.layers, term.settings) == ("pkt", None, (), {})
+    assert (term.name, term.weight, term.layers, term.settings) == ("pkt", None, None, {})
     assert [term.share_at(epoch) for epoch in (0, 7)] == [1.0, 1.0]
 
 
@@ -40,10 +40,17 @@ def test_a_weight_decays_ramps_and_switches_by_the_epoch() -> None:
         ("pkt=1, ramp=0", "ramp is `0`, expected epochs, at least 1"),
         ("pkt=1, until=-3", "until is `-3`"),
         ("pkt=1, sometimes", "`sometimes` is not NAME=VALUE"),
-        ("pkt=1, layers=a/", "`a/` is not STUDENT_LAYER/TEACHER_LAYER"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_with_an_example(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=f"loss `{text}`: .*{reason}") as caught:
         terms_of([text])
     assert "as in `pkt`" in str(caught.value.hint)
+
+
+def test_layers_that_are_half_a_pair_are_one_line_with_an_example() -> None:
+    with pytest.raises(
+        UsageError, match="loss `pkt, layers=a/`: `a/` is not STUDENT_LAYER/TEACHER_LAYER"
+    ) as caught:
+        terms_of(["pkt, layers=a/"])
+    assert caught.value.hint == "as in `layer2/stage3 layer3`"

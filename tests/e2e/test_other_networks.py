@@ -78,3 +78,37 @@ def test_a_cascade_chooses_other_channels_and_ends_in_a_proven_file(folder: Path
     assert all(check["passed"] for check in report["checks"])
     assert any("together from assistant-1: cut equals" in check["name"] for check in report["checks"])
     assert report["cost"]["macs"]["student"] <= 0.51 * report["cost"]["macs"]["teacher"]
+
+
+def test_an_ensemble_hands_out_every_network_proven_and_exported(folder: Path) -> None:
+    report = run(
+        folder, "mypkg:teacher", "mypkg:data", "--method", "ensemble", "--between", "0.2", "--between", "0.35"
+    )
+    rows = {row["network"]: row for row in report["trainings"]}
+    assert list(rows) == ["assistant-1", "assistant-2", "student"]
+    removed = [row["macs_removed"] for row in rows.values()]
+    assert removed == sorted(removed)
+    assert removed[0] >= 0.2
+    files = {artifact["path"] for artifact in report["artifacts"]}
+    assert files == {"teacher.onnx", "student.onnx", "assistant-1.onnx", "assistant-2.onnx"}
+    names = [check["name"] for check in report["checks"]]
+    assert "assistant-2.onnx equals PyTorch at batch 8" in names
+    (run_folder,) = (path.parent for path in folder.glob("runs/*/assistant-1/plan.json"))
+    assert (run_folder / "weights.safetensors").exists()
+
+
+def test_no_trained_teacher_is_needed_where_none_is_asked(folder: Path) -> None:
+    report = run(
+        folder, "mypkg:teacher", "mypkg:data", "--method", "lightweight-teacher", "--teacher", "none"
+    )
+    (row,) = report["trainings"]
+    assert row["teacher"] == "lightweight"
+    assert report["model"]["origin"] == "random weights"
+
+
+def test_a_probe_is_trained_before_the_student(folder: Path) -> None:
+    run(folder, "mypkg:teacher", "mypkg:data", "--method", "kd", "--probe", "1")
+    (log,) = folder.glob("runs/*/log.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = list(dict.fromkeys(line["training"] for line in lines if "training" in line))
+    assert names == ["probe-taught", "probe-alone", "student"]

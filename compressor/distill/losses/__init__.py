@@ -15,29 +15,36 @@ from torch import Tensor
 from compressor.distill.losses.answers import comparative, cross_entropy, dist, dkd, kd, kd_each, ofa
 from compressor.distill.losses.contrast import crd, rrd, sskd
 from compressor.distill.losses.features import attention, fitnet, kd_plus
+from compressor.distill.losses.heads import adversarial, drg, dsr, hsakd, multi_head, tst
 from compressor.distill.losses.relations import ega, pkt, rkd, similarity_preserving
 
 __all__ = [
     "LOSSES",
     "TEACHER_LOSSES",
     "Known",
+    "adversarial",
     "attention",
     "comparative",
     "crd",
     "cross_entropy",
     "dist",
     "dkd",
+    "drg",
+    "dsr",
     "ega",
     "fitnet",
+    "hsakd",
     "kd",
     "kd_each",
     "kd_plus",
+    "multi_head",
     "ofa",
     "pkt",
     "rkd",
     "rrd",
     "similarity_preserving",
     "sskd",
+    "tst",
 ]
 
 
@@ -45,8 +52,10 @@ __all__ = [
 class Known:
     """A loss: its function, what it looks at, and what it needs.
 
-    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``embeddings`` (features mapped to one
-    space) or ``views`` (embeddings of the same images changed; for programs of your own). ``weight``: the usual one
+    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``channels`` (the same, in those channels that
+    the student is given), ``embeddings`` (features mapped to one space), ``heads`` (answers that inner layers give),
+    ``itself`` (the student alone), ``turned`` (the images in four directions), ``judged`` (what an adversary says) or
+    ``changed`` (images made for it). ``weight``: the usual one
     beside a cross-entropy of 1.
     """
 
@@ -55,6 +64,11 @@ class Known:
     weight: float
     labels: bool = False
     whole_batch: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs no teacher."""
+        return self.looks_at == "itself"
 
     @property
     def tempered(self) -> bool:
@@ -73,12 +87,19 @@ LOSSES: dict[str, Known] = {
     "similarity-preserving": Known(similarity_preserving, "features", 3000.0, whole_batch=True),
     "rkd": Known(rkd, "features", 25.0, whole_batch=True),
     "attention": Known(attention, "features", 1000.0),
+    "same-channels": Known(fitnet, "channels", 1.0),
     "fitnet": Known(fitnet, "embeddings", 1.0),
     "kd++": Known(kd_plus, "embeddings", 2.0, labels=True),
     "ega": Known(ega, "embeddings", 1.0, whole_batch=True),
     "crd": Known(crd, "embeddings", 0.8),
     "rrd": Known(rrd, "embeddings", 1.0),
-    "sskd": Known(sskd, "views", 10.0, whole_batch=True),
+    "multi-head": Known(multi_head, "heads", 1.0, labels=True),
+    "sskd": Known(sskd, "turned", 10.0, whole_batch=True),
+    "hsakd": Known(hsakd, "turned", 1.0, labels=True),
+    "adversarial": Known(adversarial, "judged", 0.1),
+    "tst": Known(tst, "changed", 1.0, labels=True),
+    "drg": Known(drg, "itself", 0.2, labels=True),
+    "dsr": Known(dsr, "itself", 1.0, whole_batch=True),
 }
 """Every loss by the name that a recipe gives."""
 

@@ -22,7 +22,7 @@ def fitnet(student: Tensor, teacher: Tensor) -> Tensor:
 def attention(student: Tensor, teacher: Tensor, *, form: str = "paper") -> Tensor:
     """How far the maps Q = Σ_c F_c², each flattened and of norm 1, lie apart; Zagoruyko and Komodakis 2017, equation 2.
 
-    ``paper``: ½ ‖Q_S − Q_T‖ for each image, usual weight 1000 over the number of layers. ``code``: the mean of
+    ``paper``: ½ ‖Q_S − Q_T‖ for each image over the elements of the map, as its β = 1000 is. ``code``: the mean of
     (Q_S − Q_T)², as released.
     """
     mine, theirs = (
@@ -30,7 +30,7 @@ def attention(student: Tensor, teacher: Tensor, *, form: str = "paper") -> Tenso
     )
     if form == "code":
         return (mine - theirs).square().mean()
-    return ((mine - theirs).square().sum(dim=1) + 1e-12).sqrt().mean() / 2
+    return ((mine - theirs).square().sum(dim=1) + 1e-12).sqrt().mean() / 2 / mine.shape[1]
 
 
 @wide

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.cutting import cut
 from compressor.data.split import Data
 from compressor.distill import Guide, Progress, accuracy, train
-from compressor.distill.request import METHOD_TITLES, Distilling
+from compressor.distill.request import CUTTING, LAYERWISE, METHOD_TITLES, Distilling
 from compressor.graph.trace import trace
-from compressor.methods import METHODS, Task, Training, stages
+from compressor.methods import METHODS, Stage, Task, Training, stages
 from compressor.saliency.score import score
 from compressor.student import same_bits
 
@@ -66,7 +67,11 @@ def test_in_steps_each_network_is_cut_from_the_one_that_teaches_it(
 def test_every_method_ends_with_the_student_that_was_planned_or_another_within_the_budget(
     teacher: nn.Module, data: Data, tmp_path: Path, method: str
 ) -> None:
-    task = task_for(teacher, data, tmp_path, Distilling(method, masks_every=2, schedule=SCHEDULE))
+    # Layers of a teacher that was never trained say nothing: what is left for the labels must be enough.
+    schedule = replace(SCHEDULE, epochs=8) if method in LAYERWISE else SCHEDULE
+    told: list[str] = []
+    asked = Distilling(method, masks_every=2, schedule=schedule)
+    task = task_for(teacher, data, tmp_path, asked, lambda name, now: told.append(name))
     trainings = done(task)
     last = trainings[-1]
     assert last.stage.name == "student"
@@ -76,7 +81,8 @@ def test_every_method_ends_with_the_student_that_was_planned_or_another_within_t
     assert all(check.passed for training in trainings for check in training.checks)
     assert any(training.checks for training in trainings)
     assert last.trained.accuracy == accuracy(network, data.test)
-    assert list(task.distilling.trainings([s.name for s in task.path])) == [t.stage.name for t in trainings]
+    expected = {} if method == "cut-only" else asked.trainings([stage.name for stage in task.path])
+    assert list(dict.fromkeys(told)) == list(expected)
     if method != "cut-only":
         assert last.trained.accuracy > 0.9
 
@@ -90,6 +96,12 @@ def test_every_method_ends_with_the_student_that_was_planned_or_another_within_t
         ("cascade", "together", 3),
         ("cascade", "together", 7),
         ("cascade", "student", 5),
+        ("ensemble", "ensemble", 5),
+        ("lightweight-teacher", "student", 5),
+        ("self", "student", 5),
+        ("information-flow", "student", 5),
+        ("indistill", "warm-up", 3),
+        ("indistill", "student", 5),
     ],
 )
 def test_a_broken_run_goes_on_and_ends_with_the_same_student(
@@ -148,3 +160,31 @@ def test_a_cascade_without_epochs_for_the_student_alone_ends_after_the_first_sta
     (only,) = done(task_for(teacher, data, tmp_path, asked))
     assert only.stage.name == "student"
     assert only.checks
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in CUTTING])
+def test_a_student_that_is_given_is_taught_as_it_is(
+    teacher: nn.Module, data: Data, tmp_path: Path, method: str
+) -> None:
+    """One of another class, with other names and widths; nothing is cut or proved."""
+    torch.manual_seed(1)
+    student, auxiliary = (
+        nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, 2),
+        )
+        for width in (5, 10)
+    )
+    asked = Distilling(method, student="named", schedule=replace(SCHEDULE, epochs=16))
+    path = (Stage("auxiliary", Plan({})), Stage("student", Plan({})))
+    task = replace(task_for(teacher, data, tmp_path, asked), path=path, given=student, auxiliary=auxiliary)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    trainings = done(task)
+    last = trainings[-1]
+    assert last.stage.name == "student"
+    assert last.trained.accuracy > 0.9
+    assert last.trained.network[0][0].weight.shape == (5, 1, 3, 3)
+    assert not any(training.checks for training in trainings)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
