@@ -32,7 +32,7 @@ from compressor.report.table import latency_title, measured, percent, short, spr
 from compressor.rundir import RunFolder
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
-from export import FORMATS, open_session
+from export import FORMATS, open_session, open_stranger
 from profiles import Counts, FileCounts
 from profiles.granule import Waste
 
@@ -57,6 +57,7 @@ def resolve(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Sub
     if path.suffix == ".onnx":
         if not path.is_file():
             raise UsageError(f"no file `{path}`")
+        open_stranger(path)  # in a process of its own first: it may be anybody's file
         return Subject(None, path, shape or _shape_of_file(path))
     folder = student_folder(path)
     if folder is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .formats import FORMATS, Format, derived
     from .onnx import to_onnx
     from .sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
+    from .untrusted import check_file, open_stranger
     from .verdict import TOLERANCES, Verdict, compare
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "TensorSpec",
     "Verdict",
     "between_files",
+    "check_file",
     "compare",
     "derived",
     "from_pytorch",
@@ -46,6 +48,7 @@ __all__ = [
     "open_on_cuda",
     "open_openvino",
     "open_session",
+    "open_stranger",
     "real_batches",
     "to_onnx",
 ]
@@ -63,6 +66,7 @@ _HOME = {
     "TensorSpec": "sessions",
     "Verdict": "verdict",
     "between_files": "divergence",
+    "check_file": "untrusted",
     "compare": "verdict",
     "derived": "formats",
     "from_pytorch": "divergence",
@@ -71,6 +75,7 @@ _HOME = {
     "open_on_cuda": "sessions",
     "open_openvino": "sessions",
     "open_session": "sessions",
+    "open_stranger": "untrusted",
     "real_batches": "feeds",
     "to_onnx": "onnx",
 }

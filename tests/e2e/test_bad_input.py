@@ -105,7 +105,7 @@ MISTAKES = [
     Mistake("unknown precision", "profile mypkg:teacher --precision fp61", WRONG, ("`fp61`", "`fp16`")),
     Mistake("precision of a file", "profile mypkg:teacher --shape 3,8,8 --runtime ort --precision fp16", WRONG,
             ("`onnxruntime`", "fp16 is for pytorch")),
-    Mistake("runtime of networks for a file", "profile some.onnx --shape 3,8,8 --runtime torch", WRONG,
+    Mistake("runtime of networks for a file", "profile good.onnx --shape 3,8,8 --runtime torch", WRONG,
             ("`pytorch` runs networks", "the teacher is a file", "openvino")),
     Mistake("file that is no ONNX to profile", "profile some.onnx --shape 3,8,8", CANNOT, ("`some.onnx`",)),
     Mistake("no threads to profile", "profile mypkg:teacher --shape 3,8,8 --threads 0", WRONG, ("threads is 0",)),
