@@ -266,6 +266,8 @@ def main(
         samples["engines"] = part_engines(run, samples.get("engines", {}))
     if "models" in parts:
         listed = [name for name in models.list_models(module=models) if name not in TOO_LARGE]
+        # The small ones first: a run that is stopped has most of the rows.
+        listed.sort(key=lambda name: models.get_model_weights(name).DEFAULT.meta["num_params"])
         samples["models"] = part_models(
             networks.split(",") if networks else listed, samples.get("models", {})
         )

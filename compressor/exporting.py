@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressor.cache import cache_root
 from compressor.cutting.proof import Check
 from compressor.data.split import Data
 from compressor.distill import accuracy
@@ -141,7 +142,11 @@ def written(
     row = FORMATS[name]
     if row.calibrated and not calibration:
         raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
-    asked = Asked(tuple(calibration), recipe.calibration, engine=EngineAsk(tf32=recipe.tf32))
+    asked = Asked(
+        tuple(calibration),
+        recipe.calibration,
+        engine=EngineAsk(tf32=recipe.tf32, cache=cache_root() / "engines"),
+    )
     artifact = derived(name, onnx, target, asked)
     try:
         session = row.opens(target)
