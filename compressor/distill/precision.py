@@ -73,7 +73,11 @@ class Arithmetic:
 
     def copy(self, network: nn.Module) -> nn.Module:
         """A copy of the network that trains here: float32, in the layout."""
-        return copy.deepcopy(network).to(self.device, torch.float32).to(memory_format=self.layout)
+        copied = copy.deepcopy(network).to(self.device, torch.float32)
+        for tensor in (*copied.parameters(), *copied.buffers()):
+            if tensor.ndim == 4:  # torch's own conversion breaks off at tensors of five axes
+                tensor.data = tensor.data.contiguous(memory_format=self.layout)
+        return copied
 
     def images(self, images: Tensor) -> Tensor:
         """Images where the networks are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from compressor.distill import precision
 from compressor.distill.precision import Arithmetic, Precision, choose_precision
@@ -59,3 +60,11 @@ def test_layers_compute_in_the_precision_chosen_whatever_surrounds_them(name, dt
         Arithmetic(CPU, Precision(name, "asked for")).autocast(),
     ):
         assert layer(torch.ones(1, 3)).dtype == dtype
+
+
+def test_a_network_with_a_tensor_of_five_axes_is_copied_too() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    network.register_buffer("grid", torch.zeros(1, 2, 3, 4, 5))
+    copied = Arithmetic.on(torch.device("cpu"), "fp32").copy(network)
+    assert torch.equal(copied.grid, network.grid)
+    assert copied[0].weight.is_contiguous(memory_format=torch.channels_last)
