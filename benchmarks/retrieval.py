@@ -41,8 +41,6 @@ from compressor.retrieval import evaluate_retrieval
 SCALING = Scaling((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
 """The papers' own."""
 LAYERS = [(name, name) for name in ("block1", "block2", "block3")]
-FORM = "code"
-"""PKT as the authors released it: this is what their figures were made with."""
 ROWS = ("ifm", "indistill", "student", "auxiliary", "auxiliary-pkt")
 TAUGHT_BY_IT = ("ifm", "indistill")
 """By the auxiliary network after PKT, ours or the released one."""
@@ -169,13 +167,13 @@ class Course:
 
     def auxiliary_after_pkt(self) -> nn.Module:
         guide = Guide("teacher", Rescaled(resnet56(self.teacher_folder)))
-        losses = (last_loss(FORM),)
+        losses = (last_loss(),)
         first = self.trained("auxiliary-pkt", self.auxiliary(), 30, 1e-3, guide, losses)
         return self.trained("auxiliary-pkt-slow", first, 10, 1e-4, guide, losses)
 
     def by_information_flow(self) -> nn.Module:
         guide = self.teaching()
-        return self.trained(f"ifm-{self.origin}", self.fresh(1), 50, 1e-3, guide, flow_losses(LAYERS, FORM))
+        return self.trained(f"ifm-{self.origin}", self.fresh(1), 50, 1e-3, guide, flow_losses(LAYERS))
 
     def by_indistill(self) -> nn.Module:
         auxiliary, image = self.teaching().network, torch.zeros(1, *self.data.shape)
@@ -188,7 +186,7 @@ class Course:
         name = f"indistill-{self.origin}"
         losses = warm_up_losses(LAYERS, epochs)
         student = self.trained(f"{name}-warm-up", student, sum(epochs) * self.shorten, 1e-3, guide, losses)
-        main = (last_loss(FORM),)
+        main = (last_loss(),)
         first = self.trained(name, student, (whole - sum(epochs)) * self.shorten, 1e-3, guide, main)
         return self.trained(f"{name}-slow", first, 10, 1e-4, guide, main)
 
@@ -247,15 +245,17 @@ class Rescaled(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        ours, theirs = (
-            torch.tensor([each.mean, each.std]).view(2, 1, 3, 1, 1) for each in (SCALING, IMAGENET)
-        )
-        self.register_buffer("ours", ours)
-        self.register_buffer("theirs", theirs)
+        for name, values in (
+            ("mean", SCALING.mean),
+            ("std", SCALING.std),
+            ("its_mean", IMAGENET.mean),
+            ("its_std", IMAGENET.std),
+        ):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images * self.ours[1] + self.ours[0]
-        return self.network((pixels - self.theirs[0]) / self.theirs[1])
+        pixels = images * self.std + self.mean
+        return self.network((pixels - self.its_mean) / self.its_std)
 
 
 def shown(name: str, now: Progress) -> None:

@@ -19,6 +19,12 @@ from compressor.methods.task import Task, Training, cut_and_proved, given, taugh
 
 INITIAL, DECAY = 100.0, 0.7
 """What a layer inside counts in epoch k: 100 · 0.7^k (equation 10); the embedding counts 1."""
+FORM = "code"
+"""PKT as its authors released it, to which these weights belong.
+
+The paper's sums are as many times larger as a batch has images: beside labels they leave little of what a student that
+was cut knows (built-in pair, 8 epochs: 89.9 instead of 95.9 %).
+"""
 
 
 def information_flow(task: Task) -> tuple[Training, ...]:
@@ -55,14 +61,14 @@ def without_answers(schedule: Schedule) -> Schedule:
     return replace(schedule, teacher_loss=NO_ANSWERS, teacher_weight=0.0)
 
 
-def flow_losses(pairs: Sequence[tuple[str, str]], form: str = "paper") -> tuple[str, ...]:
+def flow_losses(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """PKT at each of these layers and at the embedding, as lines of ``distil.losses``."""
     inside = (
-        f"pkt={INITIAL:g}, decay={DECAY:g}, layers={mine}/{theirs}, form={form}" for mine, theirs in pairs
+        f"pkt={INITIAL:g}, decay={DECAY:g}, layers={mine}/{theirs}, form={FORM}" for mine, theirs in pairs
     )
-    return (*inside, last_loss(form))
+    return (*inside, last_loss())
 
 
-def last_loss(form: str = "paper") -> str:
+def last_loss() -> str:
     """PKT at the embedding alone."""
-    return f"pkt=1, layers={EMBEDDING}, form={form}"
+    return f"pkt=1, layers={EMBEDDING}, form={FORM}"

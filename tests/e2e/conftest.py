@@ -12,6 +12,7 @@ from tests.e2e.shell import HERE, Outcome, shell
 QUICK = """
 [distil.schedule]
 batch = 32
+precision = "fp32"
 [profile]
 samples = 10
 """

@@ -165,9 +165,9 @@ def test_a_warm_up_that_has_all_its_epochs_says_nothing(
 
 def test_each_layer_inside_counts_a_hundred_times_less_and_less_and_the_embedding_once() -> None:
     assert flow_losses([("a", "b"), ("c", "c")]) == (
-        "pkt=100, decay=0.7, layers=a/b, form=paper",
-        "pkt=100, decay=0.7, layers=c/c, form=paper",
-        "pkt=1, layers=embedding, form=paper",
+        "pkt=100, decay=0.7, layers=a/b, form=code",
+        "pkt=100, decay=0.7, layers=c/c, form=code",
+        "pkt=1, layers=embedding, form=code",
     )
 
 
