@@ -162,7 +162,7 @@ def pair(given: argparse.Namespace, seed: int, device: torch.device) -> tuple[nn
     return (
         teacher,
         data,
-        Schedule(epochs=epochs, learning_rate=0.05, warmup_epochs=epochs / 20, test_every=epochs),
+        Schedule(epochs=epochs, learning_rate=0.02, warmup_epochs=epochs / 20, test_every=epochs),
     )
 
 
