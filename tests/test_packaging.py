@@ -14,6 +14,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("compressor", "export", "profiles")
 
 
+@pytest.mark.parametrize("name", PACKAGES)
+def test_no_benchmark_hides_a_package(name: str) -> None:
+    # Python looks beside a script first: there, `import export` would find a file of that name.
+    assert not (ROOT / "benchmarks" / f"{name}.py").exists()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the sources, so that an old ``build/`` cannot add to it."""

@@ -2,8 +2,9 @@
 
 A program is a list of steps in JSON values: an operator's name, its arguments, the numbers of its results. Numbers
 that follow the batch are written as such, so that any batch size runs. Batch norm, dropout and stochastic depth
-follow `train()` and `eval()`; gradients reach every weight. Nothing in a program is code: a step may only name an
-operator that is known here, so that a program from a stranger can at worst compute something useless.
+follow `train()` and `eval()`; gradients reach every weight. The layers of the network that a program was made of are
+there under their names, and hooks on them see what they were given and gave out. Nothing in a program is code: a step
+may only name an operator that is known here, so that a program from a stranger can at worst compute something useless.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Program(nn.Module):
         self.description = dict(description)
         self._places: dict[str, tuple[nn.Module, str]] = {}
         for name, tensor in tensors.items():
-            owner, key = _owner(self, name)
+            *path, key = name.split(".")
+            owner = _part(self, path)
             # Not `register_parameter`: a network may well have a part that is called like a method of ours.
             held: dict[str, Any] = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
             held[key] = tensor
@@ -54,6 +56,8 @@ class Program(nn.Module):
         self._steps = [
             _Step(self, step, done) for step, done in zip(description["steps"], unused, strict=True)
         ]
+        for path, after, given, result in description["layers"]:
+            self._steps[after].layers.append((_part(self, path.split(".")), given, result))
         self._result = _reading(self, description["result"])
         self.batch_statistics = False
         # While statistics are measured anew: the number of the batch that is averaged with those before it.
@@ -108,7 +112,17 @@ class Program(nn.Module):
         program = Program(self.description, tensors)
         program.train(self.training)
         memo[id(self)] = program
+        parts = dict(program.named_modules())
+        memo.update((id(part), parts[name]) for name, part in self.named_modules())
         return program
+
+
+class Layer(nn.Module):
+    """Holds the tensors of one layer, and is called when its operators have run: for hooks."""
+
+    def forward(self, given: Tensor | None, result: Tensor) -> Tensor:
+        """The result. ``given`` is None where nothing holds that value any more."""
+        return result
 
 
 class _Run:
@@ -140,6 +154,7 @@ class _Step:
         self.args, self.moving = _parted(program, enumerate(given))
         self.options, self.moving_options = _parted(program, options.items())
         self.unused = unused
+        self.layers: list[tuple[nn.Module, int | None, int]] = []
 
     def __call__(self, run: _Run) -> None:
         args = list(self.args.values())
@@ -156,6 +171,9 @@ class _Step:
         else:
             for number, value in zip(self.results, tensors_in(found), strict=True):
                 run.values[number] = value
+        for layer, given, result in self.layers:
+            if result in run.values:
+                run.values[result] = layer(None if given is None else run.values[given], run.values[result])
         for number in self.unused:
             del run.values[number]
 
@@ -314,12 +332,11 @@ _IN_TRAINING: dict[str, Callable[[Program, list[Any], str | None], None]] = {
 """Layers that behave differently while training: what of their arguments says so."""
 
 
-def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    *path, key = name.split(".")
-    owner = root
-    for part in path:
-        child = owner._modules.get(part)
+def _part(root: nn.Module, path: list[str]) -> nn.Module:
+    part = root
+    for name in path:
+        child = part._modules.get(name)
         if child is None:
-            child = owner._modules[part] = nn.Module()
-        owner = child
-    return owner, key
+            child = part._modules[name] = Layer()
+        part = child
+    return part

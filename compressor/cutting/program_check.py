@@ -17,7 +17,8 @@ from compressor.copying import named_tensors
 from compressor.cutting.program import OWN, Program, function_named
 from compressor.strict import LARGEST, DamageError, entries, items, plain, text, truth, whole
 
-KEYS = ("inputs", "batch", "example", "steps", "result")
+KEYS = ("inputs", "batch", "example", "steps", "layers", "result")
+DEEPEST_LAYER = 100
 MOST_INPUTS = 1000
 LARGEST_EXAMPLE = 2**28
 """Numbers in one tensor of an example: it is never filled, but labels are as long as its dimensions."""
@@ -40,6 +41,8 @@ KINDS = {
 
 def checked(description: Any, tensors: Collection[str]) -> dict[str, Any]:
     """The description, if it is that of a program over tensors of these names."""
+    if type(description) is dict:
+        description = {"layers": [], **description}  # programs of earlier versions have none
     value = entries(description, "the program", KEYS)
     inputs = whole(value["inputs"], "`inputs`", 1, MOST_INPUTS)
     if value["batch"] is not None:
@@ -49,6 +52,7 @@ def checked(description: Any, tensors: Collection[str]) -> dict[str, Any]:
         raise DamageError(f"`example` has {examples} tensors, `inputs` says {inputs}")
     names = frozenset(tensors)
     known = set(range(inputs))
+    given_by = dict.fromkeys(known, -1)
     for number, step in enumerate(items(value["steps"], "`steps`")):
         where = f"step {number}"
         operator, given, options, results = items(step, where, 4)
@@ -60,6 +64,9 @@ def checked(description: Any, tensors: Collection[str]) -> dict[str, Any]:
             reader.argument(item)
         _check_results(items(results, f"the results of {where}"), reader)
         known.update(results)
+        given_by.update((result, number) for result in results if result not in given_by)
+    for layer in items(value["layers"], "`layers`"):
+        _check_layer(layer, given_by, len(value["steps"]), names)
     result = _Reader(known, names, "`result`")
     result.result(value["result"])
     if not result.found:
@@ -139,6 +146,21 @@ def _check_operator(operator: Any, where: str) -> None:
         raise DamageError(
             f"{where} names the operator `{name[:80]}`, which is not one of those a program may call"
         )
+
+
+def _check_layer(layer: Any, given_by: Mapping[int, int], steps: int, names: frozenset[str]) -> None:
+    """``[path, the step after which it ends, the value it was given or None, the value it gave out]``."""
+    path, after, given, result = items(layer, "a layer", 4)
+    where = f"the layer `{text(path, 'the path of a layer')[:80]}`"
+    whole(after, f"the step of {where}", 0, steps - 1)
+    for value in (result, *(() if given is None else (given,))):
+        if given_by.get(whole(value, f"a value of {where}"), steps) > after:
+            raise DamageError(f"{where} has value {value}, which nothing gave by then")
+    parts = path.split(".")
+    if not all(parts) or len(parts) > DEEPEST_LAYER:
+        raise DamageError(f"no layer of a network is called `{path[:80]}`")
+    if any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1)):
+        raise DamageError(f"{where} has the name of a tensor")
 
 
 def _check_results(results: list[Any], reader: _Reader) -> None:

@@ -6,7 +6,7 @@ The network is recorded with two batch sizes; numbers in which the two recording
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -20,6 +20,7 @@ from compressor.cutting.rewrite import Step, rewritten
 from compressor.cutting.sliced import slice_tensor
 from compressor.errors import CompressError
 from compressor.graph.recording.example import Inputs, describe, with_batch
+from compressor.graph.recording.record import Recording, tensors_in
 from compressor.graph.recording.whole import CALLS
 from compressor.graph.walk import Walk, walk
 
@@ -59,13 +60,15 @@ def program_of(network: nn.Module, plan: Plan, inputs: Inputs) -> Program:
 def _coded(network: nn.Module, plan: Plan, inputs: Inputs) -> Coded:
     walked = walk(network, inputs, whole_heads=plan.whole_heads)
     coder = _Coder(walked)
-    steps = [coder.step(step) for step in rewritten(walked, plan.slices)]
+    written = rewritten(walked, plan.slices)
+    steps = [coder.step(step) for step in written]
     result = coder.result(walked.recording.result)
     description = {
         "inputs": len(walked.recording.inputs),
         "batch": None,
         "example": describe(inputs),
         "steps": steps,
+        "layers": coder.layers(walked.recording, written),
         "result": result,
     }
     return description, coder.constants
@@ -109,6 +112,27 @@ class _Coder:
         options = {key: self.value(item) for key, item in operation.kwargs.items() if key != "pin_memory"}
         results = [self.numbers.setdefault(id(out), len(self.numbers)) for out in operation.outputs]
         return [operator, given, options, results]
+
+    def layers(self, recording: Recording, steps: Sequence[Step]) -> list[list[Any]]:
+        """``[path, the step after which it ends, the value it was given or None, the value it gave out]`` of each.
+
+        What a layer was given is known to its last step only, or else not held for it: memory is for the network.
+        """
+        number_of = {id(step.operation): number for number, step in enumerate(steps)}
+        last, ends = -1, []  # after so many operators, the last of them that was written
+        for operation in recording.operations:
+            ends.append(last)
+            last = number_of.get(id(operation), last)
+        ends.append(last)
+        found: list[list[Any]] = []
+        for layer in recording.layers:
+            after, result = ends[layer.after], self.numbers.get(id(layer.result))
+            if after < 0 or result is None:
+                continue  # nothing of it was written
+            read = tensors_in(steps[after].args)
+            given = self.numbers.get(id(layer.given)) if any(layer.given is one for one in read) else None
+            found.append([layer.path, after, given, result])
+        return found
 
     def value(self, value: Any) -> Any:
         """An argument in its JSON form."""
@@ -168,7 +192,9 @@ def _either(one: Coded, other: Coded) -> Coded:
         not torch.equal(t, other[1][n]) for n, t in constants.items()
     ):
         raise _DiffersError
-    merged = {key: _line(one[0][key], other[0][key]) for key in ("inputs", "batch", "steps", "result")}
+    merged = {
+        key: _line(one[0][key], other[0][key]) for key in ("inputs", "batch", "steps", "layers", "result")
+    }
     return {**merged, "example": one[0]["example"]}, constants
 
 

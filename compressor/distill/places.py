@@ -35,7 +35,7 @@ class Places:
                 if isinstance(result, Tensor) and result.ndim >= 2:
                     found.pop(path, None)
                     found[path] = tuple(result.shape[1:])
-                    if isinstance(module, nn.Linear) and isinstance(args[0], Tensor):
+                    if isinstance(args[0], Tensor) and _is_linear(module, args[0]):
                         given[path] = tuple(args[0].shape[1:])
 
             return note
@@ -81,6 +81,13 @@ class Places:
                 f"{purpose}: the {self.whose} has no layer `{layer}` whose output could be compared",
                 f"it has {shown}" if shown else "it has no layers with outputs of their own",
             )
+
+
+def _is_linear(module: nn.Module, given: Tensor) -> bool:
+    """Whether it has a matrix that goes with what it was given: a layer of a program has no class to be told by."""
+    weight = getattr(module, "weight", None)
+    fits = isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == given.shape[-1]
+    return isinstance(module, nn.Linear) or (fits and given.is_floating_point())
 
 
 @contextmanager

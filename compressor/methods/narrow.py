@@ -55,7 +55,7 @@ def makers_of(network: nn.Module, layer: str, image: Tensor) -> tuple[list[str],
         makers = []
         for path, module in changed.named_modules():
             weight = getattr(module, "weight", None)
-            if not isinstance(module, nn.modules.conv._ConvNd) or weight is None or len(weight) != channels:
+            if not isinstance(weight, Tensor) or weight.ndim < 3 or len(weight) != channels:
                 continue
             kept = weight.data.clone()
             weight.data[chosen] *= -1.5

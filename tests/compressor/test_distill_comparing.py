@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compressor.budget.plan import Plan
+from compressor.cutting.writing import program_of
 from compressor.data.split import Data
 from compressor.distill import Arithmetic, Guide, Schedule, Taught, train
 from compressor.distill.comparing import Beside, Seen, turned
@@ -21,6 +23,7 @@ from compressor.distill.losses import LOSSES, cross_entropy, dsr, fitnet, kd, mu
 from compressor.distill.places import EMBEDDING, Places, pairs_of
 from compressor.distill.terms import terms_of
 from compressor.errors import CompressError, UsageError
+from compressor.graph.recording.example import inputs_of
 from tests.compressor.test_distill_loop import CLASSES, Pixels, state_of
 
 FP32 = Arithmetic.on(torch.device("cpu"), "fp32")
@@ -174,6 +177,18 @@ def test_a_student_learns_beside_every_loss_and_is_handed_out_alone(name: str, t
     assert all(tensor.isfinite().all() for tensor in trained.network.state_dict().values())
     alone = train(student, few(), SCHEDULE, teacher=teacher)
     assert state_of(trained.network) != state_of(alone.network)
+
+
+@pytest.mark.parametrize("name", ["fitnet", "attention", "pkt", "crd"])
+def test_a_program_learns_beside_losses_as_its_network_does(name: str) -> None:
+    student, teacher = Staged(4), Staged(8, seed=1)
+    program = program_of(student, Plan({}), inputs_of(torch.zeros(1, 3, 8, 8)))
+    one, other = (
+        train(each, few(), SCHEDULE, teacher=teacher, losses=[f"{name}=0.01"]) for each in (student, program)
+    )
+    for key, tensor in one.network.state_dict().items():
+        # The same operators in single precision; layouts may differ, which costs roundings that training lets grow.
+        torch.testing.assert_close(other.network.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_a_training_beside_losses_goes_on_bit_for_bit(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from compressor.cutting import cut, form_of
 from compressor.cutting.program import Program
 from compressor.cutting.writing import program_of
 from compressor.distill import reestimate
+from compressor.distill.places import EMBEDDING, Places
 from compressor.errors import CompressError
 from compressor.graph.recording.example import inputs_of
 from compressor.graph.trace import trace
@@ -175,6 +176,49 @@ def test_a_student_of_its_own_class_and_the_program_of_the_same_plan_are_one(
     scale = max(float(gradient.abs().max()) for gradient in gradients[1].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-9, atol=1e-9 * scale)
+
+
+def given_out(network: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
+    """What hooks see of every layer, call by call."""
+    seen: dict[str, list[Tensor]] = {}
+    for path, module in network.named_modules():
+        if path:
+            note = lambda module, given, result, path=path: seen.setdefault(path, []).append(result)  # noqa: E731
+            module.register_forward_hook(note)
+    network(x)
+    return {path: found for path, found in seen.items() if all(isinstance(one, Tensor) for one in found)}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_hooks_see_in_a_program_what_they_see_in_its_network(make: Callable[[], nn.Module]) -> None:
+    network = made(make).eval()
+    x = images(4, seed=7).double()
+    seen = given_out(copy.deepcopy(network), x)
+    # Attention and recurrent layers are one operator each: what lies inside them is not seen.
+    for program in (whole(network), copy.deepcopy(whole(network)), whole(whole(network))):
+        found = given_out(program.eval(), x)
+        assert found.keys() <= seen.keys()
+        assert found.keys() >= {name.rpartition(".")[0] for name in network.state_dict()} & seen.keys()
+        for path, results in found.items():
+            torch.testing.assert_close(results, seen[path], rtol=1e-12, atol=1e-12, msg=path)
+
+
+def test_a_hook_may_change_what_a_layer_of_a_program_gives_out() -> None:
+    network = made(NETWORKS["convolutions"]).eval()
+    program = whole(network).eval()
+    x = images(2).double()
+    for each in (network, program):
+        each.get_submodule("1").register_forward_hook(lambda module, given, result: result * 2)
+    torch.testing.assert_close(program(x), network(x), rtol=1e-12, atol=1e-12)
+
+
+def test_stages_and_the_embedding_of_a_program_are_those_of_its_network() -> None:
+    network = made(NETWORKS["convolutions"]).eval()
+    x = images(1).double()
+    mine, theirs = Places(whole(network), x, "student"), Places(network, x, "teacher")
+    assert mine.stages == theirs.stages != []
+    assert mine.classifier == theirs.classifier
+    assert mine.shapes[EMBEDDING] == theirs.shapes[EMBEDDING]
 
 
 # --- Networks whose own class could not be kept.

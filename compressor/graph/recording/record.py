@@ -39,6 +39,16 @@ class Operation:
     line: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LayerEnd:
+    """A module that came to its end after so many operators: what it was given first, and what it gave out."""
+
+    path: str
+    after: int
+    given: Any
+    result: Tensor
+
+
 @dataclass(frozen=True)
 class Recording:
     """All operators of a forward pass, the names of the tensors it started from, and its ends.
@@ -48,6 +58,7 @@ class Recording:
     """
 
     operations: list[Operation]
+    layers: list[LayerEnd]
     names: dict[int, str]
     tensors: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
@@ -78,6 +89,7 @@ class _Account:
     alive: list[Tensor] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
+    layers: list[LayerEnd] = field(default_factory=list)
     path: list[str] = field(default_factory=lambda: [""])
 
     def attention_dropout(self) -> float:
@@ -192,7 +204,7 @@ def _recorded(network: nn.Module, inputs: Inputs, account: _Account) -> Recordin
     copied, names, originals, paths, integers = on_meta(network)
     _evaluating(copied, paths)
     meta = meta_like(inputs)
-    _follow_modules(paths, account.path)
+    _follow_modules(paths, account)
     account.modules = dict(paths)
     with torch.no_grad(), _Operators(account), _Layers(account):
         try:
@@ -212,10 +224,16 @@ def _recorded(network: nn.Module, inputs: Inputs, account: _Account) -> Recordin
             f"cannot follow the network's output, a {type(result).__name__} without tensors to be seen in it",
             "return a tensor, or tensors in a tuple, a list, a dictionary or a dataclass",
         )
-    alive = (*originals, *account.alive)
-    constants = account.constants
     return Recording(
-        account.operations, names, originals, tuple(meta.tensors), constants, integers, result, alive
+        account.operations,
+        account.layers,
+        names,
+        originals,
+        tuple(meta.tensors),
+        account.constants,
+        integers,
+        result,
+        (*originals, *account.alive),
     )
 
 
@@ -257,15 +275,15 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
-def _follow_modules(paths: Paths, path: list[str]) -> None:
-    """Keep ``path`` the stack of modules that are running. Only ever done to our own copy.
+def _follow_modules(paths: Paths, account: _Account) -> None:
+    """Keep ``account.path`` the stack of modules that are running, and note their ends. Only done to our own copy.
 
     The instance's ``forward`` is wrapped instead of a hook added: hooks make every call several times slower.
     """
     for name, module in paths:
         if name and not isinstance(module, torch.jit.ScriptModule):
             forward = _dropping_paths(module) if type(module).__name__ in DROP_PATHS else module.forward
-            module.__dict__["forward"] = _followed(forward, name, path)
+            module.__dict__["forward"] = _followed(forward, name, account)
 
 
 def _evaluating(network: nn.Module, paths: Paths) -> None:
@@ -288,11 +306,14 @@ def _dropping_paths(module: nn.Module) -> Callable[..., Any]:
     return lambda x: drop_path(x, p, per_sample, False)
 
 
-def _followed(forward: Callable[..., Any], name: str, path: list[str]) -> Callable[..., Any]:
+def _followed(forward: Callable[..., Any], name: str, account: _Account) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        path.append(name)
+        account.path.append(name)
         result = forward(*args, **kwargs)
-        path.pop()  # not in a `finally`: after an error the stack says where it happened
+        if isinstance(result, Tensor):
+            given = args[0] if args else None
+            account.layers.append(LayerEnd(name, len(account.operations), given, result))
+        account.path.pop()  # not in a `finally`: after an error the stack says where it happened
         return result
 
     return run

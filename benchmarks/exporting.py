@@ -1,7 +1,7 @@
 """Does every network export, is each file the network, do engines build, is int8 fast, do broken files hurt nobody?
 
-    python benchmarks/export.py --json benchmarks/results/export-MACHINE-DATE.json
-    python benchmarks/export.py --only engines,int8 --json FILE      # parts of it; what the file has is kept
+    python benchmarks/exporting.py --json benchmarks/results/export-MACHINE-DATE.json
+    python benchmarks/exporting.py --only engines,int8 --json FILE      # parts of it; what the file has is kept
 
 Networks have random weights of a fixed seed, and images are 224 × 224 (or the network's own size). `models` needs
 about 40 minutes on one core; `--networks` names some. Parts run one after the other:
