@@ -35,8 +35,7 @@ from compressor.data import load_data
 from compressor.distill import accuracy
 from compressor.exporting import calibration_images
 from compressor.recipe import ExportRecipe, read_recipe
-from export import Asked, ExportError, compare, derived, open_session, to_onnx
-from export.tensorrt import available
+from export import NEEDS, Asked, ExportError, compare, derived, open_session, to_onnx
 from tests.compressor.zoo import by_lot
 from tests.export.fuzz import PLACE, fuzz_onnx, fuzz_sidecars
 from tests.export.networks import DepthwiseWithGate, Residual, settled
@@ -125,7 +124,7 @@ def yield_to(rows: dict[str, Row]) -> None:
 
 
 def part_engines(run: Path | None, known: dict[str, Row]) -> dict[str, Row]:
-    if not available():
+    if NEEDS["tensorrt"].missing:
         raise click.UsageError("engines need tensorrt or tensorrt-rtx")
     rows = dict(known)
     names = [*ENGINES, *(["student"] if run else [])]

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor import pipeline
-from compressor.artifacts import exported, verified
 from compressor.budget.allocate import allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
@@ -35,11 +34,13 @@ from compressor.data.factory import data_from
 from compressor.data.split import Data
 from compressor.distill import Schedule, train
 from compressor.errors import CompressError
+from compressor.exporting import checked, written_onnx
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.recording.example import Given
 from compressor.graph.trace import trace
 from compressor.measure import Profile, profiled
 from compressor.models import ModelSource
+from compressor.proving import truth_of_network
 from compressor.recipe import ExportRecipe, ProfileRecipe, Recipe
 from compressor.report.report import Report
 from compressor.rundir import free_name
@@ -143,13 +144,13 @@ def distil(
 def export(network: nn.Module, images: Tensor, path: Path | str, *, opset: int | None = None) -> Artifact:
     """The network as an ONNX file with a dynamic batch axis, proven on ``images`` to be the network."""
     recipe = ExportRecipe(opset=opset)
-    images = images.cpu()
-    file = exported(_still(network), images[:1], Path(path), recipe, {})
-    for verdict in verified(file, images, recipe):
-        if not verdict.passed:
-            file.artifact.path.unlink(missing_ok=True)
-            raise CompressError(f"{verdict.name}: {verdict.detail}")
-    return file.artifact
+    images, still = images.cpu(), _still(network)
+    artifact = written_onnx(still, images[:1], Path(path), recipe, {})
+    for check in checked(artifact, truth_of_network(still, images), recipe).checks:
+        if not check.passed:
+            artifact.path.unlink(missing_ok=True)
+            raise CompressError(f"{check.name}: {check.detail}")
+    return artifact
 
 
 def profile(

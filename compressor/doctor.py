@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from export import NEEDS
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -86,7 +88,7 @@ def _onnxruntime() -> tuple[bool, str, str]:
 
 
 def _tensorrt() -> tuple[bool, str, str]:
-    for name in ("tensorrt", "tensorrt_rtx"):
+    for name in NEEDS["tensorrt"].modules:
         try:
             return True, f"{name} {import_module(name).__version__}", ""
         except (ImportError, OSError):  # the bindings alone raise OSError-like errors without their library
@@ -116,7 +118,8 @@ PARTS: dict[str, Callable[[], tuple[bool, str, str]]] = {
     "half precision": _half_precision,
     "onnx": _package("onnx", "python -m pip install onnx"),
     "ONNX Runtime": _onnxruntime,
-    "OpenVINO": _package("openvino", "python -m pip install 'compress-to-edge[openvino]'"),
+    "OpenVINO": _package("openvino", NEEDS["openvino"].install),
+    "ExecuTorch": _package("executorch", NEEDS["executorch"].install),
     "TensorRT": _tensorrt,
     "kernel compiler": _kernel_compiler,
     "timm": _package("timm", "python -m pip install 'compress-to-edge[timm]', for models named timm:NAME"),

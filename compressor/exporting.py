@@ -1,97 +1,90 @@
-"""A file in other formats, each proven before it counts: write, run on real images, compare, or reject.
+"""The files of a network: written in each format that is asked for, proven, and rejected where the proof fails.
 
 Networks come from names and folders (``subjects``) or from the run itself (``pipeline``); this file knows neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.cache import cache_root
 from compressor.cutting.proof import Check
 from compressor.data.split import Data
-from compressor.distill import accuracy
 from compressor.errors import CompressError, UsageError
-from compressor.recipe import ExportRecipe
-from export import (
-    FORMATS,
-    TOLERANCES,
-    Artifact,
-    Asked,
-    EngineAsk,
-    ExportError,
-    Session,
-    between_files,
-    compare,
-    derived,
-    hard_batches,
-    real_batches,
-)
+from compressor.proving import Proof, Truth, proven
+from compressor.recipe import ALL, AUTO, ExportRecipe
+from export import FORMATS, NEEDS, Artifact, Asked, EngineAsk, ExportError, derived
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REJECTED = ".rejected"
 
 
 @dataclass(frozen=True)
-class Written:
-    """One more file of a network, and what was found when it ran."""
+class Source:
+    """What files are made of: the network, where there is one, and its ONNX file.
 
-    artifact: Artifact
-    checks: tuple[Check, ...]
-    notes: tuple[str, ...] = ()
-    accuracy: float | None = None
+    ``stem``: where the files go, a path without the suffix of a format.
+    """
+
+    onnx: Path
+    stem: Path
+    network: nn.Module | None = None
+    image: Tensor | None = None
+    calibration: Sequence[Array] = ()
 
 
 @dataclass(frozen=True)
-class Floor:
-    """The accuracy of the network on the test half of its data, below which a file may not fall far."""
+class Written:
+    """A file, and what was found when it ran. One that could not be written has a check that says why."""
 
-    data: Data
-    accuracy: float
+    artifact: Artifact | None
+    proofs: tuple[Proof, ...] = ()
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed; what could not be run here has not failed."""
+        return all(check.passed for check in self.checks)
 
 
 def formats_of(recipe: ExportRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The formats beside ONNX to write, and why others are left out. What is asked for by name has to be possible."""
-    chosen, left_out = [], []
-    for name in FORMATS if "all" in recipe.to else recipe.to:
-        problem = _problem(name)
-        if name == "onnx":
-            continue
-        if problem is None:
+    """The formats to write, and why others are left out. What is asked for by name has to be possible.
+
+    ``auto`` is ONNX, and an engine where TensorRT is installed; ``all`` is every format that can be written here.
+    """
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for name, by_name in _wanted(recipe.to):
+        needs = FORMATS[name].needs
+        if needs is None or not NEEDS[needs].missing:
             chosen.append(name)
-        elif "all" in recipe.to:
-            left_out.append(f"{name} is left out: {problem}")
-        else:
-            raise problem
-    engines = [reason for reason in left_out if reason.startswith("tensorrt")]
-    if engines:  # said once, with what to do elsewhere
-        left_out = [reason for reason in left_out if reason not in engines]
-        left_out.append(
-            "TensorRT is not installed, so no engine was built; where it is: "
-            "compress export student.onnx --to tensorrt --out student.engine"
-        )
+        elif by_name:
+            raise UsageError(
+                f"`{name}` needs {NEEDS[needs].title}, which is not installed", NEEDS[needs].install
+            )
+        elif needs != "tensorrt":
+            left_out.append(f"{name} is left out: {NEEDS[needs].title} is not installed")
+        elif not any("no engine was built" in reason for reason in left_out):
+            left_out.append(
+                "TensorRT is not installed, so no engine was built; where it is: "
+                "compress export student.onnx --to tensorrt --out student.engine"
+            )
     return tuple(dict.fromkeys(chosen)), tuple(left_out)
 
 
-def _problem(name: str) -> UsageError | None:
-    from importlib.util import find_spec
-
-    from export.tensorrt import INSTALL, available
-
-    if name.startswith("tensorrt") and not available():
-        return UsageError(f"`{name}` needs TensorRT, which is not installed", INSTALL)
-    if name.startswith("openvino") and find_spec("openvino") is None:
-        hint = "python -m pip install 'compress-to-edge[openvino]'"
-        return UsageError(f"`{name}` needs the package openvino, which is not installed", hint)
-    return None
+def _wanted(asked: Iterable[str]) -> list[tuple[str, bool]]:
+    """Formats, each with whether it was asked for by its name."""
+    groups = {AUTO: ("onnx", "tensorrt"), ALL: tuple(FORMATS)}
+    named = {name for name in asked if name not in groups}
+    return [(name, name in named) for each in asked for name in groups.get(each, (each,))]
 
 
 def calibration_images(data: Data, recipe: ExportRecipe, seed: int) -> tuple[Array, ...]:
@@ -102,122 +95,80 @@ def calibration_images(data: Data, recipe: ExportRecipe, seed: int) -> tuple[Arr
     return tuple(batch.images.numpy() for batch in chosen)
 
 
-def written_all(
-    names: Iterable[str],
-    onnx: Path,
-    recipe: ExportRecipe,
-    reference: Callable[[Array], Array],
-    images: Tensor,
-    calibration: Sequence[Array] = (),
-    floor: Floor | None = None,
-) -> list[Written]:
-    """Each format beside the ONNX file, under its name."""
-    stem = onnx.name.removesuffix(FORMATS["onnx"].suffix)
-    return [
-        written(
-            name,
-            onnx,
-            onnx.with_name(stem + FORMATS[name].suffix),
-            recipe,
-            reference,
-            images,
-            calibration,
-            floor,
-        )
-        for name in names
+def asked_of(
+    recipe: ExportRecipe, calibration: Sequence[Array] = (), metadata: Mapping[str, str] | None = None
+) -> Asked:
+    """What a recipe says of the formats."""
+    fewest, usual, most = recipe.engine_batches
+    return Asked(
+        tuple(calibration),
+        recipe.calibration,
+        engine=EngineAsk((fewest, usual, most), recipe.workspace_mib, recipe.tf32, cache_root() / "engines"),
+        opset=recipe.opset,
+        metadata=metadata or {},
+        free_size=recipe.free_size,
+    )
+
+
+def written_onnx(
+    network: nn.Module, image: Tensor, path: Path, recipe: ExportRecipe, metadata: Mapping[str, str]
+) -> Artifact:
+    """The network as an ONNX file, which is not proven yet."""
+    return FORMATS["onnx"].function(network, image, path, asked_of(recipe, metadata=metadata))
+
+
+def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bool = True) -> Written:
+    """A file that was written, and what it is found to be."""
+    proofs, checks = proven(artifact, truth, recipe, ships=ships)
+    unproven = [
+        f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if proof.passed is None
     ]
+    notes = tuple(f"{artifact.path.name}: {note}" for note in artifact.notes)
+    return Written(artifact, tuple(proofs), tuple(checks), (*notes, *unproven))
 
 
 def written(
-    name: str,
-    onnx: Path,
-    target: Path,
-    recipe: ExportRecipe,
-    reference: Callable[[Array], Array],
-    images: Tensor,
-    calibration: Sequence[Array] = (),
-    floor: Floor | None = None,
+    name: str, source: Source, truth: Truth, recipe: ExportRecipe, target: Path | None = None
 ) -> Written:
-    """Write the file, run it on ``images``, compare with ``reference``, and test it on the ``floor``'s data."""
+    """Write one format beside the others, or as ``target``, and prove it."""
     row = FORMATS[name]
-    if row.calibrated and not calibration:
+    target = target or source.stem.with_name(source.stem.name + row.suffix)
+    if row.calibrated and not source.calibration:
         raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
-    asked = Asked(
-        tuple(calibration),
-        recipe.calibration,
-        engine=EngineAsk(tf32=recipe.tf32, cache=cache_root() / "engines"),
-    )
-    artifact = derived(name, onnx, target, asked)
+    asked = asked_of(recipe, source.calibration)
+    if row.of is not None:
+        return checked(derived(name, source.onnx, target, asked), truth, recipe)
+    if source.network is None:
+        raise UsageError(
+            f"`{name}` is made of a network, and `{source.onnx}` is a file",
+            "give the run, the student folder or the model name in its place",
+        )
+    return checked(row.function(source.network, source.image, target, asked), truth, recipe)
+
+
+def written_all(names: Iterable[str], source: Source, truth: Truth, recipe: ExportRecipe) -> list[Written]:
+    """Each format but ONNX, which is there. Where one cannot be written the rest is worth keeping."""
+    found = []
+    for name in names:
+        if name == "onnx":
+            continue
+        try:
+            found.append(written(name, source, truth, recipe))
+        except ExportError as error:
+            by_name = dict(_wanted(recipe.to))[name]
+            fact = f"{name} could not be written: {error}"
+            failed = Check(f"{name} is written", False, float("inf"), 0.0, str(error))
+            found.append(Written(None, checks=(failed,)) if by_name else Written(None, notes=(fact,)))
+    return found
+
+
+def settled(file: Written) -> Written:
+    """A file of which a check failed gets the suffix ``.rejected``: nobody ships it by mistake."""
+    if file.passed or file.artifact is None:
+        return file
+    path = file.artifact.path.with_name(file.artifact.path.name + REJECTED)
     try:
-        session = row.opens(target)
-    except ExportError as error:
-        note = f"{target.name} was not run here: {error}"
-        return Written(artifact, (), (*artifact.notes, note))
-    checks = [_compared(artifact, session, reference, images.numpy())]
-    if not checks[0].passed and target.suffix == ".onnx":
-        checks[0] = replace(checks[0], detail=f"{checks[0].detail}; {_first_layer(onnx, artifact, images)}")
-    right = None
-    if floor is not None:
-        right = accuracy(lambda batch: torch.from_numpy(_ask(session, batch.numpy())), floor.data.test)
-        checks.append(kept_accuracy(target.name, floor.accuracy, right, recipe.max_accuracy_drop))
-    return Written(artifact, tuple(checks), artifact.notes, right)
-
-
-def _compared(
-    artifact: Artifact, session: Session, reference: Callable[[Array], Array], images: Array
-) -> Check:
-    tolerance = TOLERANCES[artifact.precision]
-    # Eight bits end where the calibration images ended: noise and extremes are cut off, as they should be.
-    batches = [*real_batches(images), *([] if artifact.precision == "int8" else hard_batches(images))]
-    verdict = compare(
-        f"{artifact.path.name} equals PyTorch",
-        reference,
-        lambda batch: _ask(session, batch),
-        batches,
-        relative_tolerance=tolerance.relative,
-        least_cosine=tolerance.cosine,
-    )
-    detail = f"{verdict.detail}; mean difference {verdict.mean_abs_error:.2g}, cosine {verdict.cosine:.6f}"
-    return Check(verdict.name, verdict.passed, verdict.max_abs_error, verdict.tolerance, detail)
-
-
-def kept_accuracy(name: str, before: float, after: float, allowed_points: float) -> Check:
-    """Top-1 of a file against that of the network it was made of."""
-    lost = before - after
-    detail = f"top-1 {after:.2%}, {before:.2%} in PyTorch"
-    return Check(
-        f"{name} keeps the accuracy", lost * 100 <= allowed_points, lost, allowed_points / 100, detail
-    )
-
-
-def _first_layer(onnx: Path, artifact: Artifact, images: Tensor) -> str:
-    """A file was made of another, so their values have the same names."""
-    session = FORMATS["onnx"].opens(onnx)
-    feed = {session.inputs[0].name: images[:1].numpy()}
-    try:
-        found = between_files(onnx, artifact.path, feed, TOLERANCES[artifact.precision].relative)
-    except Exception as error:  # it explains another failure, and must not hide it
-        return f"the first layer could not be found: {str(error).splitlines()[0]}"
-    return str(found) if found else "no single layer differs by more than the tolerance"
-
-
-def settled(artifacts: Iterable[Artifact], checks: Iterable[Check]) -> list[Artifact]:
-    """Files of which a check failed get the suffix ``.rejected``: nobody ships them by mistake."""
-    failed = [check.name for check in checks if not check.passed]
-    return [
-        _rejected(artifact) if any(name.startswith(f"{artifact.path.name} ") for name in failed) else artifact
-        for artifact in artifacts
-    ]
-
-
-def _rejected(artifact: Artifact) -> Artifact:
-    path = artifact.path.with_name(artifact.path.name + REJECTED)
-    try:
-        artifact.path.replace(path)
+        file.artifact.path.replace(path)
     except OSError as error:
-        raise CompressError(f"cannot rename `{artifact.path}`: {error.strerror}") from error
-    return replace(artifact, path=path)
-
-
-def _ask(session: Session, batch: Array) -> Array:
-    return session.run({session.inputs[0].name: batch})[session.outputs[0].name]
+        raise CompressError(f"cannot rename `{file.artifact.path}`: {error.strerror}") from error
+    return replace(file, artifact=replace(file.artifact, path=path))

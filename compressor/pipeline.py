@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from compressor.artifacts import answering, answering_network, counted, exported, saved, verified
+from compressor.artifacts import counted, saved
 from compressor.choosing import Chosen, Way, cut_away
 from compressor.cutting import FORMS, form_of
 from compressor.cutting.proof import require
@@ -29,13 +29,23 @@ from compressor.distill.sense import check_enough, check_sense
 from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
 from compressor.errors import UsageError
-from compressor.exporting import Floor, calibration_images, formats_of, settled, written_all
+from compressor.exporting import (
+    Source,
+    Written,
+    calibration_images,
+    checked,
+    formats_of,
+    settled,
+    written_all,
+    written_onnx,
+)
 from compressor.files import write_atomic, write_json
 from compressor.given import FORM, check_given, load_given
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
 from compressor.methods import METHODS, Task
 from compressor.methods.probe import probed
+from compressor.proving import in_pytorch, truth_of_network
 from compressor.recipe import Recipe
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
@@ -184,7 +194,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         checks.append(saved(whole, run.student))
         networks = {"teacher": teacher.network.cpu(), "student": student}
         files = {
-            name: exported(network, image, run.artifact(name, ".onnx"), recipe.export, about)
+            name: written_onnx(network, image, run.artifact(name, ".onnx"), recipe.export, about)
             for name, network in networks.items()
         }
         for training in trainings:
@@ -192,36 +202,34 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
                 name, other = training.stage.name, training.trained.network.cpu()
                 done = training.stage.plan.after(teacher.done)
                 checks.append(saved(replace(whole, network=other, plan=done), run.beside(name), name))
-                files[name] = exported(other, image, run.artifact(name, ".onnx"), recipe.export, about)
-        for file in files.values():
-            for note in file.artifact.notes:
-                steps.warn(f"{file.artifact.path.name}: {note}")
-        step.outcome = f"opset {files['student'].artifact.opset}, {files['student'].artifact.bytes:,} bytes"
+                files[name] = written_onnx(other, image, run.artifact(name, ".onnx"), recipe.export, about)
+                networks[name] = other
+        step.outcome = f"opset {files['student'].opset}, {files['student'].bytes:,} bytes"
 
     with steps.step("Verify the artifact") as step:
-        for file in files.values():
-            checks += verified(file, real, recipe.export)
-        right["onnx"] = accuracy(answering(files["student"]), data.test)
-        others = written_all(
-            formats,
-            files["student"].artifact.path,
-            recipe.export,
-            lambda batch: answering_network(student, batch),
-            real,
-            calibration_images(data, recipe.export, recipe.seed) if formats else (),
-            Floor(data, right["student"]),
+        truth = truth_of_network(student, real, data)
+        proven: list[Written] = []
+        for name, file in files.items():
+            own = truth if name == "student" else truth_of_network(networks[name], real)
+            proven.append(checked(file, own, recipe.export, ships=name != "teacher"))
+        calibration = calibration_images(data, recipe.export, recipe.seed) if formats != ("onnx",) else ()
+        source = Source(files["student"].path, run.artifact("student", ""), student, image, calibration)
+        proven += written_all(formats, source, truth, recipe.export)
+        checks += [check for each in proven for check in each.checks]
+        for note in (*(note for each in proven for note in each.notes), *left_out):
+            steps.warn(note)
+        proofs = [in_pytorch("student", truth), *(proof for each in proven for proof in each.proofs)]
+        right["onnx"] = next(
+            proof.accuracy
+            for proof in proofs
+            if proof.file == files["student"].path.name and proof.accuracy is not None
         )
-        for more in others:
-            checks += more.checks
-            for note in more.notes:
-                steps.warn(f"{more.artifact.path.name}: {note}")
-        for reason in left_out:
-            steps.warn(reason)
         step.outcome = f"top-1 {right['onnx']:.2%} from the file"
 
     with steps.step("Profile") as step:
-        paths = {name: files[name].artifact.path for name in networks}
-        profile = profiled(networks, paths, real[:1], recipe.profile)
+        both = {name: networks[name] for name in ("teacher", "student")}
+        paths = {name: files[name].path for name in both}
+        profile = profiled(both, paths, real[:1], recipe.profile)
         for name, counts in profile.counts.items():
             if counts.fallback_reason:
                 steps.warn(f"{name} was counted on the CPU: {counts.fallback_reason}")
@@ -234,9 +242,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             if row["batch"] == recipe.profile.batches[0]
         )
 
-    artifacts = settled(
-        [*(file.artifact for file in files.values()), *(each.artifact for each in others)], checks
-    )
+    artifacts = [each.artifact for each in map(settled, proven) if each.artifact is not None]
     report = Report(
         request={
             "remove": 0.0 if given else recipe.budget.remove,
@@ -260,6 +266,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         layers=[] if given else layer_rows(profile, graph, plan),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
         checks=[check.to_dict() for check in checks],
+        proofs=[proof.to_dict() for proof in proofs],
         artifacts=[artifact.to_dict(relative_to=run.path) for artifact in artifacts],
         steps=[{"name": each.name, "seconds": round(each.seconds, 3)} for each in steps.done],
         environment={

@@ -25,6 +25,9 @@ from compressor.saliency.request import Scoring
 
 T = TypeVar("T")
 
+AUTO, ALL = "auto", "all"
+"""In ``export.to``: ONNX, and an engine where TensorRT is installed; every format that can be written here."""
+
 
 @dataclass(frozen=True)
 class ModelRecipe:
@@ -67,29 +70,44 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ExportRecipe:
-    """The formats (names of docs/exporting.md, or ``all``), how int8 is calibrated, how far a file may be off.
+    """The formats (names of docs/exporting.md, ``auto`` or ``all``), how they are made, how far a file may be off.
 
-    ``opset``: none is the exporter's own choice, which is recorded. ``max_accuracy_drop``: points of top-1.
+    ``opset``: none is the exporter's own choice, which is recorded. ``free_size``: the ONNX file takes any height and
+    width. ``max_accuracy_drop``: points of top-1. ``engine_batches``: the fewest, the usual and the most images.
     """
 
     opset: int | None = None
+    free_size: bool = False
     relative_tolerance: float = 1e-4
-    to: tuple[str, ...] = ("onnx",)
+    to: tuple[str, ...] = (AUTO,)
     calibration: str = "minmax"
     calibration_images: int = 128
     max_accuracy_drop: float = 0.5
     tf32: bool = False
+    engine_batches: tuple[int, ...] = (1, 1, 8)
+    workspace_mib: int = 1024
 
     def __post_init__(self) -> None:
         from export import FORMATS
         from export.int8 import CALIBRATIONS
 
+        names = (*FORMATS, AUTO, ALL)
         for name in self.to:
-            if name not in (*FORMATS, "all"):
-                raise unknown_name("format", name, (*FORMATS, "all"))
+            if name not in names:
+                raise unknown_name("format", name, names)
+        if not self.to:
+            raise UsageError("export.to is empty, expected formats", f"some of {', '.join(names)}")
         if self.calibration not in CALIBRATIONS:
             raise unknown_name("calibration", self.calibration, CALIBRATIONS)
-        _at_least(1, "export", calibration_images=self.calibration_images)
+        _at_least(1, "export", calibration_images=self.calibration_images, workspace_mib=self.workspace_mib)
+        if (
+            len(self.engine_batches) != 3
+            or not 1 <= self.engine_batches[0] <= self.engine_batches[1] <= (self.engine_batches[2])
+        ):
+            raise UsageError(
+                f"export.engine_batches is {list(self.engine_batches)}, expected three numbers that do not fall",
+                "the fewest, the usual and the most images, as in 1,1,8",
+            )
         if not 0 <= self.max_accuracy_drop <= 100:
             raise UsageError(
                 f"export.max_accuracy_drop is {self.max_accuracy_drop:g}, expected points from 0 to 100"

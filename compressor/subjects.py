@@ -6,9 +6,8 @@ input has to be made up: noise of the shape that the student folder, the file or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,15 +17,23 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from compressor.artifacts import Array, answering_network, exported, verified
 from compressor.data import glyphs, load_data
 from compressor.data.split import Data
-from compressor.distill import accuracy
 from compressor.errors import CompressError, UsageError
-from compressor.exporting import Floor, Written, calibration_images, formats_of, settled, written
+from compressor.exporting import (
+    Source,
+    Written,
+    calibration_images,
+    checked,
+    formats_of,
+    settled,
+    written,
+    written_onnx,
+)
 from compressor.layers import layer_rows, layer_table
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
+from compressor.proving import Proof, in_pytorch, truth_of_file, truth_of_network
 from compressor.recipe import DataRecipe, ExportRecipe, ModelRecipe, ProfileRecipe, read_recipe
 from compressor.report.table import latency_title, measured, percent, short, spread
 from compressor.rundir import RunFolder
@@ -105,71 +112,91 @@ class ExportRequest:
     data: str | None = None
 
 
-def export_subject(request: ExportRequest) -> list[Written]:
+@dataclass(frozen=True)
+class Exported:
+    """The files, the table of proofs, and what else is to be told."""
+
+    files: list[Written]
+    proofs: list[Proof]
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no file failed."""
+        return all(file.passed for file in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "artifacts": [file.artifact.to_dict() for file in self.files if file.artifact is not None],
+            "proofs": [proof.to_dict() for proof in self.proofs],
+            "checks": [check.to_dict() for file in self.files for check in file.checks],
+            "notes": list(self.notes),
+        }
+
+
+def export_subject(request: ExportRequest) -> Exported:
     """Write the files and compare each with PyTorch (or with the ONNX file that it was made of).
 
     On noise, unless the subject is a run, whose data is known, or ``--data`` names some.
     """
     model, recipe = request.model, request.recipe
-    others, left_out = formats_of(recipe)
+    names, left_out = formats_of(recipe)
     folder = student_folder(Path(model.name))
     if folder is None and Path(model.name).suffix != ".onnx":
         check_weights(model)
     subject = resolve(model, request.classes, request.shape)
-    data = _data_of(request, folder)
+    data = _data_of(request, folder, names)
     images = next(iter(data.test.batches(16))).images if data else _noise(16, subject.shape)
     # Never over the files of a run: its report vouches for their bytes.
-    beside = (
+    stem = (
         folder / "student" if folder else Path(Path(model.name).name.replace(":", "-").removesuffix(".onnx"))
     )
-    wants_onnx = subject.network is not None and ("onnx" in recipe.to or "all" in recipe.to)
-    names = [*(["onnx"] if wants_onnx else []), *others]
-    if not names:
-        raise UsageError(f"`{model.name}` is an ONNX file already", "ask for another format with --to")
-    targets = {name: beside.with_name(beside.name + FORMATS[name].suffix) for name in names}
-    if request.out is not None:
-        targets[names[0]] = request.out
+    calibration = calibration_images(data, recipe, 0) if data else ()
     with TemporaryDirectory() as scratch:
-        results = []
         if subject.network is None:
             assert subject.file is not None
-            onnx, reference = subject.file, _answers_of_file(subject.file)
-        else:
-            onnx = targets.get("onnx", Path(scratch) / "model.onnx")
-            file = exported(subject.network, images[:1], onnx, recipe, {})
-            reference = partial(answering_network, subject.network)
-            if wants_onnx:
-                results.append(
-                    Written(file.artifact, tuple(verified(file, images, recipe)), file.artifact.notes)
+            names = tuple(name for name in names if name != "onnx")
+            if not names:
+                raise UsageError(
+                    f"`{model.name}` is an ONNX file already", "ask for another format with --to"
                 )
-        calibration = calibration_images(data, recipe, 0) if data and others else ()
-        floor = _floor(reference, data) if data and others else None
-        results += [
-            written(name, onnx, targets[name], recipe, reference, images, calibration, floor)
-            for name in others
-        ]
-    if left_out and results:
-        results[-1] = replace(results[-1], notes=(*results[-1].notes, *left_out))
-    return [replace(each, artifact=settled([each.artifact], each.checks)[0]) for each in results]
+            source = Source(subject.file, stem, calibration=calibration)
+            truth, whose = truth_of_file(subject.file, images, data), subject.file.name
+        else:
+            onnx = _target("onnx", names, stem, request.out) or Path(scratch) / "model.onnx"
+            artifact = written_onnx(subject.network, images[:1], onnx, recipe, {})
+            source = Source(onnx, stem, subject.network, images[:1], calibration)
+            truth, whose = truth_of_network(subject.network, images, data), "network"
+        files = []
+        for name in names:
+            target = _target(name, names, stem, request.out)
+            file = (
+                checked(artifact, truth, recipe)
+                if name == "onnx"
+                else written(name, source, truth, recipe, target)
+            )
+            files.append(file)
+        files = [settled(file) for file in files]
+    proofs = [in_pytorch(whose, truth), *(proof for file in files for proof in file.proofs)]
+    return Exported(files, proofs, (*(note for file in files for note in file.notes), *left_out))
 
 
-def _data_of(request: ExportRequest, folder: Path | None) -> Data | None:
-    """The data of the run that the subject belongs to, or that was named, if a format needs images."""
-    if not any(FORMATS[name].calibrated for name in formats_of(request.recipe)[0]):
+def _target(name: str, names: Sequence[str], stem: Path, out: Path | None) -> Path | None:
+    """Where a format goes: the first one to ``out``; none if it is not asked for."""
+    if name not in names:
         return None
+    return out if out is not None and name == names[0] else stem.with_name(stem.name + FORMATS[name].suffix)
+
+
+def _data_of(request: ExportRequest, folder: Path | None, names: Sequence[str]) -> Data | None:
+    """The data that was named, or, if a format needs images, of the run that the subject belongs to."""
     if request.data is not None:
         return load_data(DataRecipe(name=request.data, classes=request.classes), 0)
+    if not any(FORMATS[name].calibrated for name in names):
+        return None
     run = RunFolder(folder.parent) if folder else None
     return load_data(read_recipe(run.recipe).data, 0) if run and run.recipe.exists() else None
-
-
-def _floor(reference: Callable[[Array], Array], data: Data) -> Floor:
-    return Floor(data, accuracy(lambda batch: torch.from_numpy(reference(batch.numpy())), data.test))
-
-
-def _answers_of_file(path: Path) -> Callable[[Array], Array]:
-    session = open_session(path)
-    return lambda batch: session.run({session.inputs[0].name: batch})[session.outputs[0].name]
 
 
 def print_profile(profile: Profile, console: Console) -> None:

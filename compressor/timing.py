@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from compressor.artifacts import exported
 from compressor.budget.allocate import choices_for
 from compressor.budget.blocks import latency_from, patterns, wanted_blocks
 from compressor.budget.request import Budget
@@ -24,7 +23,7 @@ from compressor.budget.timed import Latency
 from compressor.cache import key_of, read_numbers, write_numbers
 from compressor.graph.channels import ChannelGraph
 from compressor.recipe import ExportRecipe, ProfileRecipe
-from export import Session, open_session
+from export import Session, open_session, to_onnx
 from profiles import (
     Block,
     BlockTimes,
@@ -82,7 +81,8 @@ class Bench:
 
     def written(self, network: nn.Module, name: str) -> Path:
         """A network as a file, as runs export them."""
-        return exported(network, self._image, self._folder / f"{name}.onnx", self._export, {}).artifact.path
+        path = self._folder / f"{name}.onnx"
+        return to_onnx(network, self._image, path, opset=self._export.opset).path
 
     def timed(self, files: Sequence[Path]) -> list[Real]:
         """Files of real networks, all of them and the teacher's in turn.

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from .divergence import Divergence, between_files, from_pytorch
     from .engine_run import open_engine
     from .errors import ExportError
+    from .executorch import open_program
     from .feeds import hard_batches, real_batches
     from .formats import FORMATS, Format, derived
+    from .needs import NEEDS, Need
     from .onnx import to_onnx
+    from .runners import RUNNERS, Runner
     from .sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
     from .untrusted import check_file, open_stranger
     from .verdict import TOLERANCES, Verdict, compare
 
 __all__ = [
     "FORMATS",
+    "NEEDS",
+    "RUNNERS",
     "TOLERANCES",
     "Artifact",
     "Asked",
@@ -35,6 +40,8 @@ __all__ = [
     "EngineAsk",
     "ExportError",
     "Format",
+    "Need",
+    "Runner",
     "Session",
     "TensorSpec",
     "Verdict",
@@ -47,6 +54,7 @@ __all__ = [
     "open_engine",
     "open_on_cuda",
     "open_openvino",
+    "open_program",
     "open_session",
     "open_stranger",
     "real_batches",
@@ -55,6 +63,8 @@ __all__ = [
 
 _HOME = {
     "FORMATS": "formats",
+    "NEEDS": "needs",
+    "RUNNERS": "runners",
     "TOLERANCES": "verdict",
     "Artifact": "artifact",
     "Asked": "asked",
@@ -62,6 +72,8 @@ _HOME = {
     "EngineAsk": "asked",
     "ExportError": "errors",
     "Format": "formats",
+    "Need": "needs",
+    "Runner": "runners",
     "Session": "sessions",
     "TensorSpec": "sessions",
     "Verdict": "verdict",
@@ -74,6 +86,7 @@ _HOME = {
     "open_engine": "engine_run",
     "open_on_cuda": "sessions",
     "open_openvino": "sessions",
+    "open_program": "executorch",
     "open_session": "sessions",
     "open_stranger": "untrusted",
     "real_batches": "feeds",

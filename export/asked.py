@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,13 @@ class EngineAsk:
 @dataclass(frozen=True)
 class Asked:
     """``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
-    are not quantised."""
+    are not quantised. ``opset``: none is the exporter's own. ``metadata``: facts that the file is to say.
+    ``free_size``: height and width are free as well as the batch."""
 
     batches: tuple[Array, ...] = ()
     calibration: str = "minmax"
     exclude: tuple[str, ...] = ()
     engine: EngineAsk = field(default_factory=EngineAsk)
+    opset: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    free_size: bool = False

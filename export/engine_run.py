@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from .engine import trusted_bytes
 from .errors import ExportError
+from .needs import load_tensorrt
 from .sessions import Session, TensorSpec
-from .tensorrt import load_library, place_of
+from .tensorrt import place_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ def open_engine(path: Path) -> Session:
     import torch
 
     path = Path(path)
-    library = load_library(path)
+    library = load_tensorrt(f"load `{path}`")
     content = trusted_bytes(path, place_of(library))
     if not torch.cuda.is_available():
         raise ExportError(
@@ -42,7 +43,16 @@ def open_engine(path: Path) -> Session:
     specs = [_spec(library, engine, engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
     inputs = tuple(spec for mode, spec in specs if mode == library.TensorIOMode.INPUT)
     outputs = tuple(spec for mode, spec in specs if mode == library.TensorIOMode.OUTPUT)
-    return Session(path, inputs, outputs, _Engine(engine, engine.create_execution_context(), runtime))
+    running = _Engine(engine, engine.create_execution_context(), runtime)
+    return Session(path, inputs, outputs, running, _batches(engine, inputs[0]))
+
+
+def _batches(engine: Any, given: TensorSpec) -> tuple[int, int | None]:
+    """The fewest and the most images that its profile allows."""
+    if isinstance(given.shape[0], int):
+        return given.shape[0], given.shape[0]
+    fewest, _, most = engine.get_tensor_profile_shape(given.name, 0)
+    return int(fewest[0]), int(most[0])
 
 
 def _spec(library: Any, engine: Any, name: str) -> tuple[Any, TensorSpec]:

@@ -15,3 +15,9 @@ class ExportError(Exception):
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def first_line(error: Exception) -> str:
+    """What a library says before it goes on for pages."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()

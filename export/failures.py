@@ -22,7 +22,7 @@ _UNKNOWN_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\
 
 
 @contextmanager
-def explained(module: nn.Module) -> Iterator[None]:
+def explained(module: nn.Module, target: str) -> Iterator[None]:
     """Turn whatever goes wrong inside into one ExportError, with the original as its cause."""
     try:
         yield
@@ -32,7 +32,7 @@ def explained(module: nn.Module) -> Iterator[None]:
         where = f" at layer `{layer}`" if layer else ""
         fact, hint = _explanation(error, _failing_line(error, module))
         name = type(module).__name__
-        raise ExportError(f"cannot export `{name}` to ONNX{where}: {fact}", hint) from error
+        raise ExportError(f"cannot export `{name}` to {target}{where}: {fact}", hint) from error
 
 
 def _explanation(error: BaseException, line: str | None) -> tuple[str, str | None]:

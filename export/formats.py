@@ -1,6 +1,6 @@
 """The formats a model can be written in. One more format is one more row, and its function.
 
-`onnx` is written from a network; every other row is made of another row's file.
+A row is made of the network (``of`` is none), or of the file of another row.
 """
 
 from __future__ import annotations
@@ -9,51 +9,69 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .artifact import Artifact
 from .asked import Asked
-from .engine_run import open_engine
+from .executorch import to_executorch
 from .half import to_bf16, to_fp16
 from .int8 import to_int8_cpu, to_int8_nvidia
 from .onnx import to_onnx
 from .openvino import to_openvino
-from .sessions import Session, open_openvino, open_session
 from .tensorrt import to_tensorrt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to put a model on disk. ``of``: the format it is made of; none means the network itself."""
+    """One way to put a model on disk."""
 
     name: str
     suffix: str
     precision: str
     function: Callable[..., Artifact]
-    opens: Callable[[Path], Session]
-    """What runs the file here, so that it can be proven."""
+    runs_in: tuple[str, ...]
+    """Rows of ``RUNNERS`` that it is proven in; without the first it is not proven, the others are used if there."""
     of: str | None = "onnx"
     calibrated: bool = False
     """Whether it cannot be made without images."""
+    needs: str | None = None
+    """A row of ``NEEDS`` without which it cannot be written."""
 
+
+def to_onnx_as_asked(network: nn.Module, example: Tensor, path: Path, asked: Asked) -> Artifact:
+    """``to_onnx`` as a function of a row."""
+    return to_onnx(
+        network, example, path, opset=asked.opset, metadata=asked.metadata, free_size=asked.free_size
+    )
+
+
+_ORT, _BOTH, _VINO, _TRT = ("onnxruntime",), ("onnxruntime", "openvino"), ("openvino",), ("tensorrt",)
 
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
-        Format("onnx", ".onnx", "fp32", to_onnx, open_session, of=None),
-        Format("onnx-fp16", ".fp16.onnx", "fp16", to_fp16, open_session),
+        Format("onnx", ".onnx", "fp32", to_onnx_as_asked, _BOTH, of=None),
+        Format("onnx-fp16", ".fp16.onnx", "fp16", to_fp16, _BOTH),
         # ONNX Runtime has no bfloat16 convolution on a CPU.
-        Format("onnx-bf16", ".bf16.onnx", "bf16", to_bf16, open_openvino),
-        Format("onnx-int8", ".int8.onnx", "int8", to_int8_cpu, open_session, calibrated=True),
-        Format("onnx-int8-nvidia", ".int8-nvidia.onnx", "int8", to_int8_nvidia, open_session, calibrated=True),
-        Format("openvino", ".xml", "fp32", to_openvino, open_openvino),
-        Format("openvino-int8", ".int8.xml", "int8", to_openvino, open_openvino, of="onnx-int8", calibrated=True),
-        Format("tensorrt", ".engine", "fp32", to_tensorrt, open_engine),
-        Format("tensorrt-fp16", ".fp16.engine", "fp16", to_tensorrt, open_engine, of="onnx-fp16"),
-        Format("tensorrt-bf16", ".bf16.engine", "bf16", to_tensorrt, open_engine, of="onnx-bf16"),
+        Format("onnx-bf16", ".bf16.onnx", "bf16", to_bf16, _VINO),
+        Format("onnx-int8", ".int8.onnx", "int8", to_int8_cpu, _BOTH, calibrated=True),
+        Format("onnx-int8-nvidia", ".int8-nvidia.onnx", "int8", to_int8_nvidia, _ORT, calibrated=True),
+        Format("openvino", ".xml", "fp32", to_openvino, _VINO, needs="openvino"),
         Format(
-            "tensorrt-int8", ".int8.engine", "int8", to_tensorrt, open_engine, of="onnx-int8-nvidia",
-            calibrated=True,
+            "openvino-int8", ".int8.xml", "int8", to_openvino, _VINO, of="onnx-int8", calibrated=True,
+            needs="openvino",
         ),
+        Format("tensorrt", ".engine", "fp32", to_tensorrt, _TRT, needs="tensorrt"),
+        Format("tensorrt-fp16", ".fp16.engine", "fp16", to_tensorrt, _TRT, of="onnx-fp16", needs="tensorrt"),
+        Format("tensorrt-bf16", ".bf16.engine", "bf16", to_tensorrt, _TRT, of="onnx-bf16", needs="tensorrt"),
+        Format(
+            "tensorrt-int8", ".int8.engine", "int8", to_tensorrt, _TRT, of="onnx-int8-nvidia",
+            calibrated=True, needs="tensorrt",
+        ),
+        Format("executorch", ".pte", "fp32", to_executorch, ("executorch",), of=None, needs="executorch"),
     )
 }  # fmt: skip
 

@@ -14,17 +14,12 @@ optimising, saving and checking 0.1 s. Folding the batch norms on the captured g
 
 from __future__ import annotations
 
-import copy
-import gc
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifact import Artifact, appearing_whole, describe
+from .capture import BATCH, Free, captured, copied, undisturbed
 from .errors import ExportError
 from .failures import explained
 from .hygiene import LAYER_NAMES, tidy
@@ -57,10 +52,10 @@ def to_onnx(
     Models above 1.5 GiB keep their weights in ``<path>.data``, which must travel along.
     """
     path = Path(path)
-    copied = _copy(module)
-    with _undisturbed(), explained(copied):
-        free = dict(enumerate(("batch", None, "height", "width"))) if free_size else {0: "batch"}
-        program = _capture(copied, example, free)
+    own = copied(module, "ONNX")
+    with undisturbed(), explained(own, "ONNX"):
+        free = dict(enumerate((BATCH, None, "height", "width"))) if free_size else {0: BATCH}
+        program = captured(own, example, free)
         model = _translate(program, opset, free)
     written = model.model.opset_imports[""]
     if opset not in (None, written):
@@ -82,30 +77,7 @@ def to_onnx(
     )
 
 
-def _copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module).cpu().eval()
-    except Exception as error:
-        name = type(module).__name__
-        raise ExportError(f"cannot export `{name}` to ONNX: it cannot be copied: {error}") from error
-
-
-def _capture(module: nn.Module, example: Tensor, free: Mapping[int, str | None]) -> ExportedProgram:
-    import torch
-
-    example = example.detach().cpu()
-    # A size of one is taken for a constant by some versions of torch.export.
-    example = torch.cat([example, example]) if len(example) == 1 else example
-    # Strides turn a free side into many cases; `AUTO` lets the capture say which hold, `Dim` makes it prove all.
-    axes = {
-        axis: torch.export.Dim("batch") if name == "batch" else torch.export.Dim.AUTO
-        for axis, name in free.items()
-        if name
-    }
-    return torch.export.export(module, (example,), dynamic_shapes=(axes,), strict=False)
-
-
-def _translate(program: ExportedProgram, opset: int | None, free: Mapping[int, str | None]) -> ONNXProgram:
+def _translate(program: ExportedProgram, opset: int | None, free: Free) -> ONNXProgram:
     import torch
 
     count = len(program.graph_signature.user_outputs)
@@ -168,24 +140,3 @@ def _precision(module: nn.Module) -> str:
     floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
     name = str(next(floating, "torch.float32")).removeprefix("torch.")
     return _PRECISIONS.get(name, name)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No talk and no garbage collection inside: both are process-wide, so both are put back.
-
-    The exporter warns and logs about its own internals, and prints its whole graph when
-    capture fails. It also allocates graphs by the thousand, and collecting while it does is a
-    fifth of the time for nothing freed.
-    """
-    collecting, level = gc.isenabled(), logging.root.manager.disable
-    gc.disable()
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        if collecting:
-            gc.enable()

@@ -7,18 +7,15 @@ from pathlib import Path
 from .artifact import Artifact, appearing_whole, describe
 from .asked import Asked
 from .errors import ExportError
+from .needs import require
 
 
 def to_openvino(source: Path, path: Path, asked: Asked) -> Artifact:
     """Left to itself OpenVINO would store the weights in float16."""
     del asked  # nothing can be asked for: the precision is that of the file
-    try:
-        import openvino
-    except ImportError as error:
-        raise ExportError(
-            f"cannot write `{path}`: OpenVINO is not installed",
-            "python -m pip install 'compress-to-edge[openvino]'",
-        ) from error
+    require("openvino", f"write `{path}`")
+    import openvino
+
     with appearing_whole(path) as scratch:
         try:
             openvino.save_model(openvino.convert_model(str(source)), str(scratch), compress_to_fp16=False)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ExportError
+from .errors import ExportError, first_line
+from .needs import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,8 @@ class Session:
     outputs: tuple[TensorSpec, ...]
     runtime: Any
     """Whatever has ``run(names, arrays)``: ONNX Runtime's own session, or one that behaves like it."""
+    batches: tuple[int, int | None] = (1, None)
+    """The fewest and the most images at a time; none is no limit."""
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         return self.run(arrays)
@@ -52,9 +55,22 @@ class Session:
         except Exception as error:
             expected = ", ".join(f"{i.name}: {i.dtype} {list(i.shape)}" for i in self.inputs)
             raise ExportError(
-                f"cannot run `{self.path}`: {_first_line(error)}", f"it takes {expected}"
+                f"cannot run `{self.path}`: {first_line(error)}", f"it takes {expected}"
             ) from error
         return dict(zip(names, results, strict=True))
+
+    def answers(self, images: Array) -> Array:
+        """The first output for any number of images: in parts, and filled up, where the file takes no such batch."""
+        import numpy as np
+
+        fewest, most = self.batches
+        size, found = most or max(len(images), 1), []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            filled = np.concatenate([part] * -(-fewest // len(part)))[: max(fewest, len(part))]
+            answer = self.run({self.inputs[0].name: filled})[self.outputs[0].name]
+            found.append(answer[: len(part)])
+        return np.concatenate(found)
 
 
 def open_session(
@@ -85,13 +101,9 @@ def open_openvino(path: Path, *, threads: int | None = None) -> Session:
     Its precision is said: left to itself OpenVINO multiplies in bfloat16 where the processor can.
     """
     path = _existing(path)
-    try:
-        import openvino
-    except ImportError as error:
-        raise ExportError(
-            f"cannot open `{path}`: OpenVINO is not installed",
-            "python -m pip install 'compress-to-edge[openvino]'",
-        ) from error
+    require("openvino", f"open `{path}`")
+    import openvino
+
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -129,7 +141,7 @@ def _open_onnxruntime(
     try:
         runtime = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
-        raise ExportError(f"cannot open `{path}`: {_first_line(error)}") from error
+        raise ExportError(f"cannot open `{path}`: {first_line(error)}") from error
     inputs = tuple(_spec(argument) for argument in runtime.get_inputs())
     outputs = tuple(_spec(argument) for argument in runtime.get_outputs())
     return Session(path, inputs, outputs, runtime)
@@ -170,8 +182,3 @@ def _fact(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (told or lines or [type(error).__name__])[0]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ from .artifact import Artifact, appearing_whole, content_of, describe
 from .asked import Asked, EngineAsk
 from .engine import ANY_DEVICE, Place, Sidecar, cache_key, sidecar_path, trusted_bytes
 from .errors import ExportError
-
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
-INSTALL = "python -m pip install tensorrt (needs an NVIDIA GPU), or tensorrt-rtx (builds without one)"
+from .needs import load_tensorrt
 
 
 def to_tensorrt(source: Path, path: Path, asked: Asked) -> Artifact:
     """Build the engine for this machine, or take it from the cache; the sidecar and the log are written beside it."""
-    library = load_library(path)
+    library = load_tensorrt(f"build `{path}`")
     ask, place = asked.engine, place_of(library)
     flags = {"batches": list(ask.batches), "workspace_mib": ask.workspace_mib, "tf32": ask.tf32}
     onnx_sha256, _ = content_of(source)
@@ -48,25 +45,6 @@ def to_tensorrt(source: Path, path: Path, asked: Asked) -> Artifact:
                     for file in (scratch, sidecar_path(scratch), _log_path(scratch)):
                         shutil.copy(file, copy.with_name(file.name.replace(scratch.name, copy.name)))
     return describe(path, format="tensorrt", precision=_precision(source), opset=None, notes=notes)
-
-
-def load_library(path: Path) -> Any:
-    """`tensorrt`, or else `tensorrt_rtx`; the bindings alone, without their libraries, are as good as none."""
-    for name in LIBRARIES:
-        try:
-            return import_module(name)
-        except (ImportError, OSError):
-            continue
-    raise ExportError(f"cannot build `{path}`: TensorRT is not installed", INSTALL)
-
-
-def available() -> bool:
-    """Whether an engine can be built here."""
-    try:
-        load_library(Path("engine"))
-    except ExportError:
-        return False
-    return True
 
 
 def place_of(library: Any) -> Place:

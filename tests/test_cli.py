@@ -27,11 +27,11 @@ FLAGS = {
               --size --weights --classes --criterion --combine --normalise --backend
               --method --assistants --between --masks --teacher --teacher-weights --teacher-augment --student
               --student-weights --loss --probe --shard-teacher
-              --epochs --seed --device --trust --recipe --out --fresh --json""",
+              --epochs --to --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
-    "export": """--to --out --weights --classes --shape --opset --data --calibration --max-accuracy-drop --tf32
-                 --trust --json""",
+    "export": """--to --out --weights --classes --shape --opset --free-size --data --calibration
+                 --max-accuracy-drop --engine-batches --workspace-mib --tf32 --trust --json""",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",
     "evaluate": "--data --data-root --size --classes --seed --weights --retrieval --layer --device --trust --json",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from compressor.report.report import Report
 from compressor.report.table import (
+    PROOF_HEAD,
     TRAINING_HEAD,
     accuracy_rows,
     asked_and_reached,
@@ -13,6 +14,7 @@ from compressor.report.table import (
     error,
     how_fitted,
     how_measured,
+    proof_rows,
     short,
     student_form,
     training_rows,
@@ -47,6 +49,7 @@ def _lines(report: Report) -> Iterator[str]:
             for check in report.checks
         ],
     )
+    yield from _table(PROOF_HEAD, proof_rows(report.proofs))
     yield from _table(TRAINING_HEAD, training_rows(report))
     yield from _table(
         ("group", "units", "kept"),

@@ -35,6 +35,7 @@ class Report:
     layers: Sequence[Json]
     not_cut: Sequence[Json]
     checks: Sequence[Json]
+    proofs: Sequence[Json]
     artifacts: Sequence[Json]
     steps: Sequence[Json]
     environment: Json

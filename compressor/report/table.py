@@ -13,6 +13,12 @@ Row = tuple[str, str, str, str]
 
 TRAINING_HEAD = ("training", "taught by", "MACs removed", "epochs", "top-1", "seconds")
 
+PROOF_HEAD = (
+    "file", "runs in", "verdict", "off by", "allowed", "top-1", "precision", "mean", "cosine", "top-1 equal",
+)  # fmt: skip
+PROOF_HEAD_OF_SCREEN = PROOF_HEAD[:6]
+"""What fits on a screen of 80 columns."""
+
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -73,6 +79,44 @@ def training_rows(report: Report) -> list[tuple[str, ...]]:
         )
         for row in report.trainings
     ]
+
+
+def proof_rows(proofs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Every file in every runtime that ran it, after what it is compared with, under `PROOF_HEAD`."""
+    return [
+        (
+            row["file"],
+            row["runtime"],
+            _word(row),
+            _figure(row, "max_abs_error", ".2g"),
+            _figure(row, "tolerance", ".2g"),
+            _figure(row, "accuracy", ".2%"),
+            row["precision"],
+            _figure(row, "mean_abs_error", ".2g"),
+            _figure(row, "cosine", ".5f"),
+            _figure(row, "agreement", ".1%"),
+        )
+        for row in proofs
+    ]
+
+
+def _word(proof: Mapping[str, Any]) -> str:
+    if proof["format"] == "network":
+        return ""
+    return {True: "passed", False: "FAILED", None: "not run"}[proof["passed"]]
+
+
+def _figure(proof: Mapping[str, Any], key: str, form: str) -> str:
+    """A figure, or a dash where there is none: nothing was compared, or it is not a number."""
+    return "–" if proof[key] is None else format(proof[key], form).replace("%", " %")
+
+
+def about_files(check: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a check is told by a row of the table of proofs."""
+    return any(
+        check["name"].startswith(f"{row['file']} ") and check["name"].endswith(f" in {row['runtime']}")
+        for row in proofs
+    )
 
 
 def asked_and_reached(report: Report) -> str:

@@ -11,13 +11,16 @@ from rich.text import Text
 
 from compressor.report.report import Report
 from compressor.report.table import (
+    PROOF_HEAD_OF_SCREEN,
     TRAINING_HEAD,
+    about_files,
     accuracy_rows,
     asked_and_reached,
     cost_rows,
     error,
     how_fitted,
     how_measured,
+    proof_rows,
     student_form,
     training_rows,
 )
@@ -43,10 +46,25 @@ def _screen(report: Report) -> RenderableType:
         Text(student_form(report), style="dim"),
         Text(""),
     ]
+    parts += [proof_table(report.proofs), Text("")]
     parts += _verdicts(report)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(""), Text(f"run folder: {report.folder}")]
     return Group(*parts)
+
+
+def proof_table(proofs: Sequence[Mapping[str, Any]]) -> Table:
+    """Every file in every runtime, with its verdict."""
+    head = PROOF_HEAD_OF_SCREEN
+    return _table(head, [row[: len(head)] for row in proof_rows(proofs)])
+
+
+def print_files(proofs: Sequence[Any], checks: Sequence[Any], console: Console) -> None:
+    """What `compress export` tells: the table of proofs, and what failed in full."""
+    console.print(proof_table([proof.to_dict() for proof in proofs]))
+    for check in checks:
+        if not check.passed:
+            console.print(Text(f"FAILED  {check.name}: {check.detail}"))
 
 
 def _trainings(report: Report) -> list[RenderableType]:
@@ -57,10 +75,16 @@ def _trainings(report: Report) -> list[RenderableType]:
 
 
 def _verdicts(report: Report) -> list[Text]:
-    """A line for every failure and every kind of check; what passed again further down the cascade is counted."""
-    shown = [check for check in report.checks if not check["passed"] or " from " not in check["name"]]
+    """A line for every failure and every kind of check.
+
+    What passed again further down the cascade is counted, and what files passed stands in their table.
+    """
+    checks = [
+        check for check in report.checks if not check["passed"] or not about_files(check, report.proofs)
+    ]
+    shown = [check for check in checks if not check["passed"] or " from " not in check["name"]]
     lines = [_verdict(check) for check in shown]
-    more = len(report.checks) - len(shown)
+    more = len(checks) - len(shown)
     if more:
         lines.append(Text(f"passed  {more} more, of the cuts between teacher and student", style="green"))
     return lines

@@ -27,6 +27,7 @@ from compressor.recipe import (
 from compressor.runtimes import PRECISIONS
 from compressor.saliency.combine import COMBINATIONS, NORMALISATIONS
 from compressor.saliency.request import BACKENDS, Scoring
+from export import FORMATS
 
 # Everything but lone surrogates, which no file in UTF-8 can hold.
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -95,7 +96,14 @@ recipes = st.builds(
             optimizer_settings=st.lists(texts, max_size=2).map(tuple),
         ),
     ),
-    export=st.builds(ExportRecipe, st.none() | st.integers(), st.floats(0, 0.99)),
+    export=st.builds(
+        ExportRecipe,
+        st.none() | st.integers(),
+        st.booleans(),
+        st.floats(0, 0.99),
+        st.lists(st.sampled_from([*FORMATS, "auto", "all"]), min_size=1, max_size=3).map(tuple),
+        engine_batches=st.lists(st.integers(1, 99), min_size=3, max_size=3).map(sorted).map(tuple),
+    ),
     profile=st.builds(
         ProfileRecipe,
         runtimes=st.lists(st.sampled_from(["pytorch", "ort", "openvino", "all"]), max_size=3).map(tuple),

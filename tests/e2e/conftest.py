@@ -15,6 +15,8 @@ batch = 32
 precision = "fp32"
 [profile]
 samples = 10
+[export]
+to = ["onnx"]
 """
 RUN = ("run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "quick.toml", "--ratio", "0.5")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.tensorrt import available
+from export import NEEDS
 from tests.e2e.shell import shell, warm_shell
 
 pytest.importorskip("openvino", reason="openvino is not installed")
@@ -32,9 +32,42 @@ def test_a_run_exports_in_the_formats_that_it_is_asked_for(folder: Path) -> None
     }  # fmt: skip
     checked = {check["name"] for check in report["checks"]}
     for name in ("student.fp16.onnx", "student.int8.onnx", "student.xml"):
-        assert {f"{name} equals PyTorch", f"{name} keeps the accuracy"} <= checked
+        where = "OpenVINO" if name.endswith("xml") else "ONNX Runtime"
+        assert {f"{name} equals PyTorch in {where}", f"{name} keeps the accuracy in {where}"} <= checked
+    first, *others = report["proofs"]
+    assert (first["file"], first["runtime"], first["accuracy"]) == (
+        "student",
+        "PyTorch",
+        report["accuracy"]["student"],
+    )
+    ran = {(row["file"], row["runtime"]) for row in others}
+    assert ran == {
+        *((name, "ONNX Runtime") for name in names if name.endswith("onnx")),
+        *((name, "OpenVINO") for name in names if name != "teacher.onnx"),
+    }
+    assert all(row["passed"] and row["cosine"] > 0.9 and row["agreement"] > 0.9 for row in others)
     facts = {each.key for each in onnx.load(folder / "runs/a/student.onnx").metadata_props}
     assert {"teacher", "remove", "of", "plan"} <= facts
+
+
+def test_a_run_builds_an_engine_if_it_can_and_says_once_if_it_cannot(folder: Path) -> None:
+    recipe = (folder / "quick.toml").read_text().replace('to = ["onnx"]', "")
+    (folder / "usual.toml").write_text(recipe)
+    done = warm_shell(
+        folder, "run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "usual.toml", "--ratio", "0.3",
+        "--epochs", "2", "--assistants", "0", "--out", "runs/a", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    formats = [row["format"] for row in report["artifacts"]]
+    if NEEDS["tensorrt"].missing:
+        assert formats == ["onnx", "onnx"]
+        (told,) = [warning for warning in report["warnings"] if "TensorRT" in warning]
+        assert "--to tensorrt" in told
+    else:
+        assert formats == ["onnx", "onnx", "tensorrt"]
+        (row,) = [row for row in report["proofs"] if row["format"] == "tensorrt"]
+        assert row["passed"] or "not run here" in row["detail"]
 
 
 def test_a_run_is_exported_again_with_its_own_data(after_run: Path) -> None:
@@ -76,6 +109,33 @@ def test_an_onnx_file_is_written_in_another_precision(after_run: Path) -> None:
     assert (after_run / "student.fp16.onnx").exists()
 
 
+def test_a_network_becomes_a_program_for_executorch_and_a_file_does_not(after_run: Path) -> None:
+    pytest.importorskip("executorch", reason="executorch is not installed")
+    done = warm_shell(after_run, "export", "runs/a", "--to", "executorch", "--trust", "--json")
+    assert done.code == 0, done.err
+    (row,) = [row for row in json.loads(done.out)["proofs"] if row["format"] == "executorch"]
+    assert row["passed"]
+    assert row["runtime"] == "ExecuTorch"
+
+    refused = warm_shell(after_run, "export", "runs/a/student.onnx", "--to", "executorch")
+    assert refused.code == 2
+    assert "`executorch` is made of a network, and `runs/a/student.onnx` is a file" in refused.err
+
+
+def test_an_onnx_file_takes_any_size_if_asked(after_run: Path) -> None:
+    done = warm_shell(after_run, "export", "runs/a", "--free-size", "--out", "free.onnx", "--trust")
+    assert done.code == 0, done.err
+    shape = onnx.load(after_run / "free.onnx").graph.input[0].type.tensor_type.shape
+    assert [axis.dim_param for axis in shape.dim] == ["batch", "", "height", "width"]
+
+
+@pytest.mark.parametrize("batches", ["1,8", "4,2,8", "0,1,8"])
+def test_batches_of_an_engine_that_make_no_sense_are_refused(after_run: Path, batches: str) -> None:
+    done = warm_shell(after_run, "export", "runs/a", "--engine-batches", batches, "--trust")
+    assert done.code == 2
+    assert "expected three numbers that do not fall" in done.err
+
+
 def test_int8_without_images_says_what_to_give(after_run: Path) -> None:
     done = warm_shell(after_run, "export", "runs/a/student.onnx", "--to", "onnx-int8")
     assert done.code == 2
@@ -83,7 +143,7 @@ def test_int8_without_images_says_what_to_give(after_run: Path) -> None:
     assert "--data" in done.err
 
 
-@pytest.mark.skipif(not available(), reason="neither tensorrt nor tensorrt-rtx is installed")
+@pytest.mark.skipif(NEEDS["tensorrt"].missing, reason="neither tensorrt nor tensorrt-rtx is installed")
 def test_an_engine_is_built_and_its_sidecar_too(after_run: Path) -> None:
     done = warm_shell(after_run, "export", "runs/a", "--to", "tensorrt,tensorrt-fp16", "--trust")
     assert done.code == 0, done.err
@@ -91,7 +151,9 @@ def test_an_engine_is_built_and_its_sidecar_too(after_run: Path) -> None:
         written = next(line for line in done.out.splitlines() if line.endswith(f"/{name}"))
         assert (after_run / written).exists()
         assert (after_run / f"{written}.json").exists()
-    assert "was not run here" in done.err or "passed  student.engine" in done.out
+    shown = next(line for line in done.out.splitlines() if line.startswith("student.engine"))
+    assert "not run" in shown or "passed" in shown
+    assert ("not run here" in done.err) == ("not run" in shown)
 
 
 def test_tensorrt_by_name_where_there_is_none_says_what_to_install(after_run: Path) -> None:

@@ -102,7 +102,7 @@ def test_the_figures_of_the_report_are_plausible(report: dict[str, Any]) -> None
         "cut equals silenced teacher, on batch statistics",
         "planned cost equals counted cost",
         "student loads back bit for bit",
-        *(f"{who}.onnx equals PyTorch at batch {size}" for who in ("teacher", "student") for size in (1, 8)),
+        *(f"{who}.onnx equals PyTorch in ONNX Runtime" for who in ("teacher", "student")),
     }
 
 
@@ -139,7 +139,7 @@ def test_report_shows_one_screen_with_every_figure(finished: Run) -> None:
                   "passed  cut equals silenced teacher", "run folder: runs/a"):  # fmt: skip
         assert words in shown.out
     assert "\x1b" not in shown.out  # no colours into a file
-    assert len(shown.out.splitlines()) <= 36
+    assert len(shown.out.splitlines()) <= 38
 
 
 def test_report_as_markdown_is_the_file_in_the_folder(finished: Run) -> None:
@@ -176,8 +176,8 @@ def test_export_of_a_run_writes_the_student_and_compares(after_run: Path) -> Non
     shown = warm_shell(after_run, "export", "runs/a", "--out", "x.onnx", "--trust", "--json")
     assert shown.code == 0, shown.err
     result = json.loads(shown.out)
-    assert [check["passed"] for check in result["checks"]] == [True, True]
-    assert hashlib.sha256((after_run / "x.onnx").read_bytes()).hexdigest() == result["artifact"]["sha256"]
+    assert all(check["passed"] for check in result["checks"])
+    assert hashlib.sha256((after_run / "x.onnx").read_bytes()).hexdigest() == result["artifacts"][0]["sha256"]
 
 
 def test_export_without_a_place_leaves_the_files_of_the_run_as_reported(after_run: Path) -> None:

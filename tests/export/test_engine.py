@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from export import Asked, EngineAsk, ExportError, derived, open_engine, to_onnx
+from export import NEEDS, Asked, EngineAsk, ExportError, derived, open_engine, to_onnx
 from export.engine import Place, Sidecar, cache_key, read_sidecar, sidecar_path, trusted_bytes
-from export.tensorrt import available
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_int8 import IMAGES
 from .test_onnx import EXAMPLE
 
 HERE = Place("tensorrt", "11.4", "H100 sm_90", "580.1")
-builds = pytest.mark.skipif(not available(), reason="neither tensorrt nor tensorrt-rtx is installed")
+builds = pytest.mark.skipif(
+    NEEDS["tensorrt"].missing, reason="neither tensorrt nor tensorrt-rtx is installed"
+)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import export
-from export import FORMATS, TOLERANCES
+from export import FORMATS, NEEDS, RUNNERS, TOLERANCES
 
 
 def test_every_format_stands_under_its_own_name() -> None:
@@ -22,11 +22,19 @@ def test_a_format_writes_what_its_row_says(name: str) -> None:
     assert row.precision in TOLERANCES
 
 
+def test_every_row_runs_in_and_needs_what_there_are_rows_for() -> None:
+    for row in FORMATS.values():
+        assert set(row.runs_in) <= RUNNERS.keys()
+        assert len(row.runs_in) > 0
+        assert row.needs is None or row.needs in NEEDS
+    assert {runner.needs for runner in RUNNERS.values()} - {None} <= NEEDS.keys()
+
+
 def test_every_format_comes_from_the_network_in_the_end_and_no_two_share_a_file() -> None:
     for row in FORMATS.values():
         while row.of is not None:
             row = FORMATS[row.of]
-        assert row.name == "onnx"
+        assert row.name in ("onnx", "executorch")
     assert len({row.suffix for row in FORMATS.values()}) == len(FORMATS)
 
 

@@ -71,3 +71,28 @@ def test_a_provider_that_is_not_here_is_refused_and_never_replaced(session: Sess
         open_session(session.path, providers=["MagicExecutionProvider"])
 
     assert "CPUExecutionProvider" in str(caught.value.hint)
+
+
+class Doubling:
+    """A runtime that takes two or three images, and remembers how many it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def run(self, names: list[str], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.given.append(len(arrays["input"]))
+        return [arrays["input"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("count", "batches", "given"),
+    [(1, (2, 3), [2]), (3, (2, 3), [3]), (4, (2, 3), [3, 2]), (7, (1, None), [7]), (5, (2, 2), [2, 2, 2])],
+)
+def test_any_number_of_images_is_asked_in_batches_that_the_file_takes(
+    count: int, batches: tuple[int, int | None], given: list[int]
+) -> None:
+    spec, runtime = TensorSpec("input", ("batch", 1), "float32"), Doubling()
+    session = Session(Path("x"), (spec,), (TensorSpec("logits", ("batch", 1), "float32"),), runtime, batches)
+    images = np.arange(count, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(session.answers(images), images * 2)
+    assert runtime.given == given

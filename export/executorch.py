@@ -1,0 +1,99 @@
+"""A network as an ExecuTorch program (`.pte`) for phones and microcontrollers, its layers given to XNNPACK."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .artifact import Artifact, appearing_whole, describe
+from .asked import Asked
+from .capture import BATCH, captured, copied, undisturbed
+from .errors import ExportError, first_line
+from .failures import explained
+from .needs import require
+from .sessions import Session, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def to_executorch(network: nn.Module, example: Tensor, path: Path, asked: Asked) -> Artifact:
+    """Float32, for batches up to the most of ``asked.engine``: ExecuTorch plans its memory when it is written."""
+    require("executorch", f"write `{path}`")
+    with undisturbed():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        module = copied(network, "ExecuTorch")
+        with explained(module, "ExecuTorch"):
+            program = captured(module, example, {0: BATCH}, most=asked.engine.batches[-1])
+        try:
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            content = lowered.to_executorch().buffer
+        except Exception as error:  # whatever a pass of the compiler raises
+            raise ExportError(f"ExecuTorch refuses the network: {first_line(error)}") from error
+    with appearing_whole(path) as scratch:
+        scratch.write_bytes(content)
+    return describe(path, format="executorch", precision="fp32", opset=None)
+
+
+def open_program(path: Path, *, threads: int | None = None) -> Session:
+    """Open a program in ExecuTorch's runtime on the CPU; it has one input and names nothing."""
+    path = Path(path)
+    require("executorch", f"open `{path}`")
+    if not path.is_file():
+        raise ExportError(f"cannot open `{path}`: no such file")
+    with undisturbed():
+        from executorch.runtime import Runtime, Verification
+    try:
+        with _native_silence():
+            program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+            method = program.load_method("forward")
+    except Exception as error:  # its C++ raises RuntimeError with a code
+        raise ExportError(f"cannot open `{path}` in ExecuTorch: {first_line(error)}") from error
+    if method is None or method.metadata.num_inputs() != 1:
+        raise ExportError(f"cannot open `{path}`: it is no network with one input")
+    about = method.metadata
+    most, *rest = about.input_tensor_meta(0).sizes()
+    names = ["logits", *(f"output_{number}" for number in range(1, about.num_outputs()))]
+    outputs = tuple(
+        TensorSpec(name, (BATCH, *about.output_tensor_meta(number).sizes()[1:]), "float32")
+        for number, name in enumerate(names)
+    )
+    given = TensorSpec("input", (BATCH, *rest), "float32")
+    return Session(path, (given,), outputs, _Program(program, method), (1, most))
+
+
+@contextmanager
+def _native_silence() -> Iterator[None]:
+    """The runtime's C++ tells on stderr which files about the processor it did not find."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A method that is asked as ONNX Runtime's session is; it keeps its program alive."""
+
+    program: Any
+    method: Any
+
+    def run(self, names: Sequence[str], arrays: dict[str, Array]) -> list[Array]:
+        import torch
+
+        (given,) = arrays.values()
+        found = self.method.execute([torch.from_numpy(given).contiguous()])
+        return [output.numpy().copy() for output in found]

@@ -1,0 +1,28 @@
+"""Who can open a file and answer from it: one row for each runtime that an artifact is proven in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .engine_run import open_engine
+from .executorch import open_program
+from .sessions import Session, open_openvino, open_session
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A runtime by the name that people know it by. ``needs``: a row of ``NEEDS``."""
+
+    title: str
+    opens: Callable[[Path], Session]
+    needs: str | None = None
+
+
+RUNNERS: dict[str, Runner] = {
+    "onnxruntime": Runner("ONNX Runtime", open_session),
+    "openvino": Runner("OpenVINO", open_openvino, "openvino"),
+    "tensorrt": Runner("TensorRT", open_engine, "tensorrt"),
+    "executorch": Runner("ExecuTorch", open_program, "executorch"),
+}
