@@ -9,12 +9,15 @@ about 40 minutes on one core; `--networks` names some. Parts run one after the o
 models    every torchvision classification network and its 50 % cut: export, checker, parity at batch 1 and 8
 engines   TensorRT-RTX, without a GPU: FP32, FP16 and INT8 of seven networks
 int8      the built-in pair in a run folder (`--run`): FP32 and INT8, interleaved, one thread; top-1 of each
+resnet56  the same of ResNet-56 on CIFAR-10 (`--data`, with cifar10/ and the weights) and a student cut from it
+memory    the most memory of exporting a network of 1 GB
 fuzz      5,000 mutated files
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,13 +29,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are no installed
 import click
 import numpy as np
 import torch
+from cifar import cifar10, resnet56
 from record import keep, write_figures
 from torch import nn
 from torchvision import models
 
 from compressor import api
 from compressor.data import load_data
-from compressor.distill import accuracy
+from compressor.data.split import Data
+from compressor.data.tensors import crop_and_flip
+from compressor.distill import Schedule, accuracy
 from compressor.exporting import calibration_images
 from compressor.recipe import ExportRecipe, read_recipe
 from export import NEEDS, Asked, ExportError, compare, derived, open_session, to_onnx
@@ -44,7 +50,7 @@ SIZES = {"inception_v3": 299}
 ENGINES = "resnet50 mobilenet_v2 efficientnet_b0 vgg16_bn convnext_tiny vit_b_16".split()
 TOO_LARGE = {"regnet_y_128gf", "vit_h_14"}
 """Above half a billion parameters; they need more memory than a small machine has."""
-PARTS = ("models", "engines", "int8", "fuzz")
+PARTS = ("models", "engines", "int8", "resnet56", "memory", "fuzz")
 
 Row = dict[str, Any]
 
@@ -154,26 +160,45 @@ def part_engines(run: Path | None, known: dict[str, Row]) -> dict[str, Row]:
 def part_int8(run: Path, rounds: int) -> Row:
     recipe = read_recipe(run / "recipe.toml")
     data = load_data(recipe.data, recipe.seed)
+    return int8_beside_float({who: run / f"{who}.onnx" for who in ("teacher", "student")}, data, rounds)
+
+
+def part_resnet56(folder: Path, rounds: int) -> Row:
+    """The trained network on CIFAR-10, and a student that has 30 % of its MACs and was taught for 312 steps."""
+    data, teacher = cifar10(folder, 2000, 1000, crop_and_flip), resnet56(folder)
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # the file's, a plain average over all time, would lag behind
+    graph = api.trace(teacher, torch.zeros(1, *data.shape))
+    student = api.cut(teacher, api.plan(graph, api.score(teacher, graph, "lamp"), remove=0.7))
+    schedule = Schedule(epochs=2, batch=128, learning_rate=0.02, warmup_epochs=0, test_every=2)
+    student = api.distil(student, data, teacher=teacher, schedule=schedule)
+    with tempfile.TemporaryDirectory() as name:
+        files = {}
+        for who, network in (("teacher", teacher), ("student", student)):
+            files[who] = to_onnx(network, torch.zeros(1, *data.shape), Path(name) / f"{who}.onnx").path
+        return int8_beside_float(files, data, rounds)
+
+
+def int8_beside_float(files: dict[str, Path], data: Data, rounds: int) -> Row:
+    """Accuracy, bytes and interleaved times on one thread of each file and its INT8."""
     images = next(iter(data.test.batches(1))).images.numpy()
-    calibration = calibration_images(data, ExportRecipe(), recipe.seed)
+    calibration = calibration_images(data, ExportRecipe(), 0)
     found: Row = {}
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
-        for who in ("teacher", "student"):
-            plain = run / f"{who}.onnx"
+        for who, plain in files.items():
             int8 = derived("onnx-int8", plain, Path(folder) / f"{who}.int8.onnx", Asked(calibration)).path
             sessions |= {
                 f"{who}, fp32": open_session(plain, threads=1),
                 f"{who}, int8": open_session(int8, threads=1),
             }
         for name, session in sessions.items():
-            found[name] = {
-                "accuracy": accuracy(
-                    lambda batch: torch.from_numpy(session(input=batch.numpy())["logits"]),  # noqa: B023
-                    data.test,
-                ),
-                "bytes": session.path.stat().st_size,
-            }
+            right = accuracy(
+                lambda batch: torch.from_numpy(session.answers(batch.numpy())),  # noqa: B023
+                data.test,
+            )
+            found[name] = {"accuracy": right, "bytes": session.path.stat().st_size}
         for batch in (1, 8):
             fed = np.concatenate([images] * batch)
             times = {name: [] for name in sessions}
@@ -188,6 +213,29 @@ def part_int8(run: Path, rounds: int) -> Row:
                 found[name][f"batch_{batch}_ms"] = dict(zip(("q1", "median", "q3"), quarters, strict=True))
     print(json.dumps(found, indent=1), flush=True)
     return found
+
+
+def part_memory(folder: Path) -> Row:
+    """The most memory of a process that exports a network of 1 GB, beside what it had with the network alone."""
+    code = MEMORY.format(path=str(folder / "large.onnx"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    print(row, flush=True)
+    return row
+
+
+MEMORY = """
+import json, resource, torch
+from pathlib import Path
+from torch import nn
+from export import to_onnx
+network = nn.Sequential(nn.Flatten(), *(nn.Linear(4096, 4096) for _ in range(15)), nn.Linear(4096, 10))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+size = sum(p.numel() * 4 for p in network.parameters())
+before = peak()
+to_onnx(network, torch.zeros(1, 1, 64, 64), Path("{path}"))
+print(json.dumps({{"model_bytes": size, "before": before, "peak": peak()}}))
+"""
 
 
 def part_fuzz(count: int) -> Row:
@@ -225,17 +273,26 @@ def figures_of(samples: dict[str, Any]) -> dict[str, float]:
         figures |= {"tried": len(rows), "exported": len(done), "parity": len(equal)}
     if rows := samples.get("engines"):
         figures |= {"tensorrt_tried": len(rows), "tensorrt_built": sum(row["built"] for row in rows.values())}
-    if rows := samples.get("int8"):
-        for batch in (1, 8):
-            medians = {name: row[f"batch_{batch}_ms"]["median"] for name, row in rows.items()}
-            for who in ("teacher", "student"):
-                suffix = "" if (batch, who) == (1, "student") else f"_{who}_batch_{batch}"
-                figures[f"int8_speedup{suffix}"] = medians[f"{who}, fp32"] / medians[f"{who}, int8"]
-        right = {name: row["accuracy"] for name, row in rows.items()}
-        figures["int8_accuracy_drop"] = 100 * (right["student, fp32"] - right["student, int8"])
-        figures["int8_accuracy_drop_teacher"] = 100 * (right["teacher, fp32"] - right["teacher, int8"])
+    for part, more in (("int8", ""), ("resnet56", "_resnet56")):
+        if rows := samples.get(part):
+            figures |= {f"{name}{more}": figure for name, figure in int8_figures(rows).items()}
+    if row := samples.get("memory"):
+        figures["export_memory_of_model"] = row["peak"] / row["model_bytes"]
     if rows := samples.get("fuzz"):
         figures |= {"fuzzed": rows["count"], "fuzz_failures": len(rows["failures"])}
+    return figures
+
+
+def int8_figures(rows: Row) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for batch in (1, 8):
+        medians = {name: row[f"batch_{batch}_ms"]["median"] for name, row in rows.items()}
+        for who in ("teacher", "student"):
+            suffix = "" if (batch, who) == (1, "student") else f"_{who}_batch_{batch}"
+            figures[f"int8_speedup{suffix}"] = medians[f"{who}, fp32"] / medians[f"{who}, int8"]
+    right = {name: row["accuracy"] for name, row in rows.items()}
+    figures["int8_accuracy_drop"] = 100 * (right["student, fp32"] - right["student, int8"])
+    figures["int8_accuracy_drop_teacher"] = 100 * (right["teacher, fp32"] - right["teacher, int8"])
     return figures
 
 
@@ -243,11 +300,20 @@ def figures_of(samples: dict[str, Any]) -> dict[str, float]:
 @click.option("--only", default=",".join(PARTS), help="Parts, as in models,engines.")
 @click.option("--networks", help="Names for the part `models`.")
 @click.option("--run", type=click.Path(path_type=Path), help="Finished run folder, for int8 and engines.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder with CIFAR-10 and ResNet-56, for resnet56."
+)
 @click.option("--count", default=5000, help="Mutated files.")
 @click.option("--rounds", default=400, help="Interleaved rounds of int8.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def main(
-    only: str, networks: str | None, run: Path | None, count: int, rounds: int, path: Path | None
+    only: str,
+    networks: str | None,
+    run: Path | None,
+    data: Path | None,
+    count: int,
+    rounds: int,
+    path: Path | None,
 ) -> None:
     """See the head of this file."""
     samples: dict[str, Any] = json.loads(path.read_text())["samples"] if path and path.exists() else {}
@@ -261,6 +327,13 @@ def main(
         if run is None:
             raise click.UsageError("--run names a finished run of the built-in pair")
         samples["int8"] = part_int8(run, rounds)
+    if "resnet56" in parts:
+        if data is None:
+            raise click.UsageError("--data names a folder with CIFAR-10 and ResNet-56")
+        samples["resnet56"] = part_resnet56(data, rounds)
+    if "memory" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            samples["memory"] = part_memory(Path(folder))
     if "engines" in parts:
         samples["engines"] = part_engines(run, samples.get("engines", {}))
     if "models" in parts:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
 from compressor.proving import Proof, Truth, proven
 from compressor.recipe import ALL, AUTO, ExportRecipe
-from export import FORMATS, NEEDS, Artifact, Asked, EngineAsk, ExportError, derived
+from compressor.sensitive import fewest
+from export import FORMATS, NEEDS, Artifact, Asked, EngineAsk, ExportError, derived, sensitivities
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REJECTED = ".rejected"
+SEEN = 32
+"""Images by which layers are ranked."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def written(
     if row.calibrated and not source.calibration:
         raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
     asked = asked_of(recipe, source.calibration)
+    if row.calibrated:
+        return _within_the_drop(name, source, truth, recipe, target)
     if row.of is not None:
         return checked(derived(name, source.onnx, target, asked), truth, recipe)
     if source.network is None:
@@ -144,6 +150,40 @@ def written(
             "give the run, the student folder or the model name in its place",
         )
     return checked(row.function(source.network, source.image, target, asked), truth, recipe)
+
+
+def _within_the_drop(name: str, source: Source, truth: Truth, recipe: ExportRecipe, target: Path) -> Written:
+    """In INT8, but for as few layers as may stay float32 if the file is to pass; as it comes if no such few do."""
+    asked = asked_of(recipe, source.calibration)
+
+    def made(exclude: tuple[str, ...]) -> Written:
+        artifact = derived(name, source.onnx, target, replace(asked, exclude=exclude))
+        return checked(artifact, truth, recipe)
+
+    first = made(())
+    if first.passed:
+        return first
+    with TemporaryDirectory() as folder:
+        row = FORMATS[name]
+        quantised = name if row.suffix.endswith(".onnx") else str(row.of)
+        plain = derived(quantised, source.onnx, Path(folder) / "int8.onnx", asked).path
+        order = sensitivities(source.onnx, plain, np.concatenate(source.calibration)[:SEEN])
+    tried: dict[tuple[str, ...], bool] = {}
+    last = first
+
+    def passes(exclude: tuple[str, ...]) -> bool:
+        nonlocal last
+        last = made(exclude)
+        tried[exclude] = last.passed
+        return last.passed
+
+    found = fewest(list(order), passes)
+    if found is None:
+        most = max(map(len, tried), default=0)
+        told = f"{target.name}: it fails also with the {most} most sensitive layers in float32"
+        last = made(())
+        return replace(last, notes=(*last.notes, told))
+    return last if found == next(reversed(tried)) else made(found)
 
 
 def written_all(names: Iterable[str], source: Source, truth: Truth, recipe: ExportRecipe) -> list[Written]:

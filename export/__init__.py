@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .needs import NEEDS, Need
     from .onnx import to_onnx
     from .runners import RUNNERS, Runner
+    from .sensitivity import sensitivities
     from .sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
     from .untrusted import check_file, open_stranger
     from .verdict import TOLERANCES, Verdict, compare
@@ -58,6 +59,7 @@ __all__ = [
     "open_session",
     "open_stranger",
     "real_batches",
+    "sensitivities",
     "to_onnx",
 ]
 
@@ -90,6 +92,7 @@ _HOME = {
     "open_session": "sessions",
     "open_stranger": "untrusted",
     "real_batches": "feeds",
+    "sensitivities": "sensitivity",
     "to_onnx": "onnx",
 }
 

@@ -27,7 +27,7 @@ class EngineAsk:
 @dataclass(frozen=True)
 class Asked:
     """``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
-    are not quantised. ``opset``: none is the exporter's own. ``metadata``: facts that the file is to say.
+    stay float32 in INT8. ``opset``: none is the exporter's own. ``metadata``: facts that the file is to say.
     ``free_size``: height and width are free as well as the batch."""
 
     batches: tuple[Array, ...] = ()

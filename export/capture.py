@@ -23,9 +23,17 @@ Free = Mapping[int, str | None]
 
 
 def copied(module: nn.Module, target: str) -> nn.Module:
-    """A copy on the CPU in evaluation mode: the caller's module is not touched."""
+    """A copy on the CPU in evaluation mode: the caller's module is not touched.
+
+    Tensors that are on the CPU already are shared, because nothing that is done to the copy writes into them.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
     try:
-        return copy.deepcopy(module).cpu().eval()
+        return (
+            copy.deepcopy(module, {id(each): each for each in tensors if each.device.type == "cpu"})
+            .cpu()
+            .eval()
+        )
     except Exception as error:
         name = type(module).__name__
         raise ExportError(f"cannot export `{name}` to {target}: it cannot be copied: {error}") from error

@@ -20,6 +20,7 @@ from .asked import Asked
 from .calibration import checked
 from .errors import ExportError
 from .files import read_model, write_model
+from .sparing import spare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,10 @@ def _to_int8(source: Path, path: Path, asked: Asked, flavour: str) -> Artifact:
     if unknown:
         raise ExportError(f"cannot leave `{unknown[0]}` in float32: `{source}` has no such node")
     given, layers = model.graph.input[0].name, list(model.metadata_props)
+    plain = read_model(source) if asked.exclude else None  # the quantiser changes the model that it is given
     quantised = _quantised(model, given, batches, asked, flavour)
+    if plain is not None:
+        spare(quantised, plain, frozenset(asked.exclude))
     quantised.producer_name, quantised.producer_version = model.producer_name, ""
     quantised.metadata_props.extend(layers)
     notes = tuple(f"{name} stays float32: it lost accuracy in int8" for name in asked.exclude)
@@ -89,7 +93,6 @@ def _quantised(model: Any, given: str, batches: tuple[Array, ...], asked: Asked,
                 activation_type=ort.QuantType.QInt8 if signed else ort.QuantType.QUInt8,
                 weight_type=ort.QuantType.QInt8,
                 op_types_to_quantize=list(PRODUCTS) if signed else None,
-                nodes_to_exclude=list(asked.exclude),
                 calibrate_method=method,
                 calibration_providers=["CPUExecutionProvider"],
                 extra_options=FLAVOURS[flavour],

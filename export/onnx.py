@@ -15,14 +15,16 @@ optimising, saving and checking 0.1 s. Folding the batch norms on the captured g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifact import Artifact, appearing_whole, describe
 from .capture import BATCH, Free, captured, copied, undisturbed
-from .errors import ExportError
+from .errors import ExportError, first_line
 from .failures import explained
 from .hygiene import LAYER_NAMES, tidy
+from .streaming import weight_bytes, write_in_parts
 
 # torch and onnx are imported where they are used: the table of formats names `to_onnx`, and
 # reading that table must stay instant.
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 PRODUCER = "compress-to-edge"
+MANY = 64 << 20
+"""Bytes of weights from which a file is written in parts: that takes less memory, and a little more time."""
+ONE_FILE = 3 << 29
+"""Bytes of weights above which the exporter keeps them in a file of their own."""
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
@@ -51,6 +57,8 @@ def to_onnx(
     The caller's module is not touched.
     Models above 1.5 GiB keep their weights in ``<path>.data``, which must travel along.
     """
+    import onnx
+
     path = Path(path)
     own = copied(module, "ONNX")
     with undisturbed(), explained(own, "ONNX"):
@@ -65,9 +73,12 @@ def to_onnx(
         )
     tidy(model.model)
     _clean(model, metadata or {})
-    with appearing_whole(path) as scratch:
-        model.save(scratch, external_data=False)
-        _check(scratch, path)
+    with appearing_whole(path) as scratch, _checked(path):
+        if MANY <= weight_bytes(model.model) <= ONE_FILE:
+            write_in_parts(model.model, scratch)
+        else:
+            model.save(scratch, external_data=False)
+            onnx.checker.check_model(str(scratch), full_check=True)
     return describe(
         path,
         format="onnx",
@@ -119,14 +130,15 @@ def _clean(program: ONNXProgram, metadata: Mapping[str, str]) -> None:
     model.metadata_props.update(sorted(facts.items()))
 
 
-def _check(scratch: Path, path: Path) -> None:
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """What the ONNX checker refuses inside, as one line."""
     import onnx
 
     try:
-        onnx.checker.check_model(str(scratch), full_check=True)
+        yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        fact = str(error).strip().splitlines()[0]
-        raise ExportError(f"the ONNX checker refuses `{path}`: {fact}") from error
+        raise ExportError(f"the ONNX checker refuses `{path}`: {first_line(error)}") from error
 
 
 def _notes(program: ONNXProgram) -> Iterator[str]:

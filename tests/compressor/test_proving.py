@@ -23,9 +23,12 @@ from compressor.exporting import (
 from compressor.proving import in_pytorch, kept_accuracy, truth_of_file, truth_of_network
 from compressor.recipe import ExportRecipe
 from compressor.report.table import PROOF_HEAD, proof_rows
-from export import FORMATS, NEEDS
+from export import FORMATS, NEEDS, TOLERANCES
+from export.verdict import Tolerance
 from tests.compressor.test_distill_comparing import Staged, few
 from tests.export.networks import settled as with_statistics
+from tests.export.test_sensitivity import IMAGES as HARMFUL_IMAGES
+from tests.export.test_sensitivity import OneHarmful
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 RECIPE = ExportRecipe(to=("onnx",), max_accuracy_drop=20.0)
@@ -121,6 +124,33 @@ def test_of_a_file_the_truth_is_the_file(source: Source) -> None:
 def test_what_is_made_of_a_network_is_not_made_of_a_file(source: Source) -> None:
     with pytest.raises(UsageError, match="`executorch` is made of a network"):
         written("executorch", Source(source.onnx, source.stem), truth_of_file(source.onnx, IMAGES), RECIPE)
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "onnx-int8-nvidia"])
+def test_layers_that_eight_bits_harm_stay_float32_until_the_file_passes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = OneHarmful().eval()
+    images = torch.from_numpy(HARMFUL_IMAGES)
+    onnx = written_onnx(network, images[:1], tmp_path / "n.onnx", RECIPE, {}).path
+    truth = truth_of_network(network, images)
+    truth = replace(truth, images=truth.images[:8])
+    source = Source(onnx, tmp_path / "n", network, images[:1], (HARMFUL_IMAGES,))
+    monkeypatch.setitem(TOLERANCES, "int8", Tolerance(0.01, 0.9999))
+    file = written(name, source, truth, RECIPE)
+
+    assert file.passed
+    assert any("harmful/Conv stays float32" in note for note in file.notes)
+    assert not any("last/Conv" in note for note in file.notes)
+
+
+def test_an_int8_file_that_no_few_layers_can_mend_says_so(network: nn.Module, source: Source) -> None:
+    strict = replace(truth_of_network(network, IMAGES, few()), accuracy=1.5)  # more than any file can have
+    file = written("onnx-int8", source, strict, replace(RECIPE, max_accuracy_drop=0.0))
+    assert not file.passed
+    assert any("it fails also with the" in note for note in file.notes)
+    assert not any("stays float32" in note for note in file.notes)
 
 
 def test_where_one_format_cannot_be_written_the_others_are(source: Source, network: nn.Module) -> None:

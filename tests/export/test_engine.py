@@ -112,6 +112,14 @@ def test_an_engine_is_built_in_every_precision(network: type[nn.Module], name: s
 
 
 @builds
+def test_an_engine_is_built_of_int8_with_a_layer_in_float32(tmp_path: Path) -> None:
+    source = to_onnx(settled(Residual()), EXAMPLE, tmp_path / "n.onnx").path
+    asked = Asked(batches=(IMAGES,), exclude=("conv2/Conv",))
+    artifact = derived("tensorrt-int8", source, tmp_path / "n.engine", asked)
+    assert any("conv2/Conv stays float32" in note for note in artifact.notes)
+
+
+@builds
 def test_an_engine_is_taken_from_the_cache_when_nothing_changed(tmp_path: Path) -> None:
     source = to_onnx(settled(Residual()), EXAMPLE, tmp_path / "n.onnx").path
     ask = EngineAsk(cache=tmp_path / "cache")

@@ -317,3 +317,38 @@ def test_a_model_too_large_for_one_file_brings_its_weights_along(tmp_path: Path)
     session = open_session(artifact.path)
     batches = [np.random.default_rng(0).normal(size=(2, 20_000)).astype(np.float32)]
     assert compare("large", function_of(module), lambda x: session(input=x)["logits"], batches).passed
+
+
+def test_a_file_written_in_parts_is_one_model_the_same_as_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 600), nn.ReLU(), nn.Linear(600, 5)).eval()
+    whole = to_onnx(network, torch.zeros(1, 3, 16, 16), tmp_path / "whole.onnx")
+    monkeypatch.setattr("export.onnx.MANY", 0)
+    parts = to_onnx(network, torch.zeros(1, 3, 16, 16), tmp_path / "parts.onnx")
+    again = to_onnx(network, torch.zeros(1, 3, 16, 16), tmp_path / "again.onnx")
+
+    assert parts.sha256 == again.sha256
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.onnx", "parts.onnx", "whole.onnx"]
+    models = [onnx.load(artifact.path) for artifact in (whole, parts)]
+    onnx.checker.check_model(models[1], full_check=True)
+    tensors = [{each.name: each.SerializeToString() for each in model.graph.initializer} for model in models]
+    assert tensors[0] == tensors[1]
+    assert len(tensors[1]) == len(models[1].graph.initializer)
+    for model in models:
+        del model.graph.initializer[:]
+    assert models[0].SerializeToString(deterministic=True) == models[1].SerializeToString(deterministic=True)
+    x = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
+    found = [open_session(artifact.path)(input=x)["logits"] for artifact in (whole, parts)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_copy_that_is_exported_shares_tensors_and_leaves_the_network_alone(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in network.state_dict().items()}
+    to_onnx(network, torch.zeros(1, 3, 8, 8), tmp_path / "n.onnx")
+    assert all(module.training for module in network.modules())
+    for name, tensor in network.state_dict().items():
+        assert tensor.data_ptr() == before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert all(parameter.requires_grad for parameter in network.parameters())

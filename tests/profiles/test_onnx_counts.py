@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torchvision import models
 
-from export import FORMATS
+from export import to_onnx
 from profiles import ProfileError, count, count_file
 
 
 def exported(network: nn.Module, image: torch.Tensor, folder: Path) -> Path:
     path = folder / "network.onnx"
-    FORMATS["onnx"].function(network.eval(), image, path, opset=None, metadata={})
+    to_onnx(network.eval(), image, path, opset=None, metadata={})
     return path
 
 
