@@ -44,6 +44,7 @@ from compressor.given import FORM, check_given, load_given
 from compressor.graph.trace import trace
 from compressor.measure import costs_alike, profiled
 from compressor.methods import METHODS, Task
+from compressor.methods.eight_bits import in_eight_bits
 from compressor.methods.probe import probed
 from compressor.proving import in_pytorch, truth_of_network
 from compressor.recipe import Recipe
@@ -163,6 +164,10 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         if warning:
             steps.warn(warning)
         trainings = METHODS[recipe.distil.method](task)
+        if recipe.distil.quantise_aware_epochs:
+            last, told = in_eight_bits(task, trainings[-1])
+            trainings = (*trainings[:-1], last)
+            steps.warn(told)
         for training in trainings:
             for warning in training.trained.warnings:
                 steps.warn(f"{training.stage.name}: {warning}")

@@ -27,7 +27,7 @@ FLAGS = {
               --size --weights --classes --criterion --combine --normalise --backend
               --method --assistants --between --masks --teacher --teacher-weights --teacher-augment --student
               --student-weights --loss --probe --shard-teacher
-              --epochs --to --seed --device --trust --recipe --out --fresh --json""",
+              --epochs --qat-epochs --to --seed --device --trust --recipe --out --fresh --json""",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
     "export": """--to --out --weights --classes --shape --opset --free-size --data --calibration

@@ -71,6 +71,7 @@ REMOVE_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
 @click.option("--probe", type=int, help="Epochs to see first whether the teacher helps at all.")
 @click.option("--shard-teacher", is_flag=True, help="Each process of torchrun holds a part of the teacher.")
 @click.option("--epochs", type=int, help="Epochs for each network that is taught.")
+@click.option("--qat-epochs", type=int, help="Epochs more for INT8, computing as its file will.")
 @click.option(
     "--to",
     callback=names,
@@ -177,6 +178,7 @@ SETTINGS = {
     "backend": "saliency.backend",
     **{name: f"distil.{name}" for name in _DISTILLING},
     "epochs": "distil.schedule.epochs",
+    "qat_epochs": "distil.quantise_aware_epochs",
     "to": "export.to",
     "seed": "seed",
     "device": "device",

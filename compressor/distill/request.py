@@ -50,6 +50,9 @@ ENSEMBLE = "ensemble"
 CUTTING = (*IN_STEPS, "cascade", ENSEMBLE, "cut-only")
 """Methods that are about cuts from the teacher; all others also teach a student that is given."""
 
+EIGHT_BITS = "student-int8"
+"""The training of the student that computes as its INT8 file will."""
+
 MATCHINGS = ("auto", "information")
 """How layers of student and teacher are paired for ``LAYERWISE`` methods, if they are not named."""
 LAYERWISE = ("information-flow", "indistill")
@@ -86,6 +89,7 @@ class Distilling:
     ``digits``: the data set of ten digits of which ``lightweight-teacher`` makes numbers; drawn here by default.
     ``hints``: layers whose outputs the student should imitate, counted ``hint_weight`` times; none by default.
     ``losses``: others beside them, each a line of `terms`; not for networks that learn all at once.
+    ``quantise_aware_epochs``: epochs in which the taught student learns on as its INT8 file will compute.
     ``layers``: which layers ``information-flow`` and ``indistill`` compare: ``auto`` (the last at each resolution, by
     name or from the end), ``information`` (paired by what they know of the labels), or STUDENT/TEACHER, with spaces.
     """
@@ -112,6 +116,7 @@ class Distilling:
     student: str = ""
     student_weights: str = ""
     auxiliary: str = ""
+    quantise_aware_epochs: int = 0
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
@@ -126,6 +131,10 @@ class Distilling:
             raise UsageError(
                 f"method `{self.method}` asks a teacher, and distil.teacher is `{TEACHER_NONE}`",
                 f"without one there are {', '.join(WITHOUT_TEACHER)}",
+            )
+        if self.quantise_aware_epochs < 0:
+            raise UsageError(
+                f"distil.quantise_aware_epochs is {self.quantise_aware_epochs}, expected at least 0"
             )
         terms = terms_of(self.losses)
         if self.method == ENSEMBLE and (terms or self.hints):
@@ -196,7 +205,8 @@ class Distilling:
 
         Those of a warm-up are an estimate: how many layers there are is known when it begins.
         """
-        return {**{name: self.probe for name in PROBES if self.probe}, **self._trainings(path)}
+        rounded = {EIGHT_BITS: self.quantise_aware_epochs} if self.quantise_aware_epochs else {}
+        return {**{name: self.probe for name in PROBES if self.probe}, **self._trainings(path), **rounded}
 
     def _trainings(self, path: Sequence[str]) -> dict[str, int]:
         if self.method == "cascade":

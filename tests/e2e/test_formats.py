@@ -50,6 +50,21 @@ def test_a_run_exports_in_the_formats_that_it_is_asked_for(folder: Path) -> None
     assert {"teacher", "remove", "of", "plan"} <= facts
 
 
+def test_a_student_learns_on_for_eight_bits(folder: Path) -> None:
+    done = warm_shell(
+        folder, "run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "quick.toml", "--ratio", "0.3",
+        "--epochs", "2", "--method", "kd", "--qat-epochs", "1", "--out", "runs/a", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    (told,) = [warning for warning in report["warnings"] if "in eight bits" in warning]
+    assert "after 1 epochs" in told
+    (row,) = report["trainings"]
+    assert row["epochs"] == 3
+    assert row["accuracy"] == report["accuracy"]["student"] == report["accuracy"]["onnx"]
+    assert (folder / "runs/a/checkpoints/student-int8").is_dir()
+
+
 def test_a_run_builds_an_engine_if_it_can_and_says_once_if_it_cannot(folder: Path) -> None:
     recipe = (folder / "quick.toml").read_text().replace('to = ["onnx"]', "")
     (folder / "usual.toml").write_text(recipe)
