@@ -69,6 +69,10 @@ def evaluate(
     if run.exists():
         recipe = read_recipe(run)
         wanted, seed = wanted or recipe.data, recipe.seed if seed is None else seed
+    if wanted is None and "/" in model.name and not Path(model.name).exists():
+        raise UsageError(
+            f"no folder `{model.name}`", "give a run folder, which knows its own data, or --data"
+        )
     if wanted is None:
         raise UsageError(
             "which data is not given", "--data photos/, or give a run folder, which knows its own"

@@ -76,6 +76,11 @@ def _torchvision(name: str) -> Builder:
     from torchvision import models
 
     known = models.list_models(module=models)
+    if name not in known and "/" in name:  # it was meant as a path
+        raise UsageError(
+            f"no run folder, student folder or file `{name}`",
+            "a run folder has student/, which has plan.json",
+        )
     if name not in known:
         raise unknown_name("model", name, [*known, BUILTIN])
     options: dict[str, Any] = {}

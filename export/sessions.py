@@ -139,11 +139,15 @@ def _open_onnxruntime(
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        runtime = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        # Where a file is broken it would print so and try the same again; on a GPU it would fall back to the CPU.
+        runtime = onnxruntime.InferenceSession(
+            str(path), options, providers=list(providers), enable_fallback=0
+        )
+        # Names are read here too: those of a broken file are no text.
+        inputs = tuple(_spec(argument) for argument in runtime.get_inputs())
+        outputs = tuple(_spec(argument) for argument in runtime.get_outputs())
     except Exception as error:
         raise ExportError(f"cannot open `{path}`: {first_line(error)}") from error
-    inputs = tuple(_spec(argument) for argument in runtime.get_inputs())
-    outputs = tuple(_spec(argument) for argument in runtime.get_outputs())
     return Session(path, inputs, outputs, runtime)
 
 

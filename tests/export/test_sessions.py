@@ -96,3 +96,14 @@ def test_any_number_of_images_is_asked_in_batches_that_the_file_takes(
     images = np.arange(count, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(session.answers(images), images * 2)
     assert runtime.given == given
+
+
+def test_a_file_with_a_broken_name_is_one_line_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = to_onnx(nn.Linear(4, 2), torch.zeros(1, 4), tmp_path / "n.onnx").path
+    model.write_bytes(model.read_bytes().replace(b"input", b"inp\xa1t"))
+    with pytest.raises(ExportError) as caught:
+        open_session(model)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
