@@ -78,8 +78,8 @@ def _torchvision(name: str) -> Builder:
     known = models.list_models(module=models)
     if name not in known and "/" in name:  # it was meant as a path
         raise UsageError(
-            f"no run folder, student folder or file `{name}`",
-            "a run folder has student/, which has plan.json",
+            f"unknown model `{name}`: there is no such folder or file",
+            "a run folder has student/, and a student folder has plan.json",
         )
     if name not in known:
         raise unknown_name("model", name, [*known, BUILTIN])

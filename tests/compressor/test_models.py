@@ -70,6 +70,11 @@ def test_a_factory_in_the_current_folder_is_found(here: Path) -> None:
         ("resnet81", "unknown model `resnet81`", "`resnet18`"),
         ("glyphnt", "unknown model `glyphnt`", "`glyphnet`"),
         (
+            "runs/nothing",
+            "unknown model `runs/nothing`: there is no such folder or file",
+            "a run folder has student/",
+        ),
+        (
             "nowhere_at_all:make",
             "cannot import model `nowhere_at_all:make`: no module named",
             "run from the folder",
