@@ -137,10 +137,12 @@ def written(
     """Write one format beside the others, or as ``target``, and prove it."""
     row = FORMATS[name]
     target = target or source.stem.with_name(source.stem.name + row.suffix)
-    if row.calibrated and not source.calibration:
-        raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
-    asked = asked_of(recipe, source.calibration)
+    asked = asked_of(
+        recipe, source.calibration
+    )  # half precision looks at the images too, where there are some
     if row.calibrated:
+        if not source.calibration:
+            raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
         return _within_the_drop(name, source, truth, recipe, target)
     if row.of is not None:
         return checked(derived(name, source.onnx, target, asked), truth, recipe)

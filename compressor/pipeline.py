@@ -28,7 +28,7 @@ from compressor.distill.request import TEACHER_NONE, WITHOUT_TEACHER
 from compressor.distill.sense import check_enough, check_sense
 from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
-from compressor.errors import UsageError
+from compressor.errors import CompressError, UsageError
 from compressor.exporting import (
     Source,
     Written,
@@ -224,11 +224,10 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         for note in (*(note for each in proven for note in each.notes), *left_out):
             steps.warn(note)
         proofs = [in_pytorch("student", truth), *(proof for each in proven for proof in each.proofs)]
-        right["onnx"] = next(
-            proof.accuracy
-            for proof in proofs
-            if proof.file == files["student"].path.name and proof.accuracy is not None
-        )
+        first = next(proof for proof in proofs if proof.file == files["student"].path.name)
+        if first.accuracy is None:  # it does not even run: there is nothing to profile
+            raise CompressError(first.detail)
+        right["onnx"] = first.accuracy
         step.outcome = f"top-1 {right['onnx']:.2%} from the file"
 
     with steps.step("Profile") as step:

@@ -26,6 +26,8 @@ from export import (
     TOLERANCES,
     Artifact,
     ExportError,
+    NotHereError,
+    Session,
     between_files,
     compare,
     from_pytorch,
@@ -140,14 +142,27 @@ def _runners(artifact: Artifact) -> Iterator[str]:
 
 def _in(runner: str, artifact: Artifact, truth: Truth, recipe: ExportRecipe) -> tuple[Proof, list[Check]]:
     about = (artifact.path.name, artifact.format, artifact.precision, RUNNERS[runner].title)
+    name = f"{artifact.path.name} equals {truth.name} in {RUNNERS[runner].title}"
     try:
-        session = RUNNERS[runner].opens(artifact.path)
-    except ExportError as error:
+        return _compared(runner, RUNNERS[runner].opens(artifact.path), about, name, artifact, truth, recipe)
+    except NotHereError as error:
         return Proof(*about, None, f"not run here: {error}"), []
+    except ExportError as error:  # the runtime is here, and the file does not open or run in it
+        return Proof(*about, False, str(error)), [Check(name, False, math.inf, 0.0, str(error))]
+
+
+def _compared(
+    runner: str,
+    session: Session,
+    about: tuple[str, str, str, str],
+    name: str,
+    artifact: Artifact,
+    truth: Truth,
+    recipe: ExportRecipe,
+) -> tuple[Proof, list[Check]]:
     tolerance = _tolerance(artifact.precision, recipe)
     # Eight bits end where the calibration images ended: noise and extremes are cut off, as they should be.
     hard = [] if artifact.precision == "int8" else hard_batches(truth.images)
-    name = f"{artifact.path.name} equals {truth.name} in {RUNNERS[runner].title}"
     verdict = compare(
         name,
         truth.answers,

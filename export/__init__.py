@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .asked import Asked, EngineAsk
     from .divergence import Divergence, between_files, from_pytorch
     from .engine_run import open_engine
-    from .errors import ExportError
+    from .errors import ExportError, NotHereError
     from .executorch import open_program
     from .feeds import hard_batches, real_batches
     from .formats import FORMATS, Format, derived
@@ -42,6 +42,7 @@ __all__ = [
     "ExportError",
     "Format",
     "Need",
+    "NotHereError",
     "Runner",
     "Session",
     "TensorSpec",
@@ -75,6 +76,7 @@ _HOME = {
     "ExportError": "errors",
     "Format": "formats",
     "Need": "needs",
+    "NotHereError": "errors",
     "Runner": "runners",
     "Session": "sessions",
     "TensorSpec": "sessions",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engine import trusted_bytes
-from .errors import ExportError
+from .errors import ExportError, NotHereError
 from .needs import load_tensorrt
 from .sessions import Session, TensorSpec
 from .tensorrt import place_of
@@ -30,7 +30,7 @@ def open_engine(path: Path) -> Session:
     library = load_tensorrt(f"load `{path}`")
     content = trusted_bytes(path, place_of(library))
     if not torch.cuda.is_available():
-        raise ExportError(
+        raise NotHereError(
             f"cannot load `{path}`: there is no CUDA device here", "run it where it was built for"
         )
     runtime = library.Runtime(library.Logger(library.Logger.ERROR))

@@ -17,6 +17,10 @@ class ExportError(Exception):
         self.hint = hint
 
 
+class NotHereError(ExportError):
+    """A file is not at fault: what runs it, a library or a device, is not here."""
+
+
 def first_line(error: Exception) -> str:
     """What a library says before it goes on for pages."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

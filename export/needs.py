@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from .errors import ExportError
+from .errors import NotHereError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def require(name: str, doing: str) -> None:
     """Refuse what cannot be done without the library ``name``."""
     need = NEEDS[name]
     if need.missing:
-        raise ExportError(f"cannot {doing}: {need.title} is not installed", need.install)
+        raise NotHereError(f"cannot {doing}: {need.title} is not installed", need.install)
 
 
 def load_tensorrt(doing: str) -> Any:

@@ -23,8 +23,10 @@ def sensitivities(plain: Path, quantised: Path, images: Array) -> dict[str, floa
     import numpy as np
 
     model = read_model(quantised)
-    around = ways_around(model, read_model(plain))
-    given, nodes = model.graph.input[0].name, quantised_nodes(model)
+    source = read_model(plain)
+    around = ways_around(model, source)
+    known = {node.name for node in source.graph.node} - {""}  # a file of another maker may name nothing
+    given, nodes = model.graph.input[0].name, [n for n in quantised_nodes(model) if n.name in known]
     for output in model.graph.output:
         output.name = around.get(output.name, output.name)
     inputs = [list(node.input) for node in nodes]

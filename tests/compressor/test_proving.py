@@ -114,6 +114,21 @@ def test_an_engine_is_written_and_not_run_without_a_gpu(source: Source, network:
     assert any("not run here" in note for note in file.notes)
 
 
+@pytest.mark.parametrize("runtime", ["ONNX Runtime", "OpenVINO"])
+def test_a_file_that_does_not_open_where_its_runtime_is_has_failed(
+    runtime: str, network: nn.Module, source: Source
+) -> None:
+    if runtime == "OpenVINO" and NEEDS["openvino"].missing:
+        pytest.skip("openvino is not installed")
+    artifact = written_onnx(network, IMAGES[:1], source.onnx, RECIPE, {})
+    source.onnx.write_bytes(source.onnx.read_bytes()[:-500])
+    file = checked(artifact, truth_of_network(network, IMAGES), RECIPE)
+    (proof,) = [proof for proof in file.proofs if proof.runtime == runtime]
+    assert proof.passed is False
+    assert "cannot open" in proof.detail
+    assert not file.passed
+
+
 def test_of_a_file_the_truth_is_the_file(source: Source) -> None:
     truth = truth_of_file(source.onnx, IMAGES)
     file = written("onnx-fp16", Source(source.onnx, source.stem), truth, RECIPE)
