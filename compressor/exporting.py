@@ -107,6 +107,7 @@ def asked_of(
     return Asked(
         tuple(calibration),
         recipe.calibration,
+        recipe.int8_weight_bits,
         engine=EngineAsk((fewest, usual, most), recipe.workspace_mib, recipe.tf32, cache_root() / "engines"),
         opset=recipe.opset,
         metadata=metadata or {},

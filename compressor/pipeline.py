@@ -165,7 +165,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             steps.warn(warning)
         trainings = METHODS[recipe.distil.method](task)
         if recipe.distil.quantise_aware_epochs:
-            last, told = in_eight_bits(task, trainings[-1])
+            last, told = in_eight_bits(task, trainings[-1], recipe.export.int8_weight_bits)
             trainings = (*trainings[:-1], last)
             steps.warn(told)
         for training in trainings:

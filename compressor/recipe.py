@@ -82,6 +82,7 @@ class ExportRecipe:
     to: tuple[str, ...] = (AUTO,)
     calibration: str = "minmax"
     calibration_images: int = 128
+    int8_weight_bits: int = 7
     max_accuracy_drop: float = 0.5
     tf32: bool = False
     engine_batches: tuple[int, ...] = (1, 1, 8)
@@ -89,7 +90,7 @@ class ExportRecipe:
 
     def __post_init__(self) -> None:
         from export import FORMATS
-        from export.int8 import CALIBRATIONS
+        from export.int8 import CALIBRATIONS, WEIGHT_STEPS
 
         names = (*FORMATS, AUTO, ALL)
         for name in self.to:
@@ -99,6 +100,11 @@ class ExportRecipe:
             raise UsageError("export.to is empty, expected formats", f"some of {', '.join(names)}")
         if self.calibration not in CALIBRATIONS:
             raise unknown_name("calibration", self.calibration, CALIBRATIONS)
+        if self.int8_weight_bits not in WEIGHT_STEPS:
+            raise UsageError(
+                f"export.int8_weight_bits is {self.int8_weight_bits}, expected 7 or 8",
+                "8 is for processors that add products in 32 bits: with VNNI or AMX, or Arm",
+            )
         _at_least(1, "export", calibration_images=self.calibration_images, workspace_mib=self.workspace_mib)
         if (
             len(self.engine_batches) != 3

@@ -27,11 +27,12 @@ class EngineAsk:
 @dataclass(frozen=True)
 class Asked:
     """``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
-    stay float32 in INT8. ``opset``: none is the exporter's own. ``metadata``: facts that the file is to say.
-    ``free_size``: height and width are free as well as the batch."""
+    stay float32 in INT8. ``weight_bits``: of INT8 on a CPU, 7 or 8 (`int8`). ``opset``: none is the exporter's own.
+    ``metadata``: facts that the file is to say. ``free_size``: height and width are free as well as the batch."""
 
     batches: tuple[Array, ...] = ()
     calibration: str = "minmax"
+    weight_bits: int = 7
     exclude: tuple[str, ...] = ()
     engine: EngineAsk = field(default_factory=EngineAsk)
     opset: int | None = None

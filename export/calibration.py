@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExportError
+from .feeds import in_parts
+from .files import first_input, read_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,16 +35,20 @@ def checked(batches: Iterable[Array]) -> tuple[Array, ...]:
     return kept
 
 
+def few_at_a_time(batches: Iterable[Array], fixed: int | None) -> Iterator[Array]:
+    """One by one, since all activations of a batch would be gigabytes; or as many as the file insists on."""
+    for batch in batches:
+        yield from (part for part, _ in in_parts(batch, fixed or 1, fixed or 1))
+
+
 def largest(path: Path, batches: Sequence[Array]) -> Mapping[str, float]:
     """The largest magnitude of every float value of an ONNX file on these batches."""
     import numpy as np
     import onnx
     import onnxruntime
 
-    from .files import read_model
-
     model = read_model(path)
-    given = model.graph.input[0].name
+    given, fixed = first_input(model)
     known = {output.name for output in model.graph.output}
     inner = [name for node in model.graph.node for name in node.output if name and name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
@@ -56,9 +62,8 @@ def largest(path: Path, batches: Sequence[Array]) -> Mapping[str, float]:
     )
     names = [output.name for output in session.get_outputs()]
     found = dict.fromkeys(names, 0.0)
-    for batch in batches:
-        for row in batch:  # one by one: all activations of a batch would be gigabytes
-            for name, value in zip(names, session.run(names, {given: row[None]}), strict=True):
-                if np.issubdtype(value.dtype, np.floating) and value.size:
-                    found[name] = max(found[name], float(np.abs(value).max()))
+    for part in few_at_a_time(batches, fixed):
+        for name, value in zip(names, session.run(names, {given: part}), strict=True):
+            if np.issubdtype(value.dtype, np.floating) and value.size:
+                found[name] = max(found[name], float(np.abs(value).max()))
     return found

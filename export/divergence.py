@@ -7,7 +7,7 @@ everything before it, as far as looked at, agreed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ExportError
+from .feeds import in_parts
+from .files import first_input
 from .hygiene import LAYER_NAMES, layers_of
 
 if TYPE_CHECKING:
@@ -34,16 +36,14 @@ class Divergence:
         return f"first differs at `{self.name}`, by {self.relative_error:.2g} of its largest value"
 
 
-def between_files(
-    trusted: Path, suspect: Path, feed: Mapping[str, Array], relative_tolerance: float
-) -> Divergence | None:
+def between_files(trusted: Path, suspect: Path, image: Array, relative_tolerance: float) -> Divergence | None:
     """Of two ONNX files with the same names, such as a file and what was made of it; None if they agree."""
     models = [_loaded(path) for path in (trusted, suspect)]
     there = {name for node in models[1].graph.node for name in node.output}
     names = [name for node in models[0].graph.node for name in node.output if name in there]
     return first_difference(
         names,
-        lambda name: (_value(models[0], name, feed), _value(models[1], name, feed)),
+        lambda name: (_value(models[0], name, image), _value(models[1], name, image)),
         relative_tolerance,
     )
 
@@ -59,11 +59,10 @@ def from_pytorch(
         for layer in list(layers_of(noted))[:1]:
             values.pop(layer, None)  # of a layer that is called twice the last call counts, on both sides
             values[layer] = node.output[0]  # the last node of a layer returns what the layer returns
-    feed = {model.graph.input[0].name: image.numpy()}
     known = dict(network.named_modules())
     return first_difference(
         [layer for layer in values if layer in known],
-        lambda layer: (_asked(network, known[layer], image), _value(model, values[layer], feed)),
+        lambda layer: (_asked(network, known[layer], image), _value(model, values[layer], image.numpy())),
         relative_tolerance,
     )
 
@@ -121,7 +120,7 @@ def _loaded(path: Path) -> Any:
         raise ExportError(f"cannot open `{path}`: {type(error).__name__}") from error
 
 
-def _value(model: Any, name: str, feed: Mapping[str, Array]) -> Array:
+def _value(model: Any, name: str, image: Array) -> Array:
     """One inner value, by a session of a copy that returns it."""
     import onnx
     import onnxruntime
@@ -138,4 +137,6 @@ def _value(model: Any, name: str, feed: Mapping[str, Array]) -> Array:
     session = onnxruntime.InferenceSession(
         part.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return np.asarray(session.run([name], dict(feed))[0])
+    given, fixed = first_input(model)
+    ((filled, _),) = in_parts(image, fixed or 1, None)
+    return np.asarray(session.run([name], {given: filled})[0])

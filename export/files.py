@@ -29,6 +29,16 @@ def read_model(path: Path) -> Any:
     return model
 
 
+def first_input(model: Any) -> tuple[str, int | None]:
+    """The name of what a model is given, and the batch that it insists on; weights may be listed as inputs too."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    given = next((each for each in model.graph.input if each.name not in weights), None)
+    if given is None:
+        raise ExportError("the model takes no input")
+    sizes = given.type.tensor_type.shape.dim
+    return given.name, (sizes[0].dim_value if sizes else 0) or None
+
+
 def write_model(
     model: Any, path: Path, *, format: str, precision: str, notes: tuple[str, ...] = (), **facts: str
 ) -> Artifact:

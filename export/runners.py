@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .engine_run import open_engine
 from .executorch import open_program
-from .sessions import Session, open_openvino, open_session
+from .sessions import Session, open_openvino, open_session, open_unfused
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Runner:
 
 RUNNERS: dict[str, Runner] = {
     "onnxruntime": Runner("ONNX Runtime", open_session),
+    "onnxruntime-unfused": Runner("ONNX Runtime, unfused", open_unfused),
     "openvino": Runner("OpenVINO", open_openvino, "openvino"),
     "tensorrt": Runner("TensorRT", open_engine, "tensorrt"),
     "executorch": Runner("ExecuTorch", open_program, "executorch"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import read_model
+from .feeds import in_parts
+from .files import first_input, read_model
 from .sparing import quantised_nodes, ways_around
 
 if TYPE_CHECKING:
@@ -26,31 +27,37 @@ def sensitivities(plain: Path, quantised: Path, images: Array) -> dict[str, floa
     source = read_model(plain)
     around = ways_around(model, source)
     known = {node.name for node in source.graph.node} - {""}  # a file of another maker may name nothing
-    given, nodes = model.graph.input[0].name, [n for n in quantised_nodes(model) if n.name in known]
+    nodes = [node for node in quantised_nodes(model) if node.name in known]
     for output in model.graph.output:
         output.name = around.get(output.name, output.name)
     inputs = [list(node.input) for node in nodes]
     for node, names in zip(nodes, inputs, strict=True):
         node.input[:] = [around.get(name, name) for name in names]
-    reference = _answers(model, given, images)
+    reference = _answers(model, images)
     energy = float(np.square(reference).sum()) or 1.0
     found = {}
     for node, names in zip(nodes, inputs, strict=True):
         whole = list(node.input)
         node.input[:] = names
-        found[node.name] = float(np.square(_answers(model, given, images) - reference).sum()) / energy
+        found[node.name] = float(np.square(_answers(model, images) - reference).sum()) / energy
         node.input[:] = whole
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-def _answers(model: Any, given: str, images: Array) -> Array:
+def _answers(model: Any, images: Array) -> Array:
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "session.disable_quant_qdq", "1"
+    )  # the file's own harm, not the kernels'
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return np.asarray(session.run(None, {given: images})[0], dtype=np.float64)
+    given, fixed = first_input(model)
+    parts = in_parts(images, fixed or 1, fixed)
+    found = [session.run(None, {given: part})[0][:own] for part, own in parts]
+    return np.concatenate(found).astype(np.float64)

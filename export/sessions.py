@@ -63,26 +63,32 @@ class Session:
         """The first output for any number of images: in parts, and filled up, where the file takes no such batch."""
         import numpy as np
 
-        fewest, most = self.batches
-        size, found = most or max(len(images), 1), []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            filled = np.concatenate([part] * -(-fewest // len(part)))[: max(fewest, len(part))]
-            answer = self.run({self.inputs[0].name: filled})[self.outputs[0].name]
-            found.append(answer[: len(part)])
-        return np.concatenate(found)
+        from .feeds import in_parts
+
+        given, answer = self.inputs[0].name, self.outputs[0].name
+        parts = in_parts(images, *self.batches)
+        return np.concatenate([self.run({given: part})[answer][:own] for part, own in parts])
 
 
 def open_session(
-    path: Path, *, threads: int | None = None, providers: Sequence[str] | None = None
+    path: Path, *, threads: int | None = None, providers: Sequence[str] | None = None, fused: bool = True
 ) -> Session:
     """Open an ONNX file in ONNX Runtime, on the CPU unless ``providers`` says otherwise.
 
     Idle threads sleep instead of spinning. On two shared cores, resnet18 at batch 1 took 37
     and 38 ms in two runs asleep, 18 and 60 ms spinning: spinning is fast on an empty machine
     and takes the core from its neighbour (or from itself) on a busy one.
+
+    ``fused``: quantised layers run in kernels of 8 bits, which clip sums on processors without VNNI. Without it they
+    compute as the file says, with rounded values in float32: slowly, and on every processor the same.
     """
-    return _open_onnxruntime(path, threads, [(name, {}) for name in providers or ["CPUExecutionProvider"]])
+    named: list[tuple[str, dict[str, str]]] = [(name, {}) for name in providers or ["CPUExecutionProvider"]]
+    return _open_onnxruntime(path, threads, named, fused)
+
+
+def open_unfused(path: Path) -> Session:
+    """Open an ONNX file in ONNX Runtime to see what it says, not what kernels of 8 bits make of it here."""
+    return open_session(path, fused=False)
 
 
 def open_on_cuda(path: Path, *, stream: int, graph: bool = False) -> Session:
@@ -112,7 +118,7 @@ def open_openvino(path: Path, *, threads: int | None = None) -> Session:
     except Exception as error:
         raise ExportError(f"cannot open `{path}` in OpenVINO: {_fact(error)}") from error
     inputs, outputs = (tuple(_port(port) for port in ports) for ports in (compiled.inputs, compiled.outputs))
-    return Session(path, inputs, outputs, _OpenVino(compiled.create_infer_request()))
+    return Session(path, inputs, outputs, _OpenVino(compiled.create_infer_request()), _batches(inputs))
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,10 @@ class _OpenVino:
 
 
 def _open_onnxruntime(
-    path: Path, threads: int | None, providers: Sequence[tuple[str, dict[str, str]]]
+    path: Path,
+    threads: int | None,
+    providers: Sequence[tuple[str, dict[str, str]]],
+    fused: bool = True,
 ) -> Session:
     import onnxruntime
 
@@ -138,6 +147,7 @@ def _open_onnxruntime(
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_quant_qdq", str(int(not fused)))
     try:
         # Where a file is broken it would print so and try the same again; on a GPU it would fall back to the CPU.
         runtime = onnxruntime.InferenceSession(
@@ -148,7 +158,13 @@ def _open_onnxruntime(
         outputs = tuple(_spec(argument) for argument in runtime.get_outputs())
     except Exception as error:
         raise ExportError(f"cannot open `{path}`: {first_line(error)}") from error
-    return Session(path, inputs, outputs, runtime)
+    return Session(path, inputs, outputs, runtime, _batches(inputs))
+
+
+def _batches(inputs: Sequence[TensorSpec]) -> tuple[int, int | None]:
+    """A file that was written for one batch takes no other."""
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    return (first, first) if isinstance(first, int) and first > 0 else (1, None)
 
 
 def _existing(path: Path) -> Path:

@@ -31,7 +31,7 @@ FLAGS = {
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
     "export": """--to --out --weights --classes --shape --opset --free-size --data --calibration
-                 --max-accuracy-drop --engine-batches --workspace-mib --tf32 --trust --json""",
+                 --int8-weight-bits --max-accuracy-drop --engine-batches --workspace-mib --tf32 --trust --json""",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",
     "evaluate": "--data --data-root --size --classes --seed --weights --retrieval --layer --device --trust --json",

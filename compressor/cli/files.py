@@ -63,6 +63,7 @@ def profile(
 @click.option("--free-size", is_flag=True, help="The ONNX file takes any height and width too.")
 @click.option("--data", help="Images to calibrate and test int8 on  [default: those of the run]")
 @click.option("--calibration", default="minmax", show_default=True, help="minmax, entropy, percentile.")
+@click.option("--int8-weight-bits", type=int, default=7, show_default=True, help="7, or 8 for VNNI and Arm.")
 @click.option("--max-accuracy-drop", type=float, default=0.5, show_default=True, help="Points of top-1.")
 @click.option(
     "--engine-batches",

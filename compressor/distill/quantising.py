@@ -19,15 +19,18 @@ PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _ORIGINAL = ".parametrizations.weight.original"
 
 
-def rounding(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """A copy that rounds; ``batches`` are images to calibrate on. Its parameters learn as the network's own would."""
+def rounding(network: nn.Module, batches: Iterable[Tensor], weight_steps: int) -> nn.Module:
+    """A copy that rounds; ``batches`` are images to calibrate on. Its parameters learn as the network's own would.
+
+    ``weight_steps``: how many values a weight has on either side of zero.
+    """
     changed = copy.deepcopy(network)
     layers = dict(_products(changed))
     ranges = _ranges(changed, layers, batches)
     for name, layer in layers.items():
         if name in ranges:
             layer.register_forward_pre_hook(_RoundedInput(*ranges[name]))
-        parametrize.register_parametrization(layer, "weight", _RoundedWeight())
+        parametrize.register_parametrization(layer, "weight", _RoundedWeight(weight_steps))
     return changed
 
 
@@ -78,13 +81,17 @@ def _ranges(
 
 
 class _RoundedWeight(nn.Module):
-    """255 values for each output channel, the same on both sides of zero."""
+    """So many values for each output channel on either side of zero."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
 
     def forward(self, weight: Tensor) -> Tensor:
         largest = weight.detach().abs().flatten(1).amax(1)
-        scale = (largest / 127).clamp_min(torch.finfo(weight.dtype).tiny)
+        scale = (largest / self.steps).clamp_min(torch.finfo(weight.dtype).tiny)
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -self.steps, self.steps)
 
 
 class _RoundedInput:

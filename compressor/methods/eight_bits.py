@@ -13,13 +13,14 @@ from compressor.distill import accuracy
 from compressor.distill.quantising import can_round, rounding, without_rounding
 from compressor.distill.request import EIGHT_BITS, WITHOUT_TEACHER
 from compressor.methods.task import Task, Training, taught
+from export.int8 import WEIGHT_STEPS
 
 SLOWER = 0.05
 """Of the schedule's learning rate: the student knows its task already."""
 CALIBRATION_BATCHES, CALIBRATION_IMAGES = 4, 32
 
 
-def in_eight_bits(task: Task, training: Training) -> tuple[Training, str]:
+def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Training, str]:
     """The student's training as it was and what it learnt after it, and a sentence that says what that changed."""
     asked, before = task.distilling, training.trained.network
     if not can_round(before):
@@ -27,7 +28,7 @@ def in_eight_bits(task: Task, training: Training) -> tuple[Training, str]:
             "distil.quantise_aware_epochs was passed over: the student is a program, whose layers cannot be rounded"
         )
     batches = islice(task.data.train.batches(CALIBRATION_IMAGES, shuffle=task.seed), CALIBRATION_BATCHES)
-    rounded = rounding(before, [batch.images for batch in batches])
+    rounded = rounding(before, [batch.images for batch in batches], WEIGHT_STEPS[weight_bits])
     first = accuracy(rounded, task.data.test, device=task.device)
     schedule = replace(
         asked.schedule,

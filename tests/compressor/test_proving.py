@@ -26,6 +26,7 @@ from compressor.report.table import PROOF_HEAD, proof_rows
 from export import FORMATS, NEEDS, TOLERANCES
 from export.verdict import Tolerance
 from tests.compressor.test_distill_comparing import Staged, few
+from tests.export.networks import of_one_batch
 from tests.export.networks import settled as with_statistics
 from tests.export.test_sensitivity import IMAGES as HARMFUL_IMAGES
 from tests.export.test_sensitivity import OneHarmful
@@ -134,6 +135,28 @@ def test_of_a_file_the_truth_is_the_file(source: Source) -> None:
     file = written("onnx-fp16", Source(source.onnx, source.stem), truth, RECIPE)
     assert file.passed
     assert file.checks[0].name == "n.fp16.onnx equals n.onnx in ONNX Runtime"
+
+
+@pytest.mark.parametrize("name", [name for name, row in FORMATS.items() if row.of == "onnx"])
+def test_a_file_of_one_batch_becomes_every_format_that_is_made_of_files(name: str, source: Source) -> None:
+    needs = FORMATS[name].needs
+    if needs is not None and NEEDS[needs].missing:
+        pytest.skip(f"{needs} is not installed")
+    path = of_one_batch(source.onnx, 4)
+    truth, strict = truth_of_file(path, IMAGES, few()), replace(RECIPE, max_accuracy_drop=100.0)
+    file = written(name, Source(path, source.stem, calibration=source.calibration), truth, strict)
+    assert file.passed, [check.detail for check in file.checks]
+    assert [proof.passed for proof in file.proofs if proof.runtime != "TensorRT"].count(True) >= (
+        needs != "tensorrt"
+    )
+
+
+def test_the_layers_that_harm_are_found_in_a_file_of_one_batch(source: Source) -> None:
+    path = of_one_batch(source.onnx, 4)
+    strict = replace(truth_of_file(path, IMAGES, few()), accuracy=1.5)  # more than any file can have
+    file = written("onnx-int8", Source(path, source.stem, calibration=source.calibration), strict, RECIPE)
+    assert any("it fails also with the" in note for note in file.notes)
+    assert "first" in file.checks[0].detail or file.checks[0].passed
 
 
 def test_what_is_made_of_a_network_is_not_made_of_a_file(source: Source) -> None:

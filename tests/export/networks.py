@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -122,3 +125,15 @@ def settled(network: nn.Module, seed: int = 0) -> nn.Module:
                 nn.init.uniform_(layer.weight, 0.5, 2.0, generator=generator)
                 nn.init.uniform_(layer.bias, -1.0, 1.0, generator=generator)
     return network.train()
+
+
+def of_one_batch(path: Path, batch: int) -> Path:
+    """A copy of a file as another maker's tool would write it: for one batch, without our metadata and names."""
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    del model.metadata_props[:], model.graph.value_info[:]
+    model.producer_name = "someone"
+    other = path.with_name(f"batch{batch}.onnx")
+    onnx.save(onnx.shape_inference.infer_shapes(model), other)
+    return other

@@ -31,11 +31,11 @@ def pair(tmp_path: Path) -> tuple[nn.Module, Path, Path]:
 
 
 def test_two_files_that_agree_have_no_first_difference(pair: tuple[nn.Module, Path, Path]) -> None:
-    assert between_files(pair[1], pair[1], {"input": IMAGE.numpy()}, 1e-4) is None
+    assert between_files(pair[1], pair[1], IMAGE.numpy(), 1e-4) is None
 
 
 def test_the_wrong_layer_of_a_file_is_named(pair: tuple[nn.Module, Path, Path]) -> None:
-    found = between_files(pair[1], pair[2], {"input": IMAGE.numpy()}, 1e-4)
+    found = between_files(pair[1], pair[2], IMAGE.numpy(), 1e-4)
 
     assert found is not None
     assert found.name == "conv2/Conv:out"
@@ -75,4 +75,4 @@ def test_a_value_that_is_not_finite_differs() -> None:
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(ExportError, match="cannot open"):
-        between_files(tmp_path / "junk.onnx", tmp_path / "junk.onnx", {}, 0.1)
+        between_files(tmp_path / "junk.onnx", tmp_path / "junk.onnx", IMAGE.numpy(), 0.1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from export import ExportError
-from export.feeds import hard_batches, real_batches
+from export.feeds import hard_batches, in_parts, real_batches
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 1, 2, 2)).astype(np.float32)
 
@@ -28,3 +28,10 @@ def test_noise_and_the_ends_of_the_range_keep_the_type() -> None:
 def test_no_images_and_broken_ones_are_refused(images: np.ndarray, batches: object) -> None:
     with pytest.raises(ExportError):
         list(batches(images))  # type: ignore[operator]
+
+
+def test_parts_have_the_size_that_a_file_insists_on_and_end_in_repeated_images() -> None:
+    parts = list(in_parts(IMAGES, 3, 3))
+    assert [(len(part), own) for part, own in parts] == [(3, 3), (3, 2)]
+    np.testing.assert_array_equal(np.concatenate([part[:own] for part, own in parts]), IMAGES)
+    np.testing.assert_array_equal(parts[1][0][2], IMAGES[3])

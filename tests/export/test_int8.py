@@ -33,7 +33,7 @@ def test_both_flavours_answer_as_the_network_does(
     name: str, calibration: str, source: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:
     artifact = quantised(source[1], name, tmp_path, calibration=calibration)
-    session = open_session(artifact.path, threads=1)
+    session = open_session(artifact.path, threads=1, fused=name == "onnx-int8")
 
     verdict = compare(
         name, function_of(source[0]), lambda x: session(input=x)["logits"], [IMAGES], relative_tolerance=0.5
@@ -48,6 +48,28 @@ def test_weights_are_quantised_by_channel(source: tuple[nn.Module, Path], tmp_pa
     scales = [t for t in model.graph.initializer if t.name.startswith("conv1.weight") and "scale" in t.name]
     assert scales
     assert {tuple(scale.dims) for scale in scales} == {(8,)}
+
+
+@pytest.mark.parametrize(("bits", "most"), [(7, 64), (8, 127)])
+def test_two_products_of_a_cpu_file_fit_into_16_bits_unless_8_are_asked_for(
+    bits: int, most: int, source: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
+    artifact = quantised(source[1], "onnx-int8", tmp_path, weight_bits=bits)
+    model = onnx.load(artifact.path)
+    weights = [t for t in model.graph.initializer if t.name.endswith("weight_quantized")]
+    largest = [int(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max()) for t in weights]
+    assert len(largest) == 3
+    assert set(largest) == {most}
+    assert (255 * most * 2 < 2**15) == (bits == 7)
+    assert any("weights have 8 bits" in note for note in artifact.notes) == (bits == 8)
+
+
+def test_a_cpu_file_is_on_this_processor_what_it_says(source: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    """Fails on a processor without VNNI if weights have 8 bits: sums are clipped there."""
+    bright = np.abs(IMAGES) * 4
+    path = quantised(source[1], "onnx-int8", tmp_path, batches=(bright,)).path
+    fused, as_written = (open_session(path, fused=fused).answers(bright) for fused in (True, False))
+    assert np.abs(fused - as_written).max() < 0.02 * np.abs(as_written).max()
 
 
 def test_the_flavour_for_nvidia_has_no_zero_point_and_no_int32_bias(
@@ -100,6 +122,7 @@ def test_the_file_says_how_it_was_calibrated(tmp_path: Path) -> None:
         ({"batches": (IMAGES[:, :2],)}, "cannot quantise"),
         ({"calibration": "guess"}, "unknown calibration `guess`"),
         ({"exclude": ("conv9/Conv",)}, "no such node"),
+        ({"weight_bits": 4}, "weights of 4 bits"),
     ],
 )
 def test_what_cannot_be_calibrated_on_is_refused_and_nothing_is_left(

@@ -61,7 +61,8 @@ def test_without_them_the_file_is_the_network_but_for_little(
     plain, _ = files
     answers = [
         open_session(
-            derived(flavour, plain, tmp_path / "m.onnx", Asked((IMAGES,), exclude=exclude)).path
+            derived(flavour, plain, tmp_path / "m.onnx", Asked((IMAGES,), exclude=exclude)).path,
+            fused=flavour == "onnx-int8",
         ).answers(IMAGES)
         for exclude in ((), HARMFUL[flavour])
     ]

@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from export import ExportError, Session, TensorSpec, open_session, to_onnx
+from export import NEEDS, ExportError, Session, TensorSpec, open_openvino, open_session, to_onnx
+
+from .networks import Residual, of_one_batch, settled
+from .test_int8 import IMAGES
+from .test_onnx import EXAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,17 @@ def test_a_file_with_a_broken_name_is_one_line_and_nothing_is_printed(
         open_session(model)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_file_that_was_written_for_one_batch_answers_any_number_of_images(
+    runtime: str, tmp_path: Path
+) -> None:
+    if runtime == "openvino" and NEEDS["openvino"].missing:
+        pytest.skip("openvino is not installed")
+    whole = to_onnx(settled(Residual()), EXAMPLE, tmp_path / "n.onnx").path
+    opened = {"onnxruntime": open_session, "openvino": open_openvino}[runtime](of_one_batch(whole, 4))
+    assert opened.batches == (4, 4)
+    np.testing.assert_allclose(
+        opened.answers(IMAGES[:7]), open_session(whole).answers(IMAGES[:7]), rtol=1e-4, atol=1e-5
+    )
