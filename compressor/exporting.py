@@ -21,8 +21,22 @@ from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
 from compressor.proving import Proof, Truth, proven
 from compressor.recipe import ALL, AUTO, ExportRecipe
+from compressor.runtimes import ENGINE
 from compressor.sensitive import fewest
-from export import FORMATS, NEEDS, Artifact, Asked, EngineAsk, ExportError, derived, sensitivities
+from export import (
+    FORMATS,
+    NEEDS,
+    Artifact,
+    Asked,
+    EngineAsk,
+    EngineLayer,
+    ExportError,
+    derived,
+    engine_layers,
+    load_engine,
+    sensitivities,
+)
+from export.feeds import in_parts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REJECTED = ".rejected"
@@ -52,6 +66,8 @@ class Written:
     proofs: tuple[Proof, ...] = ()
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    engine: tuple[EngineLayer, ...] = ()
+    """The layers of an engine that ran here, with their times."""
 
     @property
     def passed(self) -> bool:
@@ -129,7 +145,19 @@ def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bo
         f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if proof.passed is None
     ]
     notes = tuple(f"{artifact.path.name}: {note}" for note in artifact.notes)
-    return Written(artifact, tuple(proofs), tuple(checks), (*notes, *unproven))
+    ran = artifact.path.suffix == ENGINE and all(proof.passed is not None for proof in proofs)
+    layers = _layers(artifact.path, truth) if ran else ()
+    return Written(artifact, tuple(proofs), tuple(checks), (*notes, *unproven), layers)
+
+
+def _layers(path: Path, truth: Truth) -> tuple[EngineLayer, ...]:
+    """Timed at the fewest images that the engine takes; one that does not load has failed its proof already."""
+    try:
+        engine = load_engine(path)
+    except ExportError:
+        return ()
+    ((images, _), *_) = in_parts(truth.images[:1], *engine.batches)
+    return engine_layers(engine, {engine.inputs[0].name: images.astype(engine.inputs[0].dtype)})
 
 
 def written(
@@ -203,6 +231,15 @@ def written_all(names: Iterable[str], source: Source, truth: Truth, recipe: Expo
             failed = Check(f"{name} is written", False, float("inf"), 0.0, str(error))
             found.append(Written(None, checks=(failed,)) if by_name else Written(None, notes=(fact,)))
     return found
+
+
+def engine_rows(files: Iterable[Written]) -> dict[str, list[dict[str, Any]]]:
+    """The layers of every engine that ran here, by its file."""
+    return {
+        file.artifact.path.name: [layer.to_dict() for layer in file.engine]
+        for file in files
+        if file.artifact is not None and file.engine
+    }
 
 
 def settled(file: Written) -> Written:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.recipe import ProfileRecipe
-from compressor.runtimes import RUNTIMES, Asked, Kind, choose
+from compressor.runtimes import RUNTIMES, Asked, Kind, choose, kind_of
 from export import to_onnx
 from profiles import Conditions, Timing, measure, paired_speedup, watching
 from profiles.cuda import CudaCall, energy_mj
@@ -27,7 +27,7 @@ def latencies(
     given = {who: _kinds(who, networks, files) for who in dict.fromkeys([*networks, *files])}
     names, left_out = choose(recipe.runtimes, recipe.precision, given)
     with TemporaryDirectory() as folder:
-        if recipe.runtimes and any(RUNTIMES[name].takes == "file" for name in names):
+        if recipe.runtimes and any("file" in RUNTIMES[name].takes for name in names):
             files = in_files(networks, files, image, Path(folder))
         rows = [
             row for batch in recipe.batches for row in _batch(names, networks, files, image, batch, recipe)
@@ -37,7 +37,7 @@ def latencies(
 
 def _kinds(who: str, networks: Mapping[str, nn.Module], files: Mapping[str, Path]) -> list[Kind]:
     kinds: list[Kind] = []
-    return kinds + ["network"] * (who in networks) + ["file"] * (who in files)
+    return kinds + ["network"] * (who in networks) + [kind_of(files[who]) for _ in range(who in files)]
 
 
 def in_files(
@@ -65,7 +65,7 @@ def _batch(
     for name in names:
         # Runtimes are not interleaved with each other: they would take each other's caches and pools of threads.
         with _threads(recipe.threads), torch.inference_mode():
-            subjects: Mapping[str, Any] = networks if RUNTIMES[name].takes == "network" else files
+            subjects: Mapping[str, Any] = networks if "network" in RUNTIMES[name].takes else files
             calls = {who: RUNTIMES[name].open(subject, images, asked) for who, subject in subjects.items()}
             if not calls:
                 continue
@@ -89,7 +89,7 @@ def _row(
 ) -> Row:
     runtime = RUNTIMES[name]
     row: Row = {"runtime": name, "batch": batch, "threads": recipe.threads}
-    row["precision"] = recipe.precision if runtime.takes == "network" else "as in the file"
+    row["precision"] = recipe.precision if "network" in runtime.takes else "as in the file"
     if runtime.cuda:
         row["cuda_graph"] = recipe.cuda_graph
     for who, timing in timings.items():

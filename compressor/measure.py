@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compressor.cutting.proof import Check
 from compressor.latency import Row, latencies
 from compressor.recipe import ProfileRecipe
+from compressor.runtimes import kind_of
 from profiles import Counts, FileCounts, ProfileError, count, count_file, fingerprint
 
 
@@ -55,6 +56,9 @@ def profiled(
     file_counts: dict[str, FileCounts] = {}
     notes: list[str] = []
     for name, path in files.items():
+        if kind_of(path) == "engine":
+            notes.append(f"`{path}` is an engine: what it computes is counted in its ONNX file")
+            continue
         try:
             file_counts[name] = count_file(path, side=image.shape[2:])
         except ProfileError as error:  # what cannot be counted can still be timed

@@ -34,6 +34,7 @@ from compressor.exporting import (
     Written,
     calibration_images,
     checked,
+    engine_rows,
     formats_of,
     settled,
     written_all,
@@ -281,6 +282,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         warnings=[*steps.warnings],
         folder=str(run.path),
         fit=way.choice.fit,
+        engines=engine_rows(proven),
     )
     with steps.step("Report") as step:
         write_atomic(run.report_markdown, to_markdown(report))

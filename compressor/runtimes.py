@@ -8,20 +8,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from compressor.errors import UsageError, unknown_name
+from export import NEEDS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
-    from export import Session
+    from export import Engine, Session
 
 Call = Callable[[], object]
-Kind = Literal["network", "file"]
+Kind = Literal["network", "file", "engine"]
+ENGINE = ".engine"
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -43,11 +44,23 @@ class Runtime:
     """
 
     title: str
-    takes: Kind
+    takes: tuple[Kind, ...]
     open: Callable[[Any, Tensor, Asked], Call]
-    package: str | None = None
-    """To be installed, as the extra of the same name."""
+    needs: str | None = None
+    """A row of ``NEEDS``."""
     cuda: bool = False
+    usual_for: Kind | None = None
+    """What it is chosen for where no runtime is named."""
+
+    def can_run(self, kinds: Iterable[Kind]) -> bool:
+        """Whether one of these is taken, or can be made into what is: a network into a file."""
+        there = set(kinds)
+        return bool(there & set(self.takes)) or ("network" in there and "file" in self.takes)
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file is, by its name."""
+    return "engine" if path.suffix == ENGINE else "file"
 
 
 def _pytorch(network: nn.Module, images: Tensor, asked: Asked) -> Call:
@@ -110,13 +123,42 @@ def _onnxruntime_cuda(path: Path, images: Tensor, asked: Asked) -> Call:
     return CudaCall(lambda: session.runtime.run_with_iobinding(binding, options), held=held)
 
 
+def _tensorrt(path: Path, images: Tensor, asked: Asked) -> Call:
+    """Input and output stay on the GPU, as with the other runtimes there."""
+    from profiles.cuda import CudaCall, as_graph
+
+    engine = engine_for(path, len(images))
+    given = engine.inputs[0]
+    held = engine.bind({given.name: images.cpu().numpy().astype(given.dtype)})
+    return CudaCall(as_graph(engine.start) if asked.cuda_graph else engine.start, held=(engine, held))
+
+
+def engine_for(path: Path, batch: int) -> Engine:
+    """An engine as it is, or one for exactly this batch: built of an ONNX file, or taken from the cache."""
+    from compressor.cache import cache_root
+    from export import Asked as AskedOfFile
+    from export import EngineAsk, derived, load_engine
+
+    if kind_of(path) == "engine":
+        return load_engine(path)
+    ask = EngineAsk((batch, batch, batch), cache=cache_root() / "engines")
+    with TemporaryDirectory() as folder:
+        made = derived("tensorrt", path, Path(folder) / f"{path.stem}{ENGINE}", AskedOfFile(engine=ask))
+        return load_engine(made.path)
+
+
 RUNTIMES: dict[str, Runtime] = {
-    "pytorch": Runtime("PyTorch", "network", _pytorch),
-    "torch-compile": Runtime("torch.compile", "network", _compiled),
-    "pytorch-cuda": Runtime("PyTorch, CUDA", "network", _pytorch_cuda, cuda=True),
-    "onnxruntime": Runtime("ONNX Runtime", "file", _onnxruntime),
-    "onnxruntime-cuda": Runtime("ONNX Runtime, CUDA", "file", _onnxruntime_cuda, cuda=True),
-    "openvino": Runtime("OpenVINO", "file", _openvino, package="openvino"),
+    "pytorch": Runtime("PyTorch", ("network",), _pytorch, usual_for="network"),
+    "torch-compile": Runtime("torch.compile", ("network",), _compiled),
+    "pytorch-cuda": Runtime("PyTorch, CUDA", ("network",), _pytorch_cuda, cuda=True),
+    "onnxruntime": Runtime("ONNX Runtime", ("file",), _onnxruntime, usual_for="file"),
+    "onnxruntime-cuda": Runtime(
+        "ONNX Runtime, CUDA", ("file",), _onnxruntime_cuda, needs="onnxruntime-cuda", cuda=True
+    ),
+    "openvino": Runtime("OpenVINO", ("file",), _openvino, needs="openvino"),
+    "tensorrt": Runtime(
+        "TensorRT", ("file", "engine"), _tensorrt, needs="tensorrt", cuda=True, usual_for="engine"
+    ),
 }
 
 ALIASES = {
@@ -124,9 +166,11 @@ ALIASES = {
     "torch-cuda": "pytorch-cuda",
     "ort": "onnxruntime",
     "ort-cuda": "onnxruntime-cuda",
+    "trt": "tensorrt",
 }
 ALL = "all"
 USUAL = ("pytorch", "onnxruntime")
+"""Of a run, which has networks and their files."""
 
 
 def named(names: Iterable[str]) -> tuple[str, ...]:
@@ -148,11 +192,9 @@ def choose(
     they take something that is there; with ``all``, what this machine has.
     """
     chosen, left_out = [], []
-    for name in named(asked) if asked else USUAL:
-        takes = RUNTIMES[name].takes
-        some = any(takes in kinds or ("network" in kinds and bool(asked)) for kinds in given.values())
-        if not asked and not some:
-            continue
+    there = {kind for kinds in given.values() for kind in kinds}
+    usual = (name for name, row in RUNTIMES.items() if row.usual_for in there)
+    for name in named(asked) if asked else usual:
         problem = _problem(name, precision, given if asked else {})
         if problem is None:
             chosen.append(name)
@@ -167,41 +209,37 @@ def choose(
 
 def _problem(name: str, precision: str, given: Mapping[str, Iterable[Kind]]) -> UsageError | None:
     runtime = RUNTIMES[name]
-    if runtime.takes == "file" and precision != "fp32":
+    if "network" not in runtime.takes and precision != "fp32":
         return UsageError(
             f"`{name}` runs a file in the precision that it was written in, not in {precision}",
-            f"{precision} is for {', '.join(each for each, row in RUNTIMES.items() if row.takes == 'network')}",
+            f"{precision} is for {_for('network')}",
         )
-    only_file = [who for who, kinds in given.items() if "network" not in kinds]
-    if runtime.takes == "network" and only_file:
-        return UsageError(
-            f"`{name}` runs networks, and the {' and the '.join(only_file)} is a file",
-            f"for files: {', '.join(each for each, row in RUNTIMES.items() if row.takes == 'file')}",
-        )
-    if runtime.package and find_spec(runtime.package) is None:
-        return UsageError(
-            f"`{name}` needs the package {runtime.package}, which is not installed",
-            f"python -m pip install 'compress-to-edge[{runtime.package}]'",
-        )
-    return _without_gpu(name) if runtime.cuda else None
-
-
-def _without_gpu(name: str) -> UsageError | None:
-    import torch
-
-    if not torch.cuda.is_available():
+    for who, kinds in given.items():
+        if not runtime.can_run(kinds):
+            kind = next(iter(kinds))
+            return UsageError(
+                f"`{name}` runs {' and '.join(f'{each}s' for each in runtime.takes)}, and the {who} is "
+                f"{'an engine' if kind == 'engine' else 'a file'}",
+                f"for {kind}s: {_for(kind)}",
+            )
+    if runtime.cuda and not _has_gpu():
         return UsageError(
             f"`{name}` needs a CUDA device, and there is none here", "`compress doctor` says more"
         )
-    if RUNTIMES[name].takes == "file":
-        import onnxruntime
-
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return UsageError(
-                f"`{name}` needs an ONNX Runtime that was built for CUDA",
-                "python -m pip install onnxruntime-gpu in place of onnxruntime",
-            )
+    if runtime.needs and NEEDS[runtime.needs].missing:
+        need = NEEDS[runtime.needs]
+        return UsageError(f"`{name}` needs {need.title}, which is not installed", need.install)
     return None
+
+
+def _for(kind: Kind) -> str:
+    return ", ".join(name for name, row in RUNTIMES.items() if kind in row.takes)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _in_precision(network: nn.Module, images: Tensor, precision: str) -> tuple[nn.Module, Tensor]:

@@ -25,6 +25,7 @@ from compressor.exporting import (
     Written,
     calibration_images,
     checked,
+    engine_rows,
     formats_of,
     settled,
     written,
@@ -37,9 +38,10 @@ from compressor.proving import Proof, in_pytorch, truth_of_file, truth_of_networ
 from compressor.recipe import DataRecipe, ExportRecipe, ModelRecipe, ProfileRecipe, read_recipe
 from compressor.report.table import latency_title, measured, percent, short, spread
 from compressor.rundir import RunFolder
+from compressor.runtimes import ENGINE
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
-from export import FORMATS, open_session, open_stranger
+from export import FORMATS, load_engine, open_session, open_stranger
 from profiles import Counts, FileCounts
 from profiles.granule import Waste
 
@@ -61,9 +63,11 @@ class Subject:
 def resolve(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Subject:
     """The network or file that a name means."""
     path = Path(model.name)
+    if path.suffix in (".onnx", ENGINE) and not path.is_file():
+        raise UsageError(f"no file `{path}`")
+    if path.suffix == ENGINE:
+        return Subject(None, path, shape or _image(load_engine(path).inputs[0].shape))
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise UsageError(f"no file `{path}`")
         open_stranger(path)  # in a process of its own first: it may be anybody's file
         return Subject(None, path, shape or _shape_of_file(path))
     folder = student_folder(path)
@@ -131,6 +135,7 @@ class Exported:
             "artifacts": [file.artifact.to_dict() for file in self.files if file.artifact is not None],
             "proofs": [proof.to_dict() for proof in self.proofs],
             "checks": [check.to_dict() for file in self.files for check in file.checks],
+            "engines": engine_rows(self.files),
             "notes": list(self.notes),
         }
 
@@ -156,6 +161,10 @@ def export_subject(request: ExportRequest) -> Exported:
     with TemporaryDirectory() as scratch:
         if subject.network is None:
             assert subject.file is not None
+            if subject.file.suffix == ENGINE:
+                raise UsageError(
+                    f"`{model.name}` is an engine, of which nothing else can be made", "give its ONNX file"
+                )
             names = tuple(name for name in names if name != "onnx")
             if not names:
                 raise UsageError(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .artifact import Artifact
     from .asked import Asked, EngineAsk
     from .divergence import Divergence, between_files, from_pytorch
-    from .engine_run import open_engine
+    from .engine_inspect import EngineLayer, engine_layers
+    from .engine_run import Engine, load_engine, open_engine
     from .errors import ExportError, NotHereError
     from .executorch import open_program
     from .feeds import hard_batches, real_batches
@@ -38,7 +39,9 @@ __all__ = [
     "Artifact",
     "Asked",
     "Divergence",
+    "Engine",
     "EngineAsk",
+    "EngineLayer",
     "ExportError",
     "Format",
     "Need",
@@ -51,8 +54,10 @@ __all__ = [
     "check_file",
     "compare",
     "derived",
+    "engine_layers",
     "from_pytorch",
     "hard_batches",
+    "load_engine",
     "open_engine",
     "open_on_cuda",
     "open_openvino",
@@ -72,7 +77,9 @@ _HOME = {
     "Artifact": "artifact",
     "Asked": "asked",
     "Divergence": "divergence",
+    "Engine": "engine_run",
     "EngineAsk": "asked",
+    "EngineLayer": "engine_inspect",
     "ExportError": "errors",
     "Format": "formats",
     "Need": "needs",
@@ -85,8 +92,10 @@ _HOME = {
     "check_file": "untrusted",
     "compare": "verdict",
     "derived": "formats",
+    "engine_layers": "engine_inspect",
     "from_pytorch": "divergence",
     "hard_batches": "feeds",
+    "load_engine": "engine_run",
     "open_engine": "engine_run",
     "open_on_cuda": "sessions",
     "open_openvino": "sessions",

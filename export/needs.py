@@ -39,7 +39,20 @@ def _loads(module: str) -> bool:
     return True
 
 
+def _runs_on_cuda(module: str) -> bool:
+    try:
+        return "CUDAExecutionProvider" in import_module(module).get_available_providers()
+    except (ImportError, AttributeError):
+        return False
+
+
 NEEDS: dict[str, Need] = {
+    "onnxruntime-cuda": Need(
+        "ONNX Runtime for CUDA",
+        ("onnxruntime",),
+        "python -m pip install onnxruntime-gpu in place of onnxruntime",
+        _runs_on_cuda,
+    ),
     "openvino": Need(
         "OpenVINO", ("openvino",), "python -m pip install 'compress-to-edge[openvino]'", _listed
     ),

@@ -55,8 +55,8 @@ def layer_times(
 
 
 def gathered(times: NodeTimes, graph: Any) -> LayerTimes:
-    """The same of nodes that were timed already."""
-    layer_of = _Layers(graph, times)
+    """The same of nodes that were timed already; without a graph a layer is what its node is called after."""
+    layer_of = _Layers(graph, times) if graph is not None else _of_name
     nodes: dict[str, list[NodeTime]] = {}
     for node in times.nodes:
         nodes.setdefault(layer_of(node), []).append(node)
@@ -68,6 +68,11 @@ def gathered(times: NodeTimes, graph: Any) -> LayerTimes:
 def _together(name: str, parts: list[NodeTime]) -> LayerTime:
     runs = [sum(samples) for samples in zip(*(part.samples_ms for part in parts), strict=True)]
     return LayerTime(name, tuple(dict.fromkeys(part.op for part in parts)), quantile(runs, 0.5))
+
+
+def _of_name(ran: NodeTime) -> str:
+    """``layer1.0.conv1`` of ``layer1.0.conv1/Conv``."""
+    return ran.name.rpartition("/")[0] or ran.name
 
 
 class _Layers:

@@ -78,6 +78,20 @@ def _lines(report: Report) -> Iterator[str]:
             for row in report.artifacts
         ],
     )
+    for name, layers in report.engines.items():
+        yield from _table(
+            (f"layer of {name}", "nodes of the ONNX file", "writes", "kernel", "ms"),
+            [
+                (
+                    row["kind"] or row["name"],
+                    ", ".join(row["nodes"]),
+                    ", ".join(row["formats"]),
+                    row["kernel"],
+                    "–" if row["median_ms"] is None else f"{row['median_ms']:.4f}",
+                )
+                for row in layers
+            ],
+        )
     yield from _table(("step", "seconds"), [(row["name"], f"{row['seconds']:.2f}") for row in report.steps])
     if report.warnings:
         yield ""

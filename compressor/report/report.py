@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Report:
     warnings: Sequence[str]
     folder: str
     fit: Json | None = None
+    engines: Mapping[str, Sequence[Json]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def costs(profile: Profile, channels: tuple[int, int]) -> dict[str, Any]:
     """The costs of teacher and student; latency is that of the files, which are what ships, where they were timed."""
     counts = profile.counts
-    rows = sorted(profile.latency, key=lambda row: RUNTIMES[row["runtime"]].takes != "file")
+    rows = sorted(profile.latency, key=lambda row: RUNTIMES[row["runtime"]].takes[0] != "file")
     shipped = rows[0]
     return {
         "macs": compared(counts["teacher"].macs, counts["student"].macs),

@@ -14,6 +14,7 @@ from compressor.exporting import (
     Source,
     calibration_images,
     checked,
+    engine_rows,
     formats_of,
     settled,
     written,
@@ -26,6 +27,7 @@ from compressor.report.table import PROOF_HEAD, proof_rows
 from export import FORMATS, NEEDS, TOLERANCES
 from export.verdict import Tolerance
 from tests.compressor.test_distill_comparing import Staged, few
+from tests.export import stand_in
 from tests.export.networks import of_one_batch
 from tests.export.networks import settled as with_statistics
 from tests.export.test_sensitivity import IMAGES as HARMFUL_IMAGES
@@ -113,6 +115,18 @@ def test_an_engine_is_written_and_not_run_without_a_gpu(source: Source, network:
     assert "no CUDA device" in proof.detail
     assert file.passed  # what was not run has not failed
     assert any("not run here" in note for note in file.notes)
+
+
+def test_an_engine_that_runs_is_proven_and_its_layers_are_in_the_report(
+    source: Source, network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.install(monkeypatch)
+    file = written("tensorrt", source, truth_of_network(network, IMAGES), RECIPE)
+    assert [proof.passed for proof in file.proofs] == [True]
+    (rows,) = engine_rows([file]).values()
+    assert {"name", "kind", "nodes", "formats", "kernel", "median_ms"} == rows[0].keys()
+    assert rows[0]["median_ms"] == 0.5
+    assert any("stem.0/Conv" in row["nodes"] for row in rows)
 
 
 @pytest.mark.parametrize("runtime", ["ONNX Runtime", "OpenVINO"])

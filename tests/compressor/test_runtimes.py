@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from onnx import helper as onnx_helper
 from torch import nn
 
 from compressor.errors import UsageError
 from compressor.latency import latencies
-from compressor.layers import layer_rows
+from compressor.layers import layer_rows, nodes_of_engine
 from compressor.measure import profiled
 from compressor.recipe import ProfileRecipe
 from compressor.runtimes import RUNTIMES, USUAL, choose, named
-from export import ExportError, open_openvino, open_session, to_onnx
+from export import NEEDS, Asked, EngineLayer, ExportError, derived, open_openvino, open_session, to_onnx
+from profiles.layers import gathered
+from tests.export import stand_in
 
 NO_CUDA = not torch.cuda.is_available()
 
@@ -60,7 +64,7 @@ def test_all_is_what_this_machine_has_and_a_name_is_an_order() -> None:
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python itself refuses a module whose place in ``sys.modules`` is taken by None."""
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(UsageError, match="needs the package openvino") as caught:
+    with pytest.raises(UsageError, match="needs OpenVINO, which is not installed") as caught:
         choose(("openvino",), "fp32", {"teacher": ["network"]})
     assert "compress-to-edge[openvino]" in str(caught.value.hint)
 
@@ -119,6 +123,90 @@ def test_activations_of_network_and_file_are_in_a_profile(tmp_path: Path) -> Non
     for who, width in (("teacher", 16), ("student", 8)):
         assert found.counts[who].activation_bytes == 4 * (width * 144 + 8 * 100)
         assert found.file_counts[who].activation_bytes == found.counts[who].activation_bytes
+
+
+def test_a_runtime_says_what_it_runs_when_it_is_given_something_else() -> None:
+    with pytest.raises(UsageError, match="`pytorch` runs networks, and the teacher is a file"):
+        choose(("torch",), "fp32", {"teacher": ["file"]})
+    with pytest.raises(UsageError, match="`onnxruntime` runs files, and the student is an engine") as caught:
+        choose(("ort",), "fp32", {"teacher": ["file"], "student": ["engine"]})
+    assert str(caught.value.hint) == "for engines: tensorrt"
+
+
+@pytest.mark.skipif(not NO_CUDA, reason="there is a CUDA device here")
+def test_tensorrt_needs_a_gpu_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`tensorrt` needs a CUDA device"):
+        choose(("trt",), "fp32", {"teacher": ["file"]})
+    with pytest.raises(UsageError, match="no runtime is left to measure in") as caught:
+        choose((), "fp32", {"teacher": ["engine"]})
+    assert "tensorrt is left out" in str(caught.value.hint)
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in.install(monkeypatch)
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("compressor.runtimes._has_gpu", lambda: True)
+    monkeypatch.setattr("compressor.runtimes.NEEDS", {"tensorrt": SimpleNamespace(missing=False)})
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_networks_and_files_become_engines_for_the_batch_and_are_timed_on_both_clocks() -> None:
+    (row,), _ = latencies(PAIR, {}, IMAGE, ProfileRecipe(runtimes=("trt",), batches=(2,), samples=4))
+    assert (row["runtime"], row["batch"], row["precision"]) == ("tensorrt", 2, "as in the file")
+    for who in PAIR:
+        assert len(row[who]["gpu_ms"]) == len(row[who]["samples_ms"]) == 4
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_an_engine_is_profiled_as_it_is_and_its_layers_are_named(tmp_path: Path) -> None:
+    onnx = to_onnx(PAIR["student"], IMAGE, tmp_path / "n.onnx").path
+    engine = derived("tensorrt", onnx, tmp_path / "n.engine", Asked()).path
+    files = {"student": engine}
+    recipe = ProfileRecipe(runtimes=(), batches=(2,), samples=3)
+    found = profiled({}, files, IMAGE, recipe)
+    assert [row["runtime"] for row in found.latency] == ["tensorrt"]
+    assert any("is an engine" in note for note in found.notes)
+    layers = layer_rows({}, files, IMAGE, recipe)
+    assert layers["runtime"] == "tensorrt"
+    assert [row["layer"] for row in layers["layers"]][:2] == ["0", "2"]
+    assert layers["layers"][0]["student"] == 0.5
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_layers_in_tensorrt_stand_under_the_names_of_the_network() -> None:
+    found = layer_rows(PAIR, {}, IMAGE, ProfileRecipe(runtimes=("trt",), batches=(2,), samples=3))
+    names = [row["layer"] for row in found["layers"]]
+    assert {"0", "2", "6"} <= set(names)
+    assert {"teacher", "student"} <= found["layers"][0].keys()
+
+
+def test_a_layer_of_an_engine_is_known_by_its_product_and_one_of_no_node_by_its_kind() -> None:
+    nodes = [
+        onnx_helper.make_node("DequantizeLinear", ["x", "s"], ["a"], name="conv/dequantise"),
+        onnx_helper.make_node("Conv", ["a", "conv.weight"], ["y"], name="conv/Conv"),
+    ]
+    graph = onnx_helper.make_graph(nodes, "g", [], [])
+    layers = (
+        EngineLayer("l1", "CaskConvolution", ("conv/dequantise", "conv/Conv"), samples_ms=(1.0,)),
+        EngineLayer("l2", "Reformat", (), samples_ms=(2.0,)),
+        EngineLayer("weights", "Constant", ("conv/Conv",)),
+    )
+    found = nodes_of_engine(layers, graph, (4.0,))
+    assert [(node.name, node.op) for node in found.nodes] == [("conv/Conv", "Conv"), ("l2", "Reformat")]
+    assert [layer.name for layer in gathered(found, graph).layers] == ["conv/Conv", "(Reformat)"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    NO_CUDA or NEEDS["tensorrt"].missing, reason="no CUDA device here, or TensorRT is not installed"
+)
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_engine_is_timed_on_a_gpu(graph: bool) -> None:
+    recipe = ProfileRecipe(runtimes=("trt",), cuda_graph=graph, samples=20)
+    (row,), _ = latencies(PAIR, {}, IMAGE, recipe)
+    for who in PAIR:
+        assert 0 < row[who]["gpu_median_ms"] <= row[who]["median_ms"]
 
 
 @pytest.mark.gpu
