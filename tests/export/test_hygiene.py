@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export import compare, open_session, to_onnx
+from export import Asked, compare, derived, open_session, to_onnx
 
 from .networks import Residual, settled
 from .test_onnx import EXAMPLE, function_of, operators_in
@@ -122,3 +122,60 @@ def same(network: nn.Module, path: Path, size: tuple[int, ...] = (3, 3, 12, 12))
     batches = [np.random.default_rng(0).normal(size=size).astype(np.float32)]
     run = function_of(network)
     return compare("n", run, lambda x: session(input=x)["logits"], batches, relative_tolerance=1e-5).passed
+
+
+class Averages(nn.Module):
+    """Every way to write an average over the image, and two that are none."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.conv, self.pool = way, nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        ways = {
+            "pool": lambda: self.pool(x).flatten(1),
+            "mean": lambda: x.mean((2, 3)),
+            "mean, backwards": lambda: x.mean((-1, -2)),
+            "kept": lambda: x * x.mean((2, 3), keepdim=True),
+            "output": lambda: x.mean((2, 3), keepdim=True),
+            "rows": lambda: x.mean(2),
+            "channels": lambda: x.mean(1),
+        }
+        return ways[self.way]()
+
+
+@pytest.mark.parametrize(
+    ("way", "pools"),
+    [
+        ("pool", True), ("mean", True), ("mean, backwards", True), ("kept", True), ("output", True),
+        ("rows", False), ("channels", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("free_size", [False, True])
+def test_an_average_over_the_image_is_called_a_pool(
+    way: str, pools: bool, free_size: bool, tmp_path: Path
+) -> None:
+    network = settled(Averages(way))
+    path = to_onnx(network, EXAMPLE, tmp_path / "n.onnx", free_size=free_size).path
+
+    assert operators_in(path).count("GlobalAveragePool") == pools
+    assert operators_in(path).count("ReduceMean") == (not pools)
+    assert same(network, path)
+    assert onnx.load(path).graph.output[0].name == "logits"
+    if way == "pool":
+        names = [node.name for node in onnx.load(path).graph.node]
+        assert "pool/GlobalAveragePool" in names
+
+
+def test_in_int8_an_average_is_computed_in_8_bits(tmp_path: Path) -> None:
+    """A mean would be computed in float32, between a dequantising and a quantising node."""
+    images = np.random.default_rng(0).normal(size=(8, 3, 12, 12)).astype(np.float32)
+    path = to_onnx(settled(Averages("mean")), EXAMPLE, tmp_path / "n.onnx").path
+    made = onnx.load(derived("onnx-int8", path, tmp_path / "q.onnx", Asked((images,))).path).graph.node
+
+    pool = next(node for node in made if node.op_type == "GlobalAveragePool")
+    before = next(node for node in made if pool.input[0] in node.output)
+    after = [node.op_type for node in made if pool.output[0] in node.input]
+    assert before.op_type == "DequantizeLinear"
+    assert after == ["QuantizeLinear"]
