@@ -93,7 +93,7 @@ def _tensorrt() -> tuple[bool, str, str]:
             return True, f"{name} {import_module(name).__version__}", ""
         except (ImportError, OSError):  # the bindings alone raise OSError-like errors without their library
             continue
-    return False, "not installed", "python -m pip install 'compress-to-edge[tensorrt]' on the target machine"
+    return False, "not installed", NEEDS["tensorrt"].install
 
 
 def _kernel_compiler() -> tuple[bool, str, str]:

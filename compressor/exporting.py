@@ -21,7 +21,7 @@ from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
 from compressor.proving import Proof, Truth, proven
 from compressor.recipe import ALL, AUTO, ExportRecipe
-from compressor.runtimes import ENGINE
+from compressor.runtimes import kind_of
 from compressor.sensitive import fewest
 from export import (
     FORMATS,
@@ -145,7 +145,7 @@ def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bo
         f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if proof.passed is None
     ]
     notes = tuple(f"{artifact.path.name}: {note}" for note in artifact.notes)
-    ran = artifact.path.suffix == ENGINE and all(proof.passed is not None for proof in proofs)
+    ran = kind_of(artifact.path) == "engine" and all(proof.passed is not None for proof in proofs)
     layers = _layers(artifact.path, truth) if ran else ()
     return Written(artifact, tuple(proofs), tuple(checks), (*notes, *unproven), layers)
 

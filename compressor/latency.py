@@ -65,7 +65,9 @@ def _batch(
     for name in names:
         # Runtimes are not interleaved with each other: they would take each other's caches and pools of threads.
         with _threads(recipe.threads), torch.inference_mode():
-            subjects: Mapping[str, Any] = networks if "network" in RUNTIMES[name].takes else files
+            takes = RUNTIMES[name].takes
+            there = {who: path for who, path in files.items() if kind_of(path) in takes}
+            subjects: Mapping[str, Any] = networks if "network" in takes else there
             calls = {who: RUNTIMES[name].open(subject, images, asked) for who, subject in subjects.items()}
             if not calls:
                 continue

@@ -15,9 +15,10 @@ import numpy as np
 from rich.table import Table
 from torch import Tensor, nn
 
+from compressor.errors import UsageError
 from compressor.latency import in_files
 from compressor.recipe import ProfileRecipe
-from compressor.runtimes import RUNTIMES, engine_for, kind_of, named
+from compressor.runtimes import KINDS, RUNTIMES, engine_for, kind_of, named
 from export import EngineLayer, engine_layers, open_session
 from profiles import NodeTime, NodeTimes
 from profiles.cuda import CudaCall
@@ -36,8 +37,7 @@ def layer_rows(
 ) -> dict[str, Any]:
     """Every layer with the milliseconds of each subject, then what was not attributed, and the whole run."""
     batch = recipe.batches[0]
-    engines = any(kind_of(path) == "engine" for path in files.values())
-    runtime = "tensorrt" if engines or "tensorrt" in named(recipe.runtimes) else "onnxruntime"
+    runtime = _telling(files, recipe)
     found: dict[str, LayerTimes] = {}
     wasteful: tuple[Waste, ...] = ()
     images = image[:1].repeat(batch, 1, 1, 1).numpy()
@@ -66,6 +66,17 @@ def layer_rows(
         "total": {who: each.total_ms for who, each in found.items()},
         "wasteful_widths": [each.to_dict() for each in wasteful],
     }
+
+
+def _telling(files: Mapping[str, Path], recipe: ProfileRecipe) -> str:
+    """The runtime that is asked: only two tell."""
+    kinds = {kind_of(path) for path in files.values()}
+    for kind in kinds - {"file", "engine"}:
+        raise UsageError(
+            f"where the time goes is told by ONNX Runtime and TensorRT, and not for {KINDS[kind][1]}",
+            "give the ONNX file",
+        )
+    return "tensorrt" if "engine" in kinds or "tensorrt" in named(recipe.runtimes) else "onnxruntime"
 
 
 def engine_times(path: Path, images: Array, rounds: int) -> LayerTimes:

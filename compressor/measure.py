@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compressor.cutting.proof import Check
 from compressor.latency import Row, latencies
 from compressor.recipe import ProfileRecipe
-from compressor.runtimes import kind_of
+from compressor.runtimes import KINDS, kind_of
 from profiles import Counts, FileCounts, ProfileError, count, count_file, fingerprint
 
 
@@ -56,8 +56,10 @@ def profiled(
     file_counts: dict[str, FileCounts] = {}
     notes: list[str] = []
     for name, path in files.items():
-        if kind_of(path) == "engine":
-            notes.append(f"`{path}` is an engine: what it computes is counted in its ONNX file")
+        if kind_of(path) != "file":
+            notes.append(
+                f"`{path}` is {KINDS[kind_of(path)][0]}: what it computes is counted in its ONNX file"
+            )
             continue
         try:
             file_counts[name] = count_file(path, side=image.shape[2:])

@@ -40,6 +40,7 @@ from compressor.exporting import (
     written_all,
     written_onnx,
 )
+from compressor.file_times import with_times
 from compressor.files import write_atomic, write_json
 from compressor.given import FORM, check_given, load_given
 from compressor.graph.trace import trace
@@ -241,6 +242,12 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         for note in profile.notes:
             steps.warn(note)
         checks += [costs_alike(profile, name) for name in profile.file_counts]
+        ship = [each.artifact.path for each in proven if each.artifact is not None]
+        proofs, slow = with_times(
+            proofs, ship, real[:1], recipe.profile, against=paths["teacher"], plain=paths["student"].name
+        )
+        for note in slow:
+            steps.warn(note)
         step.outcome = ", ".join(
             f"{row['runtime']} {row['speedup']['median']:.2f}× as fast"
             for row in profile.latency

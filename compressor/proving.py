@@ -6,7 +6,7 @@ Nothing here decides what happens to a file that fails, and nothing here writes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ class Proof:
     agreement: float | None = None
     samples: int = 0
     accuracy: float | None = None
+    timing: Mapping[str, Any] | None = None
+    """Milliseconds, and how many times as fast as the file that it is timed against."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, which have no infinity."""

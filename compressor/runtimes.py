@@ -21,8 +21,17 @@ if TYPE_CHECKING:
     from export import Engine, Session
 
 Call = Callable[[], object]
-Kind = Literal["network", "file", "engine"]
-ENGINE = ".engine"
+Kind = Literal["network", "file", "engine", "ir", "program"]
+
+KINDS: dict[Kind, tuple[str, str]] = {
+    "network": ("a network", "networks"),
+    "file": ("an ONNX file", "ONNX files"),
+    "engine": ("an engine", "engines"),
+    "ir": ("an OpenVINO file", "OpenVINO files"),
+    "program": ("an ExecuTorch program", "ExecuTorch programs"),
+}
+"""What can be run, and what one and many of it are called."""
+SUFFIXES: dict[str, Kind] = {".onnx": "file", ".engine": "engine", ".xml": "ir", ".pte": "program"}
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -60,7 +69,7 @@ class Runtime:
 
 def kind_of(path: Path) -> Kind:
     """What a file is, by its name."""
-    return "engine" if path.suffix == ENGINE else "file"
+    return SUFFIXES.get(path.suffix, "file")
 
 
 def _pytorch(network: nn.Module, images: Tensor, asked: Asked) -> Call:
@@ -99,6 +108,12 @@ def _openvino(path: Path, images: Tensor, asked: Asked) -> Call:
     from export import open_openvino
 
     return _fed(open_openvino(path, threads=asked.threads), images)
+
+
+def _executorch(path: Path, images: Tensor, asked: Asked) -> Call:
+    from export import open_program
+
+    return _fed(open_program(path, threads=asked.threads), images)
 
 
 def _onnxruntime_cuda(path: Path, images: Tensor, asked: Asked) -> Call:
@@ -143,7 +158,7 @@ def engine_for(path: Path, batch: int) -> Engine:
         return load_engine(path)
     ask = EngineAsk((batch, batch, batch), cache=cache_root() / "engines")
     with TemporaryDirectory() as folder:
-        made = derived("tensorrt", path, Path(folder) / f"{path.stem}{ENGINE}", AskedOfFile(engine=ask))
+        made = derived("tensorrt", path, Path(folder) / f"{path.stem}.engine", AskedOfFile(engine=ask))
         return load_engine(made.path)
 
 
@@ -155,10 +170,11 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime-cuda": Runtime(
         "ONNX Runtime, CUDA", ("file",), _onnxruntime_cuda, needs="onnxruntime-cuda", cuda=True
     ),
-    "openvino": Runtime("OpenVINO", ("file",), _openvino, needs="openvino"),
+    "openvino": Runtime("OpenVINO", ("file", "ir"), _openvino, needs="openvino", usual_for="ir"),
     "tensorrt": Runtime(
         "TensorRT", ("file", "engine"), _tensorrt, needs="tensorrt", cuda=True, usual_for="engine"
     ),
+    "executorch": Runtime("ExecuTorch", ("program",), _executorch, needs="executorch", usual_for="program"),
 }
 
 ALIASES = {
@@ -218,9 +234,9 @@ def _problem(name: str, precision: str, given: Mapping[str, Iterable[Kind]]) -> 
         if not runtime.can_run(kinds):
             kind = next(iter(kinds))
             return UsageError(
-                f"`{name}` runs {' and '.join(f'{each}s' for each in runtime.takes)}, and the {who} is "
-                f"{'an engine' if kind == 'engine' else 'a file'}",
-                f"for {kind}s: {_for(kind)}",
+                f"`{name}` runs {' and '.join(KINDS[each][1] for each in runtime.takes)}, and the {who} is "
+                f"{KINDS[kind][0]}",
+                f"for {KINDS[kind][1]}: {_for(kind)}",
             )
     if runtime.cuda and not _has_gpu():
         return UsageError(

@@ -6,7 +6,7 @@ input has to be made up: noise of the shape that the student folder, the file or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ from compressor.exporting import (
     written,
     written_onnx,
 )
+from compressor.file_times import with_times
 from compressor.layers import layer_rows, layer_table
 from compressor.measure import Profile, profiled
 from compressor.models import BUILTIN
@@ -38,10 +39,19 @@ from compressor.proving import Proof, in_pytorch, truth_of_file, truth_of_networ
 from compressor.recipe import DataRecipe, ExportRecipe, ModelRecipe, ProfileRecipe, read_recipe
 from compressor.report.table import latency_title, measured, percent, short, spread
 from compressor.rundir import RunFolder
-from compressor.runtimes import ENGINE
+from compressor.runtimes import KINDS, SUFFIXES, Kind, kind_of
 from compressor.student import is_student, load_student
 from compressor.teacher import build_model, check_weights
-from export import FORMATS, load_engine, open_session, open_stranger
+from export import (
+    FORMATS,
+    Engine,
+    Session,
+    load_engine,
+    open_openvino,
+    open_program,
+    open_session,
+    open_stranger,
+)
 from profiles import Counts, FileCounts
 from profiles.granule import Waste
 
@@ -49,6 +59,12 @@ Shape = tuple[int, int, int]
 
 IMAGENET: Shape = (3, 224, 224)
 WHO = ("teacher", "student")
+OPENS: dict[Kind, Callable[[Path], Session | Engine]] = {
+    "file": open_session,
+    "engine": load_engine,
+    "ir": open_openvino,
+    "program": open_program,
+}
 
 
 @dataclass(frozen=True)
@@ -63,13 +79,12 @@ class Subject:
 def resolve(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Subject:
     """The network or file that a name means."""
     path = Path(model.name)
-    if path.suffix in (".onnx", ENGINE) and not path.is_file():
-        raise UsageError(f"no file `{path}`")
-    if path.suffix == ENGINE:
-        return Subject(None, path, shape or _image(load_engine(path).inputs[0].shape))
-    if path.suffix == ".onnx":
-        open_stranger(path)  # in a process of its own first: it may be anybody's file
-        return Subject(None, path, shape or _shape_of_file(path))
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise UsageError(f"no file `{path}`")
+        if path.suffix == ".onnx":
+            open_stranger(path)  # in a process of its own first: it may be anybody's file
+        return Subject(None, path, shape or _image(OPENS[kind_of(path)](path).inputs[0].shape))
     folder = student_folder(path)
     if folder is not None:
         student = load_student(folder, trust=model.trust)
@@ -161,9 +176,10 @@ def export_subject(request: ExportRequest) -> Exported:
     with TemporaryDirectory() as scratch:
         if subject.network is None:
             assert subject.file is not None
-            if subject.file.suffix == ENGINE:
+            if kind_of(subject.file) != "file":
                 raise UsageError(
-                    f"`{model.name}` is an engine, of which nothing else can be made", "give its ONNX file"
+                    f"`{model.name}` is {KINDS[kind_of(subject.file)][0]}, of which nothing else can be made",
+                    "give its ONNX file",
                 )
             names = tuple(name for name in names if name != "onnx")
             if not names:
@@ -173,7 +189,7 @@ def export_subject(request: ExportRequest) -> Exported:
             source = Source(subject.file, stem, calibration=calibration)
             truth, whose = truth_of_file(subject.file, images, data), subject.file.name
         else:
-            onnx = _target("onnx", names, stem, request.out) or Path(scratch) / "model.onnx"
+            onnx = _target("onnx", names, stem, request.out) or Path(scratch) / f"{stem.name}.onnx"
             artifact = written_onnx(subject.network, images[:1], onnx, recipe, {})
             source = Source(onnx, stem, subject.network, images[:1], calibration)
             truth, whose = truth_of_network(subject.network, images, data), "network"
@@ -186,9 +202,13 @@ def export_subject(request: ExportRequest) -> Exported:
                 else written(name, source, truth, recipe, target)
             )
             files.append(file)
+        proofs, slow = with_times(
+            [in_pytorch(whose, truth), *(proof for file in files for proof in file.proofs)],
+            [file.artifact.path for file in files if file.artifact is not None],
+            images[:1], ProfileRecipe(), against=source.onnx, plain=source.onnx.name,
+        )  # fmt: skip
         files = [settled(file) for file in files]
-    proofs = [in_pytorch(whose, truth), *(proof for file in files for proof in file.proofs)]
-    return Exported(files, proofs, (*(note for file in files for note in file.notes), *left_out))
+    return Exported(files, proofs, (*(note for file in files for note in file.notes), *left_out, *slow))
 
 
 def _target(name: str, names: Sequence[str], stem: Path, out: Path | None) -> Path | None:
@@ -255,11 +275,6 @@ def _figures(profile: Profile) -> list[tuple[str, dict[str, float]]]:
 
 def _noise(images: int, shape: Shape) -> Tensor:
     return torch.randn(images, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def _shape_of_file(path: Path) -> Shape:
-    declared = open_session(path).inputs[0].shape
-    return _image(declared)
 
 
 def _image(shape: tuple[Any, ...]) -> Shape:

@@ -45,15 +45,21 @@ def to_executorch(network: nn.Module, example: Tensor, path: Path, asked: Asked)
 
 
 def open_program(path: Path, *, threads: int | None = None) -> Session:
-    """Open a program in ExecuTorch's runtime on the CPU; it has one input and names nothing."""
+    """Open a program in ExecuTorch's runtime on the CPU; it has one input and names nothing.
+
+    ``threads`` holds for every program of this process: there is one pool.
+    """
     path = Path(path)
     require("executorch", f"open `{path}`")
     if not path.is_file():
         raise ExportError(f"cannot open `{path}`: no such file")
     with undisturbed():
+        from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime, Verification
     try:
         with _native_silence():
+            if threads and threads != portable_lib._threadpool_get_thread_count():
+                portable_lib._unsafe_reset_threadpool(threads)
             program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
             method = program.load_method("forward")
     except Exception as error:  # its C++ raises RuntimeError with a code

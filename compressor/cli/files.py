@@ -39,7 +39,7 @@ def profile(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure SUBJECT, or compare it with OTHER: each a model name, a student folder or an ONNX file."""
+    """Measure SUBJECT, or compare it with OTHER: each a model name, a student folder, or a file of any format."""
     from compressor.recipe import ProfileRecipe
     from compressor.subjects import print_profile, profile_subjects
 

@@ -14,6 +14,7 @@ from compressor.report.table import (
     error,
     how_fitted,
     how_measured,
+    how_timed,
     proof_rows,
     short,
     student_form,
@@ -50,6 +51,9 @@ def _lines(report: Report) -> Iterator[str]:
         ],
     )
     yield from _table(PROOF_HEAD, proof_rows(report.proofs))
+    if told := how_timed(report.proofs):
+        yield ""
+        yield told
     yield from _table(TRAINING_HEAD, training_rows(report))
     yield from _table(
         ("group", "units", "kept"),

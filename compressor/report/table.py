@@ -14,9 +14,10 @@ Row = tuple[str, str, str, str]
 TRAINING_HEAD = ("training", "taught by", "MACs removed", "epochs", "top-1", "seconds")
 
 PROOF_HEAD = (
-    "file", "runs in", "verdict", "off by", "allowed", "top-1", "precision", "mean", "cosine", "top-1 equal",
+    "file", "runs in", "verdict", "off by", "top-1", "ms", "speed", "allowed", "precision", "mean", "cosine",
+    "top-1 equal",
 )  # fmt: skip
-PROOF_HEAD_OF_SCREEN = PROOF_HEAD[:6]
+PROOF_HEAD_OF_SCREEN = PROOF_HEAD[:7]
 """What fits on a screen of 80 columns."""
 
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
@@ -89,8 +90,10 @@ def proof_rows(proofs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             row["runtime"],
             _word(row),
             _figure(row, "max_abs_error", ".2g"),
-            _figure(row, "tolerance", ".2g"),
             _figure(row, "accuracy", ".2%"),
+            _figure(_timing(row), "median_ms", ".3f"),
+            _figure(_timing(row), "speedup", ".2f", "×"),
+            _figure(row, "tolerance", ".2g"),
             row["precision"],
             _figure(row, "mean_abs_error", ".2g"),
             _figure(row, "cosine", ".5f"),
@@ -106,9 +109,28 @@ def _word(proof: Mapping[str, Any]) -> str:
     return {True: "passed", False: "FAILED", None: "not run"}[proof["passed"]]
 
 
-def _figure(proof: Mapping[str, Any], key: str, form: str) -> str:
+def _timing(proof: Mapping[str, Any]) -> Mapping[str, Any]:
+    return proof.get("timing") or {}
+
+
+def how_timed(proofs: Sequence[Mapping[str, Any]]) -> str | None:
+    """One sentence about the times of files, where there are some."""
+    timings = [timing for proof in proofs if (timing := _timing(proof))]
+    if not timings:
+        return None
+    first = timings[0]
+    against = next((each["against"] for each in timings if "against" in each), None)
+    beside = f"; speed is against {against} in the same runtime" if against else ""
+    return (
+        f"Times of files: median of {first['rounds']} interleaved rounds, batch {first['batch']}, "
+        f"threads {first['threads']}{beside}."
+    )
+
+
+def _figure(row: Mapping[str, Any], key: str, form: str, unit: str = "") -> str:
     """A figure, or a dash where there is none: nothing was compared, or it is not a number."""
-    return "–" if proof[key] is None else format(proof[key], form).replace("%", " %")
+    value = row.get(key)
+    return "–" if value is None else format(value, form).replace("%", " %") + unit
 
 
 def about_files(check: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> bool:

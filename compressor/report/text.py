@@ -20,6 +20,7 @@ from compressor.report.table import (
     error,
     how_fitted,
     how_measured,
+    how_timed,
     proof_rows,
     student_form,
     training_rows,
@@ -46,7 +47,7 @@ def _screen(report: Report) -> RenderableType:
         Text(student_form(report), style="dim"),
         Text(""),
     ]
-    parts += [proof_table(report.proofs), Text("")]
+    parts += [proof_table(report.proofs), *_timed(report.proofs), Text("")]
     parts += _verdicts(report)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(""), Text(f"run folder: {report.folder}")]
@@ -59,9 +60,15 @@ def proof_table(proofs: Sequence[Mapping[str, Any]]) -> Table:
     return _table(head, [row[: len(head)] for row in proof_rows(proofs)])
 
 
+def _timed(proofs: Sequence[Mapping[str, Any]]) -> list[Text]:
+    told = how_timed(proofs)
+    return [Text(told, style="dim")] if told else []
+
+
 def print_files(proofs: Sequence[Any], checks: Sequence[Any], console: Console) -> None:
     """What `compress export` tells: the table of proofs, and what failed in full."""
-    console.print(proof_table([proof.to_dict() for proof in proofs]))
+    rows = [proof.to_dict() for proof in proofs]
+    console.print(Group(proof_table(rows), *_timed(rows)))
     for check in checks:
         if not check.passed:
             console.print(Text(f"FAILED  {check.name}: {check.detail}"))

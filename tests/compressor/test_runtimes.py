@@ -18,7 +18,19 @@ from compressor.layers import layer_rows, nodes_of_engine
 from compressor.measure import profiled
 from compressor.recipe import ProfileRecipe
 from compressor.runtimes import RUNTIMES, USUAL, choose, named
-from export import NEEDS, Asked, EngineLayer, ExportError, derived, open_openvino, open_session, to_onnx
+from compressor.subjects import profile_subjects
+from export import (
+    FORMATS,
+    NEEDS,
+    RUNNERS,
+    Asked,
+    EngineLayer,
+    ExportError,
+    derived,
+    open_openvino,
+    open_session,
+    to_onnx,
+)
 from profiles.layers import gathered
 from tests.export import stand_in
 
@@ -125,10 +137,19 @@ def test_activations_of_network_and_file_are_in_a_profile(tmp_path: Path) -> Non
         assert found.file_counts[who].activation_bytes == found.counts[who].activation_bytes
 
 
+def test_who_proves_a_file_and_who_times_it_have_one_name() -> None:
+    for name, runner in RUNNERS.items():
+        if name != "onnxruntime-unfused":
+            assert RUNTIMES[name].title == runner.title
+            assert RUNTIMES[name].needs == runner.needs
+
+
 def test_a_runtime_says_what_it_runs_when_it_is_given_something_else() -> None:
-    with pytest.raises(UsageError, match="`pytorch` runs networks, and the teacher is a file"):
+    with pytest.raises(UsageError, match="`pytorch` runs networks, and the teacher is an ONNX file"):
         choose(("torch",), "fp32", {"teacher": ["file"]})
-    with pytest.raises(UsageError, match="`onnxruntime` runs files, and the student is an engine") as caught:
+    with pytest.raises(
+        UsageError, match="`onnxruntime` runs ONNX files, and the student is an engine"
+    ) as caught:
         choose(("ort",), "fp32", {"teacher": ["file"], "student": ["engine"]})
     assert str(caught.value.hint) == "for engines: tensorrt"
 
@@ -140,6 +161,46 @@ def test_tensorrt_needs_a_gpu_to_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no runtime is left to measure in") as caught:
         choose((), "fp32", {"teacher": ["engine"]})
     assert "tensorrt is left out" in str(caught.value.hint)
+
+
+def test_files_of_other_runtimes_are_timed_where_they_run(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    pytest.importorskip("executorch", reason="ExecuTorch is not installed")
+    network = PAIR["student"]
+    onnx = to_onnx(network, IMAGE, tmp_path / "n.onnx").path
+    xml = derived("openvino", onnx, tmp_path / "n.xml", Asked()).path
+    pte = FORMATS["executorch"].function(network, IMAGE, tmp_path / "n.pte", Asked()).path
+    recipe = ProfileRecipe(runtimes=(), samples=3)
+
+    found = profiled({}, {"teacher": onnx, "student": xml}, IMAGE, recipe)
+    by_runtime = {row["runtime"]: row for row in found.latency}
+    assert by_runtime.keys() == {"onnxruntime", "openvino"}
+    assert "student" not in by_runtime["onnxruntime"]
+    assert by_runtime["openvino"]["speedup"]["median"] > 0
+    (note,) = found.notes
+    assert "is an OpenVINO file: what it computes is counted in its ONNX file" in note
+
+    (row,) = profiled({}, {"student": pte}, IMAGE, recipe).latency
+    assert (row["runtime"], len(row["student"]["samples_ms"])) == ("executorch", 3)
+    for path in (xml, pte):
+        assert profile_subjects([str(path)], None, recipe).latency
+        with pytest.raises(UsageError, match="where the time goes is told by ONNX Runtime and TensorRT"):
+            layer_rows({}, {"student": path}, IMAGE, recipe)
+
+
+@pytest.mark.parametrize("name", ["n.onnx", "n.xml", "n.pte", "n.engine"])
+def test_a_file_that_is_not_there_is_said_to_be_missing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no file"):
+        profile_subjects([str(tmp_path / name)], None, ProfileRecipe())
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".pte", ".onnx"])
+def test_a_broken_file_is_refused_in_one_line(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"n{suffix}"
+    path.write_bytes(b"no network at all")
+    with pytest.raises(ExportError) as caught:
+        profile_subjects([str(path)], None, ProfileRecipe())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture

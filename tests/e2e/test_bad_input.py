@@ -106,7 +106,7 @@ MISTAKES = [
     Mistake("precision of a file", "profile mypkg:teacher --shape 3,8,8 --runtime ort --precision fp16", WRONG,
             ("`onnxruntime`", "fp16 is for pytorch")),
     Mistake("runtime of networks for a file", "profile good.onnx --shape 3,8,8 --runtime torch", WRONG,
-            ("`pytorch` runs networks", "the teacher is a file", "openvino")),
+            ("`pytorch` runs networks", "the teacher is an ONNX file", "openvino")),
     Mistake("file that is no ONNX to profile", "profile some.onnx --shape 3,8,8", CANNOT, ("`some.onnx`",)),
     Mistake("no threads to profile", "profile mypkg:teacher --shape 3,8,8 --threads 0", WRONG, ("threads is 0",)),
     Mistake("unknown format", "export mypkg:teacher --shape 3,8,8 --to onxx", WRONG, ("`onxx`", "`onnx`")),

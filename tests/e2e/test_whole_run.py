@@ -139,7 +139,7 @@ def test_report_shows_one_screen_with_every_figure(finished: Run) -> None:
                   "passed  cut equals silenced teacher", "run folder: runs/a"):  # fmt: skip
         assert words in shown.out
     assert "\x1b" not in shown.out  # no colours into a file
-    assert len(shown.out.splitlines()) <= 38
+    assert len(shown.out.splitlines()) <= 39
 
 
 def test_report_as_markdown_is_the_file_in_the_folder(finished: Run) -> None:
