@@ -83,7 +83,7 @@ def main() -> None:
                 Entry(*(row[key] for key in ("way", "share", "file", "macs", "kept")))
                 for row in known[name]["rows"]
             ]
-            known[name]["rows"] = _timed(entries, work, given.threads, _image())
+            known[name]["rows"] = _timed(entries, work, given.threads, an_image())
         else:
             known[name] = measured(name, work, given.threads, given.pretrained)
         keep(given.json, figures(known), known)
@@ -93,8 +93,8 @@ def main() -> None:
 
 def measured(name: str, work: Path, threads: int, pretrained: bool) -> dict[str, Any]:
     """Everything about one network."""
-    network = _network(name, pretrained)
-    image = _image()
+    network = network_named(name, pretrained)
+    image = an_image()
     graph = trace(network, image)
     scores = score(network, graph, Scoring("l2", normalise="mean"))
     full = costs_of(graph)["macs"].of(full_widths(graph))
@@ -125,7 +125,7 @@ def measured(name: str, work: Path, threads: int, pretrained: bool) -> dict[str,
 
 def refit(name: str, known: dict[str, Any], work: Path) -> None:
     """The files of `--of latency` anew, in place."""
-    network, image = _network(name, known["pretrained"]), _image()
+    network, image = network_named(name, known["pretrained"]), an_image()
     graph = trace(network, image)
     scores = score(network, graph, Scoring("l2", normalise="mean"))
     bench = Bench(network, image, work, ExportRecipe(), ProfileRecipe(threads=known["threads"]))
@@ -140,11 +140,11 @@ def refit(name: str, known: dict[str, Any], work: Path) -> None:
         fitted.chosen.file.replace(work / row["file"])
 
 
-def _image() -> Tensor:
+def an_image() -> Tensor:
     return torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
-def _network(name: str, pretrained: bool) -> nn.Module:
+def network_named(name: str, pretrained: bool) -> nn.Module:
     torch.manual_seed(0)
     network = getattr(torchvision.models, name)(weights="DEFAULT" if pretrained else None).eval()
     if not pretrained:

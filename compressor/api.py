@@ -102,12 +102,14 @@ def measure_latency(
 ) -> Latency:
     """What widths cost in ONNX Runtime on this machine, for images like ``image``; its first size is the batch.
 
-    ``allowed``: fields of ``Budget`` that limit which widths are asked for later (``keep``, ``keep_at_least``).
+    ``allowed``: fields of ``Budget`` that limit which widths are asked for later (``keep``, ``keep_at_least``), or
+    ``latency_of="onnx-int8"`` for the time in INT8.
     """
+    budget = Budget(of="latency", **allowed)  # type: ignore[arg-type]
     recipe = ProfileRecipe(threads=threads, batches=(len(image),))
     with TemporaryDirectory() as folder:
-        bench = Bench(_still(teacher), image, Path(folder), ExportRecipe(), recipe)
-        return bench.latency(graph, Budget(of="latency", **allowed))  # type: ignore[arg-type]
+        bench = Bench(_still(teacher), image, Path(folder), ExportRecipe(), recipe, budget.latency_of)
+        return bench.latency(graph, budget)
 
 
 def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Given, *, folded: bool = False) -> None:

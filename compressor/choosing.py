@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.budget.request import COST_TITLES
 from compressor.cutting import FORMS, cut, form_of
 from compressor.cutting.proof import Check, check_cut, require
 from compressor.data.split import Data
@@ -68,7 +67,8 @@ def chosen_widths(
         return Chosen(stages(graph, scores, budget, recipe.distil.assistants, between=recipe.distil.between))
     image = next(iter(data.test.batches(1))).images
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(copy.deepcopy(teacher).cpu(), image, Path(folder), recipe.export, recipe.profile)
+        plain = copy.deepcopy(teacher).cpu()
+        bench = Bench(plain, image, Path(folder), recipe.export, recipe.profile, budget.latency_of)
         budget = on_its_granule(budget, bench)
         costs = measured_costs(
             graph,
@@ -155,7 +155,7 @@ def cut_away(
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
         of = recipe.budget.of if recipe.budget.remove else "macs"
-        step.outcome = f"{plan.removed(of):.1%} of the {COST_TITLES[of]} will go"
+        step.outcome = f"{plan.removed(of):.1%} of the {recipe.budget.title_of(of)} will go"
 
     with steps.step("Cut") as step:
         merely_cut = cut(teacher, plan)

@@ -18,7 +18,7 @@ from torch import nn
 
 from compressor.budget.allocate import Allocation, allocate
 from compressor.budget.limits import allowed_by
-from compressor.budget.request import COST_TITLES, Budget
+from compressor.budget.request import Budget
 from compressor.budget.timed import FileBytes, Measured
 from compressor.cutting import cut
 from compressor.errors import UsageError
@@ -76,7 +76,7 @@ class Fitted:
     teacher: Mapping[str, float]
     control: Round | None
     about: str
-    granule: int
+    budget: Budget
 
     @property
     def allocation(self) -> Allocation:
@@ -92,7 +92,7 @@ class Fitted:
 
     def _missed(self) -> str | None:
         reasons = [
-            f"the {COST_TITLES.get(name, name)} is {self.chosen.measured[name] / limit - 1:+.1%} from what is allowed"
+            f"the {self.budget.title_of(name)} is {self.chosen.measured[name] / limit - 1:+.1%} from what is allowed"
             for name, limit in self.allowed.items()
             if self.chosen.measured[name] > limit * (1 + TOLERATED[name])
         ]
@@ -104,7 +104,7 @@ class Fitted:
         """Plain JSON values; latency in milliseconds."""
         return {
             "about": self.about,
-            "granule": self.granule,
+            "granule": self.budget.granule,
             "teacher": dict(self.teacher),
             "allowed": dict(self.allowed),
             "solver": self.chosen.allocation.solver,
@@ -166,7 +166,7 @@ def fit(
         if rounds and allocation.plan.widths == rounds[-1].allocation.plan.widths:
             break  # another limit decides, or steps of channels are too coarse to come closer
         rounds = _timed(bench, [*rounds, built(f"round-{len(rounds) + 1}", allocation)])
-        said(_heard(rounds[-1], allowed))
+        said(_heard(rounds[-1], allowed, budget))
         if min(_off(each, allowed) for each in rounds) <= 0:
             break
         asked = _corrected(budget, allowed, rounds)
@@ -177,9 +177,7 @@ def fit(
         plain = built("macs", allocate(graph, scores, budget.share_of("macs", macs)))
         *rounds, control = _timed(bench, [*rounds, plain])
     chosen = min(rounds, key=lambda each: (_breaks(each, allowed), _off(each, allowed)))
-    return Fitted(
-        chosen, tuple(rounds), allowed, _of_teacher(bench, costs), control, bench.about, budget.granule
-    )
+    return Fitted(chosen, tuple(rounds), allowed, _of_teacher(bench, costs), control, bench.about, budget)
 
 
 def _timed(bench: Bench, rounds: Sequence[Round]) -> list[Round]:
@@ -231,9 +229,9 @@ def _of_teacher(bench: Bench, costs: Mapping[str, Measured]) -> dict[str, float]
     return {name: whole[name] for name in costs}
 
 
-def _heard(found: Round, allowed: Mapping[str, float]) -> str:
+def _heard(found: Round, allowed: Mapping[str, float], budget: Budget) -> str:
     return ", ".join(
-        f"{COST_TITLES.get(name, name)} {found.measured[name] / limit:.1%} of what is allowed, "
+        f"{budget.title_of(name)} {found.measured[name] / limit:.1%} of what is allowed, "
         f"{found.predicted[name] / limit:.1%} promised"
         for name, limit in allowed.items()
     )

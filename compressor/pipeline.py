@@ -98,6 +98,11 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
         )
     formats, left_out = formats_of(recipe.export)  # refused now, not after training
+    if recipe.budget.latency_of not in ("onnx", *formats):
+        raise UsageError(
+            f"widths are chosen by the time of `{recipe.budget.latency_of}`, and export.to is {list(recipe.export.to)}",
+            f"add `--to {recipe.budget.latency_of}`",
+        )
     run = open_run(out, recipe)
     if world.from_first(run.report.exists):
         return read_report(run.report) if world.first else None
@@ -260,6 +265,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             "remove": 0.0 if given else recipe.budget.remove,
             "of": recipe.budget.of,
             "limits": recipe.budget.limits(),
+            **({"latency_of": recipe.budget.latency_of} if "latency" in recipe.budget.needs else {}),
             **({"student": recipe.distil.student} if given else {}),
         },
         model={

@@ -1,5 +1,6 @@
 """What widths cost on this machine: the teacher's file is timed, its blocks are timed at other widths, and the sum of
-both is a cost that a plan can be made from. And the real thing beside it: a cut network, exported and timed.
+both is a cost that a plan can be made from. And the real thing beside it: a cut network, exported and timed. All of it
+in float32 or in INT8, whichever is going to ship: eight bits are fast at other widths.
 
 Blocks are kept in the cache as multiples of a reference block, by machine and shape, so that a second run on the same
 device measures only what is new to it.
@@ -17,13 +18,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from compressor.budget.allocate import choices_for
-from compressor.budget.blocks import latency_from, patterns, wanted_blocks
-from compressor.budget.request import Budget
+from compressor.budget.blocks import Beside, latency_from, patterns, wanted_blocks
+from compressor.budget.request import TIMED_FILES, Budget
 from compressor.budget.timed import Latency
 from compressor.cache import key_of, read_numbers, write_numbers
 from compressor.graph.channels import ChannelGraph
 from compressor.recipe import ExportRecipe, ProfileRecipe
-from export import Session, open_session, to_onnx
+from export import Asked, Session, derived, open_session, to_onnx
+from export.int8 import quantised_on
 from profiles import (
     Block,
     BlockTimes,
@@ -34,15 +36,20 @@ from profiles import (
     fingerprint,
     measure,
     node_times,
+    numbers_before,
     time_blocks,
 )
 from profiles.granule import GRANULE_BLOCKS, granule_from
 from profiles.latency import quantile
 
 PRODUCTS = frozenset(
-    "Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul QuickGelu LSTM GRU RNN QLinearConv".split()
+    "Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul QuickGelu LSTM GRU RNN QLinearConv "
+    "QGemm QLinearMatMul MatMulIntegerToFloat".split()
 )
 """Nodes of ONNX Runtime that are timed as blocks, or in proportion to them."""
+
+NOISE = 4
+"""Images by which a network is brought to INT8 when only its time counts."""
 
 NODE_ROUNDS = 12
 SAMPLES = 100
@@ -51,7 +58,8 @@ SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Real:
-    """A network that was really built: its file, its time (the teacher's, times the ratio measured now), its bytes."""
+    """A network that was really built: its plain file and the bytes of it; and the time, in the format that was asked
+    for: the teacher's, times the ratio measured now."""
 
     file: Path
     latency_ms: float
@@ -60,12 +68,22 @@ class Real:
 
 
 class Bench:
-    """The teacher as a file in ONNX Runtime, and every student beside it, at one batch and number of threads."""
+    """The teacher as a file in ONNX Runtime, and every student beside it, at one batch and number of threads.
+
+    ``timed_as``: the format that is timed (`TIMED_FILES`); blocks and bytes are those of the plain file.
+    """
 
     def __init__(
-        self, teacher: nn.Module, image: Tensor, folder: Path, export: ExportRecipe, profile: ProfileRecipe
+        self,
+        teacher: nn.Module,
+        image: Tensor,
+        folder: Path,
+        export: ExportRecipe,
+        profile: ProfileRecipe,
+        timed_as: str = "onnx",
     ) -> None:
         self._image, self._folder, self._export, self._profile = image[:1], folder, export, profile
+        self._timed_as = timed_as
         self.file = self.written(teacher, "teacher")
         self.batch = profile.batches[0]
         self._images = np.repeat(self._image.numpy(), self.batch, axis=0)
@@ -77,10 +95,11 @@ class Bench:
     def about(self) -> str:
         """Where times are measured."""
         threads = self._profile.threads
-        return f"onnxruntime on the CPU, batch {self.batch}, {threads} thread{'s' * (threads > 1)}"
+        where = f"onnxruntime on the CPU{TIMED_FILES[self._timed_as]}"
+        return f"{where}, batch {self.batch}, {threads} thread{'s' * (threads > 1)}"
 
     def written(self, network: nn.Module, name: str) -> Path:
-        """A network as a file, as runs export them."""
+        """A network as a plain file, as runs export them."""
         path = self._folder / f"{name}.onnx"
         return to_onnx(network, self._image, path, opset=self._export.opset).path
 
@@ -114,7 +133,7 @@ class Bench:
         choices = choices_for(graph, budget)
         times = self._times(wanted_blocks(found, choices), moved)
         nodes = node_times(
-            self.file,
+            self._shipped(self.file),
             {self._session.inputs[0].name: self._images},
             threads=self._profile.threads,
             rounds=NODE_ROUNDS,
@@ -126,7 +145,7 @@ class Bench:
             choices,
             times,
             teacher_ms=self.teacher_ms,
-            beside=_beside(nodes),
+            beside=_beside(nodes, self.teacher_ms, numbers_before(self.file, side=side)),
             about=self.about,
         )
 
@@ -136,12 +155,16 @@ class Bench:
 
     def _times(self, blocks: list[Block], moved: Callable[[float], None]) -> BlockTimes:
         """From the cache what is there, measured what is not."""
-        key = key_of({"device": machine(), "threads": self._profile.threads})
+        facts: dict[str, Any] = {"device": machine(), "threads": self._profile.threads}
+        if self._timed_as != "onnx":
+            facts["file"] = self._timed_as
+        key = key_of(facts)
         known = read_numbers("blocks", key)
         names = {block: json.dumps(asdict(block), sort_keys=True) for block in blocks}
         fresh = time_blocks(
             [block for block in blocks if names[block] not in known],
             threads=self._profile.threads,
+            made=quantised_on if self._timed_as == "onnx-int8" else lambda feed, model: model,
             moved=moved,
         )
         known |= {names[block]: ratio for block, ratio in fresh.ratios.items()}
@@ -149,8 +172,19 @@ class Bench:
             write_numbers("blocks", key, known)
         return BlockTimes({block: known[name] for block, name in names.items()}, fresh.reference_ms)
 
-    def _opened(self, path: Path) -> Session:
-        return open_session(path, threads=self._profile.threads)
+    def _shipped(self, plain: Path) -> Path:
+        """The file that is timed, beside the plain one that it is made of."""
+        if self._timed_as == "onnx":
+            return plain
+        path = plain.with_suffix(f".{self._timed_as}.onnx")
+        if not path.exists():
+            shape = (NOISE, *self._image.shape[1:])
+            noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+            derived(self._timed_as, plain, path, Asked((noise,)))
+        return path
+
+    def _opened(self, plain: Path) -> Session:
+        return open_session(self._shipped(plain), threads=self._profile.threads)
 
     def _call(self, session: Session) -> Callable[[], object]:
         feed = {session.inputs[0].name: self._images}
@@ -170,8 +204,15 @@ def machine() -> Mapping[str, Any]:
     return {name: facts[name] for name in names} | {"onnxruntime": packages["onnxruntime"]}
 
 
-def _beside(nodes: NodeTimes) -> float:
-    """The share of a run that is not in its products; never all of it."""
+def _beside(nodes: NodeTimes, whole_ms: float, before: tuple[int, ...]) -> Beside:
+    """From the nodes of a run that takes ``whole_ms`` where no profiler watches it.
+
+    No node takes less than the quickest: so much of each is the runtime's own, whatever the width.
+    """
     products = sum(node.median_ms for node in nodes.nodes if node.op in PRODUCTS)
-    whole = max(quantile(nodes.runs_ms, 0.5), products)
-    return min(0.9, 1 - products / whole) if whole else 0.0
+    others = [node.median_ms for node in nodes.nodes if node.op not in PRODUCTS]
+    if not products:
+        return Beside(0.0, 0.0, before)
+    own = len(others) * min(others, default=0.0)
+    between = max(0.0, whole_ms - products - sum(others))
+    return Beside((own + between) / products, (sum(others) - own) / products, before)

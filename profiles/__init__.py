@@ -17,6 +17,7 @@ from .reasons import NOTES, REASONS, Reason
 from .regression import Launch, Regression, Rule, decide
 
 if TYPE_CHECKING:
+    from .between import numbers_before
     from .block_times import BlockTimes, time_blocks
     from .blocks import Block, blocks_of
     from .counts import Counts, LayerCount, count
@@ -50,6 +51,7 @@ __all__ = [
     "fingerprint",
     "measure",
     "node_times",
+    "numbers_before",
     "paired_speedup",
     "time_blocks",
     "watching",
@@ -59,6 +61,7 @@ _LAZY = {
     "counts": ("Counts", "LayerCount", "count"),
     "onnx_counts": ("FileCounts", "NodeCount", "count_file"),
     "nodes": ("NodeTime", "NodeTimes", "node_times"),
+    "between": ("numbers_before",),
     "blocks": ("Block", "blocks_of"),
     "block_times": ("BlockTimes", "time_blocks"),
 }

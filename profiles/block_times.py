@@ -3,17 +3,26 @@
 Blocks are timed by the dozen in one file, each once in every run. Files follow one another over a minute or two, in
 which clocks and neighbours change; so each file also holds three copies of one reference block, and a block's time is
 known as a multiple of it. Such multiples can be kept from one day to the next, milliseconds cannot.
+
+A file can be made into another one before it is timed, as into one in INT8.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .blocks import Block, side_by_side
 from .latency import quantile
 from .nodes import node_times
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Feed = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+    Making = Callable[[Feed, bytes], bytes]
 
 REFERENCE = Block("Conv", (28, 28), 64, 64, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), ("Relu",))
 COPIES = 3
@@ -39,19 +48,21 @@ def time_blocks(
     threads: int = 1,
     rounds: int = ROUNDS,
     seconds_a_file: float = 8.0,
+    made: Making = lambda feed, model: model,
     moved: Callable[[float], None] = lambda done: None,
 ) -> BlockTimes:
-    """Time every block. ``moved`` is told the share that is done."""
+    """Time every block. ``made``: what is timed, of a file of blocks and what it is fed; nodes that run a block keep
+    its name. ``moved`` is told the share that is done."""
     ratios: dict[Block, float] = {}
     references: list[float] = []
     wanted = list(dict.fromkeys(blocks))
     for part in _parts(wanted):
-        reference, times = _timed(part, threads, rounds, seconds_a_file)
+        reference, times = _timed(part, threads, rounds, seconds_a_file, made)
         references.append(reference)
         ratios |= {block: time / reference for block, time in zip(part, times, strict=True)}
         moved(len(ratios) / len(wanted))
     if not references:
-        references.append(_timed([], threads, rounds, seconds_a_file)[0])
+        references.append(_timed([], threads, rounds, seconds_a_file, made)[0])
     return BlockTimes(ratios, quantile(references, 0.5))
 
 
@@ -69,7 +80,9 @@ def _parts(blocks: Sequence[Block]) -> Iterator[list[Block]]:
         yield part
 
 
-def _timed(blocks: Sequence[Block], threads: int, rounds: int, budget_s: float) -> tuple[float, list[float]]:
+def _timed(
+    blocks: Sequence[Block], threads: int, rounds: int, budget_s: float, made: Making
+) -> tuple[float, list[float]]:
     """The reference's milliseconds in this file, and those of each block."""
     import numpy as np
 
@@ -78,7 +91,7 @@ def _timed(blocks: Sequence[Block], threads: int, rounds: int, budget_s: float) 
     model, inputs = side_by_side(batch)
     random = np.random.default_rng(0)
     feed = {name: random.standard_normal(shape).astype(np.float32) for name, shape in inputs.items()}
-    times = node_times(model, feed, threads=threads, rounds=rounds, budget_s=budget_s)
+    times = node_times(made(feed, model), feed, threads=threads, rounds=rounds, budget_s=budget_s)
     samples = [[0.0] * len(times.runs_ms) for _ in batch]
     for node in times.nodes:
         if named := _NAMED.search(node.name):

@@ -81,14 +81,23 @@ def named_blocks(
     model = read_model(path)
     nodes, shapes = as_it_ran(path, model, list(side))
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    readers = readers_of(model)
+    return tuple(
+        (
+            _name(node),
+            _block(node, first, constants, tuple(kind for kind, _ in tail_of(node, readers)), batch),
+        )
+        for node, (first, _) in zip(nodes, shapes, strict=True)
+    )
+
+
+def readers_of(model: Any) -> dict[str, list[Any]]:
+    """The nodes that read each value."""
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    return tuple(
-        (_name(node), _block(node, first, constants, _tail(node, readers), batch))
-        for node, (first, _) in zip(nodes, shapes, strict=True)
-    )
+    return readers
 
 
 def _name(node: Any) -> str:
@@ -131,22 +140,25 @@ def _block(
     return None
 
 
-def _tail(node: Any, readers: Mapping[str, list[Any]]) -> tuple[str, ...]:
-    """The activations behind a product, as long as nobody else reads what is between. A gate on itself is SiLU."""
-    found: list[str] = []
+def tail_of(node: Any, readers: Mapping[str, list[Any]]) -> list[tuple[str, tuple[Any, ...]]]:
+    """The activations behind a product and their nodes, as long as nobody else reads what is between.
+
+    A gate on itself is SiLU.
+    """
+    found: list[tuple[str, tuple[Any, ...]]] = []
     while True:
         next_nodes = readers.get(node.output[0], [])
         kinds = sorted(each.op_type for each in next_nodes)
         if kinds == ["Mul", "Sigmoid"]:
             gate, product = sorted(next_nodes, key=lambda each: each.op_type != "Sigmoid")
             if gate.output[0] in product.input and len(readers.get(gate.output[0], [])) == 1:
-                found.append("SiLU")
+                found.append(("SiLU", (gate, product)))
                 node = product
                 continue
         if len(next_nodes) != 1 or kinds[0] not in ACTIVATIONS:
-            return tuple(found)
-        found.append(kinds[0])
+            return found
         node = next_nodes[0]
+        found.append((kinds[0], (node,)))
 
 
 def side_by_side(blocks: Sequence[Block]) -> tuple[bytes, dict[str, Shape]]:
@@ -163,6 +175,8 @@ def side_by_side(blocks: Sequence[Block]) -> tuple[bytes, dict[str, Shape]]:
         nodes += _nodes(number, block, name)
         weights += _weights(number, block)
         outputs.append(helper.make_empty_tensor_value_info(f"end{number}"))
+    if any("Clip" in block.tail for block in blocks):  # a runtime complains of what nothing reads
+        weights += _bounds()
     graph = helper.make_graph(
         nodes,
         "blocks",
@@ -230,11 +244,18 @@ def _weights(number: int, block: Block) -> list[Any]:
     random = np.random.default_rng(number)
     shape = (block.out, block.inner, *block.kernel)
     scale = np.float32(1 / math.sqrt(block.weights / block.out))
-    tensors = [
+    return [
         numpy_helper.from_array(random.standard_normal(shape, np.float32) * scale, f"w{number}"),
         numpy_helper.from_array(np.zeros(block.out, np.float32), f"c{number}"),
     ]
-    if number == 0:
-        tensors.append(numpy_helper.from_array(np.array(0, np.float32), "low"))
-        tensors.append(numpy_helper.from_array(np.array(6, np.float32), "high"))
-    return tensors
+
+
+def _bounds() -> list[Any]:
+    """Those of every `Clip`."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    return [
+        numpy_helper.from_array(np.array(bound, np.float32), name)
+        for name, bound in (("low", 0), ("high", 6))
+    ]

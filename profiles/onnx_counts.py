@@ -156,6 +156,22 @@ def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[
     return _products(path, model, _run(path, side)[1])
 
 
+def every_node_as_it_ran(path: Path, model: Any, side: list[int]) -> list[tuple[Any, tuple[Shape, Shape]]]:
+    """Every node that ran, in the file's order, with the shapes of its first input and its output."""
+    events = _run(path, side)[1]
+    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    if [event["args"]["op_name"] for event in events] != [node.op_type for node in nodes]:
+        raise ProfileError(
+            f"cannot follow `{path}`: it has {len(nodes)} nodes, of which {len(events)} ran once"
+        )
+    return [(node, _first_and_out(event)) for node, event in zip(nodes, events, strict=True)]
+
+
+def _first_and_out(event: Mapping[str, Any]) -> tuple[Shape, Shape]:
+    first, out = (event["args"][key] for key in ("input_type_shape", "output_type_shape"))
+    return _shape(first[0]) if first else (), _shape(out[0]) if out else ()
+
+
 def _products(path: Path, model: Any, events: Events) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
     ran = [event for event in events if event["args"]["op_name"] in PRODUCTS]
     nodes = [node for node in model.graph.node if node.op_type in PRODUCTS]
@@ -164,10 +180,7 @@ def _products(path: Path, model: Any, events: Events) -> tuple[list[Any], list[t
             f"cannot count `{path}`: it has {len(nodes)} products, of which {len(ran)} ran once",
             "loops, branches and functions inside a file are not counted",
         )
-    return nodes, [
-        tuple(_shape(event["args"][key][0]) for key in ("input_type_shape", "output_type_shape"))  # type: ignore[misc]
-        for event in ran
-    ]
+    return nodes, [_first_and_out(event) for event in ran]
 
 
 def _without_source(error: Exception) -> str:

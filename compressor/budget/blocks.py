@@ -17,7 +17,7 @@ from compressor.budget.terms import Choices, ends
 from compressor.budget.timed import Grid, Latency, Scaled, TimedLayer
 from compressor.errors import CompressError
 from compressor.graph.channels import ChannelGraph, Factor, Layer
-from compressor.graph.cost import full_widths
+from compressor.graph.cost import Widths, full_widths
 from profiles import Block, BlockTimes
 
 GRANULE = 8
@@ -51,10 +51,9 @@ def patterns(
     """Each layer of the graph with its block; None where it has none. ``macs``: of each product of the file."""
     full = full_widths(graph)
 
-    def size(factor: Factor) -> int:
-        return factor.constant + sum(times * int(full[group]) for group, times in factor.times)
-
-    own = [layer.positions * math.prod(size(factor) for factor in layer.factors) for layer in graph.layers]
+    own = [
+        layer.positions * math.prod(_size(factor, full) for factor in layer.factors) for layer in graph.layers
+    ]
     if own != list(macs):
         raise CompressError(
             f"cannot tell the time of layers: the network has {len(own)} products and its file {len(macs)}, "
@@ -63,7 +62,10 @@ def patterns(
         )
     found: list[Pattern | None] = []
     for layer, block in zip(graph.layers, blocks, strict=True):
-        if block is None or size(layer.factors[0]) != block.out or size(layer.factors[1]) != block.inner:
+        if block is None or (_size(layer.factors[0], full), _size(layer.factors[1], full)) != (
+            block.out,
+            block.inner,
+        ):
             found.append(None)
             continue
         number = graph.blocks.get(f"{layer.name}.weight")
@@ -78,7 +80,7 @@ def marks(bounds: tuple[float, float], multiple: int, *, dense: bool) -> list[in
         return [high]
     if dense:
         steps = [*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), *range(40, 65, 8), *range(80, 513, 16)]
-        wanted = [0.5 * GRANULE, *(step * GRANULE for step in steps)]
+        wanted = [0.5 * GRANULE, 1.5 * GRANULE, *(step * GRANULE for step in steps)]
     else:
         wanted = [high * share for share in (0.125, 0.25, 0.5, 0.75)]
     rounded = {-(-round(mark) // multiple) * multiple for mark in wanted if low < mark < high}
@@ -95,6 +97,16 @@ def wanted_blocks(found: Sequence[Pattern | None], choices: Choices) -> list[Blo
     return list(wanted)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a run takes beside its products, as multiples of their time: ``fixed`` at any width, such as what the
+    runtime spends on each node; ``moving`` with the numbers that are handled ``before`` each product."""
+
+    fixed: float
+    moving: float
+    before: tuple[int, ...]
+
+
 def latency_from(
     found: Sequence[Pattern | None],
     graph: ChannelGraph,
@@ -102,17 +114,17 @@ def latency_from(
     times: BlockTimes,
     *,
     teacher_ms: float,
-    beside: float,
+    beside: Beside,
     about: str,
 ) -> Latency:
-    """The cost. ``beside``: the share of the teacher's time that is not in its products."""
+    """The cost."""
     layers = []
     for pattern in found:
         if pattern is None:
             continue
         outs, inners = pattern.grid(choices)
         ms = [[times.ratios[pattern.at(out, inner)] * times.reference_ms for inner in inners] for out in outs]
-        grid = Grid.frontier(np.array(outs, float), np.array(inners, float), np.array(ms))
+        grid = Grid(np.array(outs, float), np.array(inners, float), np.array(ms))
         layers.append(
             TimedLayer(pattern.layer.name, pattern.layer.factors[0], pattern.layer.factors[1], grid)
         )
@@ -124,7 +136,11 @@ def latency_from(
     full = full_widths(graph)
     alone = Latency(tuple(layers), (), 1.0, teacher_ms, about)
     products = alone.of(full)
-    rest = [*_unmeasured(found, graph, products), *_beside(found, products * beside / (1 - beside))]
+    rest = [
+        *_unmeasured(found, graph, products),
+        *_moving(found, graph, beside.before, products * beside.moving),
+    ]
+    rest.append(Scaled(products * beside.fixed, ()))
     whole = Latency(tuple(layers), tuple(rest), 1.0, teacher_ms, about)
     return whole.scaled(teacher_ms / whole.of(full))
 
@@ -134,8 +150,7 @@ def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_m
     full = full_widths(graph)
 
     def macs(layer: Layer) -> float:
-        sizes = (f.constant + sum(t * int(full[g]) for g, t in f.times) for f in layer.factors)
-        return float(layer.positions * math.prod(sizes))
+        return float(layer.positions * math.prod(_size(factor, full) for factor in layer.factors))
 
     pairs = list(zip(graph.layers, found, strict=True))
     timed = sum(macs(layer) for layer, pattern in pairs if pattern is not None)
@@ -146,11 +161,22 @@ def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_m
     ]
 
 
-def _beside(found: Sequence[Pattern | None], ms: float) -> list[Scaled]:
-    """What happens between products follows what they write."""
-    written = [(pattern, pattern.block.written) for pattern in found if pattern is not None]
-    total = sum(numbers for _, numbers in written)
-    return [
-        Scaled(ms * numbers / total / pattern.block.out, (pattern.layer.factors[0],))
-        for pattern, numbers in written
-    ]
+def _moving(
+    found: Sequence[Pattern | None], graph: ChannelGraph, before: Sequence[int], ms: float
+) -> list[Scaled]:
+    """What happens before a product follows what that reads; of depthwise layers, what they write."""
+    full = full_widths(graph)
+    total = max(1, sum(before))
+    parts = []
+    for layer, pattern, numbers in zip(graph.layers, found, before, strict=True):
+        own = ms * numbers / total
+        if pattern is None:
+            parts.append(Scaled(own, ()))
+            continue
+        factor = layer.factors[0 if pattern.block.groups > 1 else 1]
+        parts.append(Scaled(own / _size(factor, full), (factor,)))
+    return [part for part in parts if part.ms]
+
+
+def _size(factor: Factor, widths: Widths) -> int:
+    return factor.constant + sum(times * int(widths[group]) for group, times in factor.times)

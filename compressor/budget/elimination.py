@@ -74,6 +74,14 @@ def most(terms: Terms, choices: Choices, order: tuple[Step, ...]) -> tuple[float
     return total, places
 
 
+def cheapest(terms: Terms, choices: Choices) -> list[int]:
+    """The places of the choices that cost least; where they are too entangled to tell, of the narrowest ones."""
+    order = order_of(terms, choices)
+    if order is None:
+        return [0] * len(choices)
+    return most({scope: -table for scope, table in terms.items()}, choices, order)[1]
+
+
 def _spread(table: Numbers, scope: Scope, wider: Scope) -> Numbers:
     """The table with its axes in the order of ``wider``, and axes of one for what it does not depend on."""
     order = sorted(range(len(scope)), key=lambda axis: wider.index(scope[axis]))

@@ -7,6 +7,7 @@ searched for instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget.request import COST_TITLES, Budget
-from compressor.budget.solve import Costing, Solution, solve
+from compressor.budget.solve import Costing, Solution, cheapest_widths, solve
 from compressor.budget.terms import Choices
 from compressor.errors import CompressError, UsageError
 from compressor.graph.channels import ChannelGraph
@@ -88,18 +89,26 @@ def widths_within(
     ranked: Sequence[NDArray[np.float64]], choices: Choices, allowed: Mapping[str, Allowed]
 ) -> Solution:
     """The widths that keep the highest sum of scores within all limits."""
-    narrowest = np.array([own[0] for own in choices.of], dtype=np.int64)
     widest = np.array([own[-1] for own in choices.of], dtype=np.int64)
     for name, limit in allowed.items():
-        floor, top = limit.cost.of(narrowest), limit.cost.of(widest)
+        floor, top = limit.cost.of(cheapest_widths(choices, limit.cost)), limit.cost.of(widest)
         if floor > limit.most:
             raise UsageError(
                 f"cannot meet {limit.option}: at least {_figure(name, floor)} stay"
                 f" ({1 - floor / top:.1%} of the teacher's {_figure(name, top)} can go), "
                 f"{_figure(name, limit.most)} are allowed",
-                "allow more, lower budget.keep_at_least, or keep fewer modules whole",
+                f"{_enough(name, limit, floor, top)}, lower budget.keep_at_least, or keep fewer modules whole",
             )
     return solve(choices, ranked, {name: (limit.cost, limit.most) for name, limit in allowed.items()})
+
+
+def _enough(name: str, limit: Allowed, floor: float, top: float) -> str:
+    """The limit that could be met, rounded to the safe side."""
+    option = limit.option.split()[0]
+    if option == "--ratio":
+        return f"use --ratio {math.floor(1000 * (1 - floor / top)) / 1000:g} or less"
+    enough = math.ceil(1000 * floor) / 1000 if name == "latency" else math.ceil(floor)
+    return f"use {option} {enough:g} or more"
 
 
 def _figure(name: str, amount: float) -> str:

@@ -9,6 +9,9 @@ from compressor.errors import UsageError, unknown_name
 COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
 """Each cost by its name in recipes, and as people write it."""
 
+TIMED_FILES = {"onnx": "", "onnx-int8": " in INT8"}
+"""The formats whose time can be asked for, and what the latency is then called beyond its name."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -21,6 +24,7 @@ class Budget:
     layers cannot empty any of them; ``least_width``: the channels that do. ``whole_heads``: attention loses heads
     instead of width inside every head. ``max_macs`` and its like are limits of their own, beside ``remove``
     or (with ``remove`` at 0) instead of it; widths are then searched for so that they keep the highest scores in sum.
+    ``latency_of``: the file whose time is meant (`TIMED_FILES`): in eight bits other widths are fast.
     """
 
     remove: float = 0.5
@@ -35,6 +39,7 @@ class Budget:
     max_params: int | None = None
     max_bytes: int | None = None
     max_latency_ms: float | None = None
+    latency_of: str = "onnx"
 
     def __post_init__(self) -> None:
         if self.of not in COST_TITLES:
@@ -53,6 +58,13 @@ class Budget:
                 raise UsageError(f"budget.{name} is {getattr(self, name)}, expected at least 1")
         if not 0 <= self.keep_at_least <= 1:
             raise UsageError(f"budget.keep_at_least is {self.keep_at_least:g}, expected a share from 0 to 1")
+        if self.latency_of not in TIMED_FILES:
+            raise unknown_name("timed file", self.latency_of, TIMED_FILES)
+        if self.latency_of != "onnx" and "latency" not in self.needs:
+            raise UsageError(
+                f"budget.latency_of is {self.latency_of}, and no time is asked for",
+                "add --of latency, or --max-latency-ms",
+            )
         self.granule_patterns()
 
     def limits(self) -> dict[str, float]:
@@ -70,7 +82,12 @@ class Budget:
             max_params=None,
             max_bytes=None,
             max_latency_ms=None,
+            latency_of="onnx",
         )
+
+    def title_of(self, cost: str) -> str:
+        """A cost as people write it, the latency with the file that is meant."""
+        return COST_TITLES.get(cost, cost) + (TIMED_FILES[self.latency_of] if cost == "latency" else "")
 
     @property
     def is_searched(self) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget import milp
-from compressor.budget.lagrange import Limit, Problem, Search, refined, searched
+from compressor.budget.elimination import cheapest
+from compressor.budget.lagrange import Limit, Problem, refined, searched
 from compressor.budget.local import improved
 from compressor.budget.terms import Choices, Terms, terms_of
 from compressor.graph.cost import Cost, Widths
@@ -62,7 +63,7 @@ def solve(
 ) -> Solution:
     """The choice of most summed scores in which each cost stays within what is allowed for it.
 
-    ``ranked``: the scores of each group's units, highest first. The narrowest choices must fit.
+    ``ranked``: the scores of each group's units, highest first. Some choices must fit.
     """
     values = [np.concatenate([[0.0], np.cumsum(own)]) for own in ranked]
 
@@ -74,7 +75,13 @@ def solve(
     fine = problem_over(choices)
     found = searched(problem_over(coarse))
     finer = refined(found, fine) if found is not None else None
-    places = _best_start(fine, [(coarse, found), (choices, finer)])
+    starts = [cheapest_widths(choices, cost) for cost, _ in costs.values()]
+    starts += [
+        _widths(some, search.best)
+        for some, search in ((coarse, found), (choices, finer))
+        if search is not None and search.best is not None
+    ]
+    places = _best_start(fine, starts)
     bound = finer.bound if finer is not None else None
     solver = "prices" if found is not None else "steps"
     places = improved(fine, places)
@@ -86,8 +93,20 @@ def solve(
             bound = answer.bound if bound is None else min(bound, answer.bound)
             better = improved(fine, answer.places) if fine.fits(answer.places) else places
             places = max(places, better, key=fine.value)
-    widths = np.array([own[place] for own, place in zip(choices.of, places, strict=True)], dtype=np.int64)
-    return Solution(widths, fine.value(places), bound, solver)
+    return Solution(_widths(choices, places), fine.value(places), bound, solver)
+
+
+def cheapest_widths(choices: Choices, cost: Costing) -> Widths:
+    """The narrowest widths; for a measured cost, which may rise where a layer gets narrower, those of its least."""
+    narrowest = _widths(choices, [0] * len(choices))
+    if isinstance(cost, Cost):
+        return narrowest
+    coarse = Choices(tuple(_thinned(own) for own in choices.of))
+    return min(narrowest, _widths(coarse, cheapest(cost.terms(coarse), coarse)), key=cost.of)
+
+
+def _widths(choices: Choices, places: Sequence[int]) -> Widths:
+    return np.array([own[place] for own, place in zip(choices.of, places, strict=True)], dtype=np.int64)
 
 
 def _terms(cost: Costing, choices: Choices) -> Terms:
@@ -101,13 +120,10 @@ def _thinned(widths: NDArray[np.int64]) -> NDArray[np.int64]:
     return widths[np.unique(np.linspace(0, len(widths) - 1, COARSE).round().astype(int))]
 
 
-def _best_start(fine: Problem, searches: Sequence[tuple[Choices, Search | None]]) -> list[int]:
-    """The best places found on the way, in terms of the fine choices; the narrowest where none was."""
-    starts = [[0] * len(fine.choices)]
-    for choices, search in searches:
-        if search is not None and search.best is not None:
-            widths = [own[place] for own, place in zip(choices.of, search.best, strict=True)]
-            starts.append(
-                [int(np.searchsorted(own, width)) for own, width in zip(fine.choices.of, widths, strict=True)]
-            )
-    return max((start for start in starts if fine.fits(start)), key=fine.value, default=starts[0])
+def _best_start(fine: Problem, starts: Sequence[Widths]) -> list[int]:
+    """The best of these widths that fits, as places; the first where none does."""
+    places = [
+        [int(np.searchsorted(own, width)) for own, width in zip(fine.choices.of, widths, strict=True)]
+        for widths in starts
+    ]
+    return max((start for start in places if fine.fits(start)), key=fine.value, default=places[0])

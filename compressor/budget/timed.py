@@ -1,9 +1,9 @@
 """Latency as a cost: what a choice of widths takes on one device, from blocks that were measured there.
 
 A layer's time is looked up in a grid over the channels that it writes and those that each of them reads; between grid
-points it is taken to be straight. A width that costs more than a wider one is never worth having, so each grid is
-replaced by the least that any width at least as wide costs. What a network does beside its products (sums, gates,
-changes of layout) is taken to follow the numbers that are written; and the whole is scaled to the teacher's own time.
+points it is taken to be straight. A narrow layer may well cost more than a wider one: in eight bits a convolution of 4
+channels does. What a network does beside its products (sums, gates, changes of layout) follows the numbers that it
+handles, but for what the runtime spends on every node; and the whole is scaled to the teacher's own time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,6 @@ class Grid:
     outs: Numbers
     inners: Numbers
     ms: Numbers
-
-    @staticmethod
-    def frontier(outs: Numbers, inners: Numbers, ms: Numbers) -> Grid:
-        """The grid without widths that cost more than wider ones."""
-        least = np.minimum.accumulate(ms[::-1], axis=0)[::-1]
-        return Grid(outs, inners, np.minimum.accumulate(least[:, ::-1], axis=1)[:, ::-1])
 
     def at(self, out: Numbers, inner: Numbers) -> Numbers:
         """Interpolated; below the narrowest width as at it, and never above the widest."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from compressor.budget.request import COST_TITLES
+from compressor.budget.request import COST_TITLES, TIMED_FILES
 from compressor.cli.values import TRUST_HELP, names, print_json, stdout
 from compressor.errors import UsageError
 from compressor.processes import launched
@@ -28,6 +28,11 @@ REMOVE_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
 @click.option("--max-params", type=int, help="The most parameters that may stay.")
 @click.option("--max-bytes", type=int, help="The most bytes of the ONNX file; measured.")
 @click.option("--max-latency-ms", type=float, help="The most milliseconds; measured in ONNX Runtime.")
+@click.option(
+    "--latency-of",
+    metavar=f"[{'|'.join(TIMED_FILES)}]",
+    help="The file whose time that is; onnx-int8 needs it in --to  [default: onnx]",
+)
 @click.option("--threads", type=int, help="Threads of every runtime that is measured  [default: 1]")
 @click.option(
     "--keep", multiple=True, metavar="PATTERN", help="Modules not to touch, as in 'head.*'; repeatable."
@@ -159,6 +164,7 @@ SETTINGS = {
     "ratio": "budget.remove",
     "cost": "budget.of",
     **{name: f"budget.{name}" for name in ("max_macs", "max_params", "max_bytes", "max_latency_ms")},
+    "latency_of": "budget.latency_of",
     "threads": "profile.threads",
     "keep": "budget.keep",
     "granule": "budget.granule",

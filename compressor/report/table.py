@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.budget.request import COST_TITLES
-from compressor.report.report import Report
+from compressor.budget.request import COST_TITLES, TIMED_FILES
+from compressor.report.report import Report, compared
 from compressor.runtimes import RUNTIMES
 
 Row = tuple[str, str, str, str]
@@ -48,6 +48,11 @@ def cost_rows(report: Report) -> list[Row]:
                 f"{gone} ({row['speedup']['median']:.2f}×)",
             )
         )
+    if of := _other_file(report):
+        cost = _reached(report, "latency")
+        before, after = cost["teacher"], cost["student"]
+        gone = f"{percent(cost['removed'])} ({before / after:.2f}×)"
+        rows.append((f"{of.strip()}, ms", f"{before:.3f}", f"{after:.3f}", gone))
     return rows
 
 
@@ -147,17 +152,16 @@ def asked_and_reached(report: Report) -> str:
     limits = report.request.get("limits", {})
     parts = []
     if report.request["remove"]:
-        reached = report.cost[KEYS.get(of, of)]["removed"]
         parts.append(
-            f"Asked to remove {percent(report.request['remove'])} of the {COST_TITLES[of]}, "
-            f"removed {percent(reached, 2)}"
+            f"Asked to remove {percent(report.request['remove'])} of the {_title(report, of)}, "
+            f"removed {percent(_reached(report, of)['removed'], 2)}"
         )
     for name, limit in limits.items():
         cost = name.removeprefix("max_").removesuffix("_ms")
-        figure = report.cost[KEYS.get(cost, cost)]["student"]
+        figure = _reached(report, cost)["student"]
         unit = " ms" if cost == "latency" else ""
         amount, most = (f"{each:.3f}" if unit else f"{each:,.0f}" for each in (figure, limit))
-        parts.append(f"asked for at most {most}{unit} {COST_TITLES.get(cost, cost)}, reached {amount}{unit}")
+        parts.append(f"asked for at most {most}{unit} {_title(report, cost)}, reached {amount}{unit}")
     if "student" in report.request:
         gone = percent(report.cost["macs"]["removed"])
         parts.append(
@@ -171,6 +175,24 @@ KEYS = {"latency": "latency_ms"}
 """Where a report keeps a cost under another name than its budget has."""
 
 
+def _other_file(report: Report) -> str:
+    """What the latency is called that widths were chosen by, where it is not that of the plain file."""
+    return TIMED_FILES[report.request.get("latency_of", "onnx")]
+
+
+def _title(report: Report, cost: str) -> str:
+    return COST_TITLES.get(cost, cost) + (_other_file(report) if cost == "latency" else "")
+
+
+def _reached(report: Report, cost: str) -> Mapping[str, Any]:
+    """A cost as the budget meant it. The time of another file than the plain one was measured to choose widths."""
+    if cost != "latency" or not _other_file(report):
+        return report.cost[KEYS.get(cost, cost)]
+    assert report.fit is not None
+    chosen = report.fit["rounds"][report.fit["chosen"]]
+    return compared(report.fit["teacher"]["latency"], chosen["measured"]["latency"])
+
+
 def how_fitted(report: Report) -> str | None:
     """How widths came to be, where time or bytes decided: promised beside measured, and the plain control."""
     if report.fit is None:
@@ -180,7 +202,7 @@ def how_fitted(report: Report) -> str | None:
     for name, figure in chosen["measured"].items():
         teacher = fit["teacher"][name]
         parts.append(
-            f"{COST_TITLES.get(name, name)} {percent(figure / teacher)} of the teacher's, "
+            f"{_title(report, name)} {percent(figure / teacher)} of the teacher's, "
             f"{percent(chosen['predicted'][name] / teacher)} promised, "
             f"{percent(fit['allowed'][name] / teacher)} allowed"
         )

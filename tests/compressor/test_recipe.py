@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.budget.request import COST_TITLES, Budget
+from compressor.budget.request import COST_TITLES, TIMED_FILES, Budget
 from compressor.distill.request import MASKS, METHOD_TITLES, SCORE_RULES, Distilling
 from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError
@@ -67,7 +67,8 @@ recipes = st.builds(
         ),
         least_width=st.integers(1),
         whole_heads=st.booleans(),
-    ),
+    )
+    | st.builds(Budget, of=st.just("latency"), latency_of=st.sampled_from([*TIMED_FILES])),
     saliency=st.builds(
         Scoring,
         texts,

@@ -13,10 +13,12 @@ from torch import nn
 from compressor.budget import milp, solve, terms
 from compressor.budget.elimination import most, order_of
 from compressor.budget.lagrange import Limit, Problem
+from compressor.budget.limits import Allowed, widths_within
 from compressor.budget.local import improved
 from compressor.budget.solve import Solution
 from compressor.budget.terms import Choices, Terms, looked_up, terms_of
 from compressor.budget.timed import FileBytes, Grid, Latency, Scaled, TimedLayer
+from compressor.errors import UsageError
 from compressor.graph.channels import ChannelGraph, Factor
 from compressor.graph.cost import costs_of, full_widths
 from compressor.graph.trace import trace
@@ -156,14 +158,34 @@ def test_highs_finds_the_best_of_all(seed: int) -> None:
     assert answer.bound >= best - 1e-6
 
 
-def test_a_grid_never_says_that_a_wider_layer_is_faster() -> None:
-    outs, inners = np.array([8.0, 16.0, 24.0]), np.array([4.0, 8.0])
-    grid = Grid.frontier(outs, inners, np.array([[3.0, 2.5], [2.0, 4.0], [5.0, 6.0]]))
-    assert (np.diff(grid.ms, axis=0) >= 0).all()
-    assert (np.diff(grid.ms, axis=1) >= 0).all()
+def test_a_grid_says_what_was_measured_and_is_straight_between() -> None:
+    grid = Grid(np.array([8.0, 16.0, 24.0]), np.array([4.0, 8.0]), np.array([[3, 2.5], [2, 4], [5, 6.0]]))
+    assert grid.at(np.array(8.0), np.array(4.0)) == 3.0  # more than the wider one beside it
     assert grid.at(np.array(16.0), np.array(4.0)) == 2.0
     assert grid.at(np.array(20.0), np.array(8.0)) == pytest.approx(5.0)
     assert grid.at(np.array(1.0), np.array(1.0)) == grid.ms[0, 0]
+
+
+def test_where_narrow_layers_cost_more_than_wide_ones_the_cheapest_widths_are_found() -> None:
+    """Two layers, each of which is fast at 6 of 8: what is allowed is met there and nowhere else."""
+    marks = np.array([1.0, 6.0, 8.0])
+    first = TimedLayer(
+        "1", Factor(0, ((0, 1),)), Factor(3), Grid(marks, np.array([3.0]), np.array([[5.0], [1.0], [9.0]]))
+    )
+    second = TimedLayer(
+        "2", Factor(0, ((1, 1),)), Factor(3), Grid(marks, np.array([3.0]), np.array([[7.0], [2.0], [8.0]]))
+    )
+    latency, choices = Latency((first, second), (), 1.0, 17.0, "a test"), Choices((np.arange(1, 9),) * 2)
+    ranked = [np.ones(8), np.ones(8)]
+
+    assert solve.cheapest_widths(choices, latency).tolist() == [6, 6]
+    assert solve.solve(choices, ranked, {"latency": (latency, 3.0)}).widths.tolist() == [6, 6]
+    wider = solve.solve(choices, ranked, {"latency": (latency, 11.0)})
+    assert wider.value == 14  # 8 and 6 cost 9 + 2, 7 and 7 cost 5 + 5; 8 and 7 cost 9 + 5
+    with pytest.raises(
+        UsageError, match=r"at least 3.000 ms stay \(82.4% of the teacher's 17.000 ms can go\)"
+    ):
+        widths_within(ranked, choices, {"latency": Allowed(latency, 2.9, "--max-latency-ms 2.9")})
 
 
 def a_latency() -> Latency:

@@ -8,7 +8,10 @@ import pytest
 from torch import nn
 
 from export import Artifact, Asked, ExportError, compare, derived, open_session, to_onnx
-from export.int8 import CALIBRATIONS
+from export.int8 import CALIBRATIONS, quantised_on
+from profiles import Block, node_times
+from profiles.block_times import REFERENCE
+from profiles.blocks import side_by_side
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_onnx import EXAMPLE, function_of
@@ -86,6 +89,17 @@ def test_the_flavour_for_nvidia_has_no_zero_point_and_no_int32_bias(
     ]
     assert points
     assert not any(point.any() for point in points)
+
+
+def test_a_model_in_memory_with_several_inputs_runs_in_eight_bits_under_its_names() -> None:
+    blocks = [REFERENCE, REFERENCE.at(32, 16, 1), Block("Gemm", (1,), 10, 64)]
+    model, inputs = side_by_side(blocks)
+    feed = {name: np.ones(shape, np.float32) for name, shape in inputs.items()}
+
+    nodes = node_times(quantised_on(feed, model), feed, rounds=1).nodes
+
+    ran = {node.name.split("_")[0]: node.op for node in nodes if node.op in ("QLinearConv", "QGemm")}
+    assert ran == {"b0": "QLinearConv", "b1": "QLinearConv", "b2": "QGemm"}
 
 
 def test_a_node_can_stay_in_float32(source: tuple[nn.Module, Path], tmp_path: Path) -> None:

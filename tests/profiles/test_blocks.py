@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,19 @@ def test_every_block_is_timed_as_a_multiple_of_the_reference() -> None:
     assert times.reference_ms > 0
     assert times.ratios[wide] > times.ratios[REFERENCE]  # sixteen times the work
     assert told[-1] == 1.0
+
+
+def test_what_is_timed_can_be_made_of_the_file_of_blocks() -> None:
+    """Into one whose wide block is narrow."""
+    wide, narrow, fed = REFERENCE.at(256, 64, 1), REFERENCE.at(8, 64, 1), []
+
+    def made(feed: Mapping[str, object], model: bytes) -> bytes:
+        fed.append(set(feed))
+        return side_by_side([REFERENCE, REFERENCE, narrow, REFERENCE])[0]
+
+    assert time_blocks([wide], rounds=5).ratios[wide] > 1
+    assert time_blocks([wide], rounds=5, made=made).ratios[wide] < 1
+    assert fed == [{"x1x64x28x28"}]
 
 
 def test_the_reference_is_timed_even_where_nothing_else_is_to_be() -> None:
