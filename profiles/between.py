@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .blocks import readers_of, tail_of
-from .onnx_counts import PRODUCTS, every_node_as_it_ran, read_model
-
-Shape = tuple[int, ...]
+from .onnx_counts import PRODUCTS, read_model, shapes_as_it_ran
 
 
 def numbers_before(path: Path, *, side: Sequence[int] = ()) -> tuple[int, ...]:
@@ -23,28 +21,30 @@ def numbers_before(path: Path, *, side: Sequence[int] = ()) -> tuple[int, ...]:
     the first of them, and what none reads for nobody.
     """
     model = read_model(path)
-    ran = every_node_as_it_ran(path, model, list(side))
+    shapes = shapes_as_it_ran(path, model, list(side))
     readers = readers_of(model)
-    products = [node for node, _ in ran if node.op_type in PRODUCTS]
+    nodes = list(model.graph.node)
+    products = [node for node in nodes if node.op_type in PRODUCTS]
     tails = {id(each) for node in products for _, nodes in tail_of(node, readers) for each in nodes}
     places = {id(node): place for place, node in enumerate(products)}
-    leads = _leads(ran, readers, places)
+    leads = _leads(nodes, readers, places)
     found = [0] * len(products)
-    for node, shapes in ran:
+    for node in nodes:
         place = min((leads[name] for name in node.output if name in leads), default=None)
         if place is not None and id(node) not in tails and id(node) not in places:
-            found[place] += max(math.prod(shape) for shape in shapes)
+            ends = [shapes[name] for name in (*node.input[:1], *node.output) if name in shapes]
+            found[place] += max(map(math.prod, ends), default=0)
     return tuple(found)
 
 
 def _leads(
-    ran: Sequence[tuple[Any, tuple[Shape, Shape]]],
+    nodes: Sequence[Any],
     readers: Mapping[str, Sequence[Any]],
     places: Mapping[int, int],
 ) -> dict[str, int]:
     """For each value the first product that it comes to without passing another one."""
     leads: dict[str, int] = {}
-    for node, _ in reversed(ran):
+    for node in reversed(nodes):
         for name in node.output:
             ahead = [
                 places[id(reader)] if id(reader) in places else leads[written]

@@ -156,15 +156,21 @@ def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[
     return _products(path, model, _run(path, side)[1])
 
 
-def every_node_as_it_ran(path: Path, model: Any, side: list[int]) -> list[tuple[Any, tuple[Shape, Shape]]]:
-    """Every node that ran, in the file's order, with the shapes of its first input and its output."""
-    events = _run(path, side)[1]
-    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
-    if [event["args"]["op_name"] for event in events] != [node.op_type for node in nodes]:
-        raise ProfileError(
-            f"cannot follow `{path}`: it has {len(nodes)} nodes, of which {len(events)} ran once"
-        )
-    return [(node, _first_and_out(event)) for node, event in zip(nodes, events, strict=True)]
+def shapes_as_it_ran(path: Path, model: Any, side: list[int]) -> dict[str, Shape]:
+    """The shape of each value that a node of the file read or wrote.
+
+    A node that the runtime takes apart before it runs (`HardSwish`) says nothing of its own; its neighbours do.
+    """
+    events = {event["name"].removesuffix("_kernel_time"): event["args"] for event in _run(path, side)[1]}
+    found: dict[str, Shape] = {}
+    for node in model.graph.node:
+        ran = events.get(node.name, {})
+        for names, key in ((node.input, "input_type_shape"), (node.output, "output_type_shape")):
+            given = [name for name in names if name]
+            typed = ran.get(key, ())
+            if len(given) == len(typed):
+                found |= {name: _shape(each) for name, each in zip(given, typed, strict=True)}
+    return found
 
 
 def _first_and_out(event: Mapping[str, Any]) -> tuple[Shape, Shape]:

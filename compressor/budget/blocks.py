@@ -166,7 +166,9 @@ def _moving(
 ) -> list[Scaled]:
     """What happens before a product follows what that reads; of depthwise layers, what they write."""
     full = full_widths(graph)
-    total = max(1, sum(before))
+    total = sum(before)
+    if not total:
+        return [Scaled(ms, ())]
     parts = []
     for layer, pattern, numbers in zip(graph.layers, found, before, strict=True):
         own = ms * numbers / total
