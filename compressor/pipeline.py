@@ -265,7 +265,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             "remove": 0.0 if given else recipe.budget.remove,
             "of": recipe.budget.of,
             "limits": recipe.budget.limits(),
-            **({"latency_of": recipe.budget.latency_of} if "latency" in recipe.budget.needs else {}),
+            **({"latency_of": recipe.budget.latency_of} if way.choice.fit else {}),
             **({"student": recipe.distil.student} if given else {}),
         },
         model={

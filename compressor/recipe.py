@@ -170,6 +170,8 @@ class Recipe:
             raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
+        if self.distil.student and self.budget.of != Budget.of:
+            raise _nothing_to_cut(self.distil.student, "of")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a setting that is not given (None) is left out, as TOML has no word for it."""
@@ -215,7 +217,7 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
 def _nothing_to_cut(student: str, setting: str) -> UsageError:
     return UsageError(
         f"budget.{setting} is given, and so is the student `{student}`: nothing is cut from the teacher",
-        "leave out --ratio and --max-…, or --student",
+        "leave out --ratio, --of and --max-…, or --student",
     )
 
 

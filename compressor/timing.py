@@ -27,6 +27,7 @@ from compressor.recipe import ExportRecipe, ProfileRecipe
 from export import Asked, Session, derived, open_session, to_onnx
 from export.int8 import quantised_on
 from profiles import (
+    Between,
     Block,
     BlockTimes,
     NodeTimes,
@@ -34,9 +35,9 @@ from profiles import (
     blocks_of,
     count_file,
     fingerprint,
+    lies_between,
     measure,
     node_times,
-    numbers_before,
     time_blocks,
 )
 from profiles.granule import GRANULE_BLOCKS, granule_from
@@ -101,7 +102,11 @@ class Bench:
     def written(self, network: nn.Module, name: str) -> Path:
         """A network as a plain file, as runs export them."""
         path = self._folder / f"{name}.onnx"
+        self._derived(path).unlink(missing_ok=True)  # of another network that had this name
         return to_onnx(network, self._image, path, opset=self._export.opset).path
+
+    def _derived(self, plain: Path) -> Path:
+        return plain.with_suffix(f".{self._timed_as}.onnx")
 
     def timed(self, files: Sequence[Path]) -> list[Real]:
         """Files of real networks, all of them and the teacher's in turn.
@@ -145,7 +150,7 @@ class Bench:
             choices,
             times,
             teacher_ms=self.teacher_ms,
-            beside=_beside(nodes, self.teacher_ms, numbers_before(self.file, side=side)),
+            beside=_beside(nodes, self.teacher_ms, lies_between(self.file, side=side)),
             about=self.about,
         )
 
@@ -176,7 +181,7 @@ class Bench:
         """The file that is timed, beside the plain one that it is made of."""
         if self._timed_as == "onnx":
             return plain
-        path = plain.with_suffix(f".{self._timed_as}.onnx")
+        path = self._derived(plain)
         if not path.exists():
             shape = (NOISE, *self._image.shape[1:])
             noise = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -204,15 +209,17 @@ def machine() -> Mapping[str, Any]:
     return {name: facts[name] for name in names} | {"onnxruntime": packages["onnxruntime"]}
 
 
-def _beside(nodes: NodeTimes, whole_ms: float, before: tuple[int, ...]) -> Beside:
+def _beside(nodes: NodeTimes, whole_ms: float, lies: Between) -> Beside:
     """From the nodes of a run that takes ``whole_ms`` where no profiler watches it.
 
     No node takes less than the quickest: so much of each is the runtime's own, whatever the width.
     """
-    products = sum(node.median_ms for node in nodes.nodes if node.op in PRODUCTS)
-    others = [node.median_ms for node in nodes.nodes if node.op not in PRODUCTS]
+    inside = [node.op in PRODUCTS or node.name in lies.in_blocks for node in nodes.nodes]
+    pairs = [*zip(nodes.nodes, inside, strict=True)]
+    products = sum(node.median_ms for node, own in pairs if own)
+    others = [node.median_ms for node, own in pairs if not own]
     if not products:
-        return Beside(0.0, 0.0, before)
+        return Beside(0.0, 0.0, lies.before)
     own = len(others) * min(others, default=0.0)
-    between = max(0.0, whole_ms - products - sum(others))
-    return Beside((own + between) / products, (sum(others) - own) / products, before)
+    unseen = max(0.0, whole_ms - products - sum(others))
+    return Beside((own + unseen) / products, (sum(others) - own) / products, lies.before)

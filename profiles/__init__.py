@@ -17,7 +17,7 @@ from .reasons import NOTES, REASONS, Reason
 from .regression import Launch, Regression, Rule, decide
 
 if TYPE_CHECKING:
-    from .between import numbers_before
+    from .between import Between, lies_between
     from .block_times import BlockTimes, time_blocks
     from .blocks import Block, blocks_of
     from .counts import Counts, LayerCount, count
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOTES",
     "REASONS",
+    "Between",
     "Block",
     "BlockTimes",
     "Clock",
@@ -49,9 +50,9 @@ __all__ = [
     "count_file",
     "decide",
     "fingerprint",
+    "lies_between",
     "measure",
     "node_times",
-    "numbers_before",
     "paired_speedup",
     "time_blocks",
     "watching",
@@ -61,7 +62,7 @@ _LAZY = {
     "counts": ("Counts", "LayerCount", "count"),
     "onnx_counts": ("FileCounts", "NodeCount", "count_file"),
     "nodes": ("NodeTime", "NodeTimes", "node_times"),
-    "between": ("numbers_before",),
+    "between": ("Between", "lies_between"),
     "blocks": ("Block", "blocks_of"),
     "block_times": ("BlockTimes", "time_blocks"),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,38 @@ from .blocks import readers_of, tail_of
 from .onnx_counts import PRODUCTS, read_model, shapes_as_it_ran
 
 
-def numbers_before(path: Path, *, side: Sequence[int] = ()) -> tuple[int, ...]:
-    """How many numbers go through the nodes before each product of the file, in its order.
+@dataclass(frozen=True)
+class Between:
+    """``before``: how many numbers go through the nodes before each product of the file, in its order.
 
-    The activation behind a product is part of its block and not counted here; what several products read counts for
-    the first of them, and what none reads for nobody.
+    ``in_blocks``: the names of the nodes that are timed with the product in front of them (`Block.tail`) instead.
+    """
+
+    before: tuple[int, ...]
+    in_blocks: frozenset[str]
+
+
+def lies_between(path: Path, *, side: Sequence[int] = ()) -> Between:
+    """What several products read counts for the first of them, and what none reads for nobody.
+
+    An activation that the runtime takes apart (`HardSwish`) counts here: in a block, its parts could not be told.
     """
     model = read_model(path)
-    shapes = shapes_as_it_ran(path, model, list(side))
+    shapes, ran = shapes_as_it_ran(path, model, list(side))
     readers = readers_of(model)
     nodes = list(model.graph.node)
     products = [node for node in nodes if node.op_type in PRODUCTS]
-    tails = {id(each) for node in products for _, nodes in tail_of(node, readers) for each in nodes}
+    tails = [each for node in products for _, group in tail_of(node, readers) for each in group]
+    in_blocks = frozenset(node.name for node in tails if node.name in ran)
     places = {id(node): place for place, node in enumerate(products)}
     leads = _leads(nodes, readers, places)
     found = [0] * len(products)
     for node in nodes:
         place = min((leads[name] for name in node.output if name in leads), default=None)
-        if place is not None and id(node) not in tails and id(node) not in places:
+        if place is not None and node.name not in in_blocks and id(node) not in places:
             ends = [shapes[name] for name in (*node.input[:1], *node.output) if name in shapes]
             found[place] += max(map(math.prod, ends), default=0)
-    return tuple(found)
+    return Between(tuple(found), in_blocks)
 
 
 def _leads(

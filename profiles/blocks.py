@@ -50,20 +50,6 @@ class Block:
         """How many numbers the product holds."""
         return self.out * self.inner * math.prod(self.kernel)
 
-    @property
-    def written(self) -> int:
-        """How many numbers it writes."""
-        if self.op == "Gemm":
-            return self.batch * self.out * math.prod(self.sides)
-        rank = len(self.sides)
-        padded = zip(self.sides, self.pads[:rank], self.pads[rank:], strict=True)
-        reach = [spread * (size - 1) for spread, size in zip(self.dilations, self.kernel, strict=True)]
-        sides = [
-            (side + before + after - own - 1) // stride + 1
-            for (side, before, after), own, stride in zip(padded, reach, self.strides, strict=True)
-        ]
-        return self.batch * self.out * math.prod(sides)
-
     def at(self, out: int, inner: int, groups: int) -> Block:
         """The same at another width."""
         return replace(self, out=out, inner=inner, groups=groups)

@@ -156,8 +156,8 @@ def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[
     return _products(path, model, _run(path, side)[1])
 
 
-def shapes_as_it_ran(path: Path, model: Any, side: list[int]) -> dict[str, Shape]:
-    """The shape of each value that a node of the file read or wrote.
+def shapes_as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[dict[str, Shape], frozenset[str]]:
+    """The shape of each value that a node of the file read or wrote, and the names of the nodes that ran.
 
     A node that the runtime takes apart before it runs (`HardSwish`) says nothing of its own; its neighbours do.
     """
@@ -170,7 +170,7 @@ def shapes_as_it_ran(path: Path, model: Any, side: list[int]) -> dict[str, Shape
             typed = ran.get(key, ())
             if len(given) == len(typed):
                 found |= {name: _shape(each) for name, each in zip(given, typed, strict=True)}
-    return found
+    return found, frozenset(events)
 
 
 def _first_and_out(event: Mapping[str, Any]) -> tuple[Shape, Shape]:

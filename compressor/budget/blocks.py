@@ -135,11 +135,10 @@ def latency_from(
         )
     full = full_widths(graph)
     alone = Latency(tuple(layers), (), 1.0, teacher_ms, about)
-    products = alone.of(full)
-    rest = [
-        *_unmeasured(found, graph, products),
-        *_moving(found, graph, beside.before, products * beside.moving),
-    ]
+    timed = alone.of(full)
+    rest = _unmeasured(found, graph, timed)
+    products = timed + sum(part.of(full) for part in rest)
+    rest += _moving(found, graph, beside.before, products * beside.moving)
     rest.append(Scaled(products * beside.fixed, ()))
     whole = Latency(tuple(layers), tuple(rest), 1.0, teacher_ms, about)
     return whole.scaled(teacher_ms / whole.of(full))
@@ -164,19 +163,20 @@ def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_m
 def _moving(
     found: Sequence[Pattern | None], graph: ChannelGraph, before: Sequence[int], ms: float
 ) -> list[Scaled]:
-    """What happens before a product follows what that reads; of depthwise layers, what they write."""
+    """What happens before a product follows what that reads; of depthwise layers, what they write.
+
+    Before a layer that has no block, as in attention, it follows all that the layer's own time follows.
+    """
     full = full_widths(graph)
     total = sum(before)
     if not total:
         return [Scaled(ms, ())]
     parts = []
     for layer, pattern, numbers in zip(graph.layers, found, before, strict=True):
-        own = ms * numbers / total
-        if pattern is None:
-            parts.append(Scaled(own, ()))
-            continue
-        factor = layer.factors[0 if pattern.block.groups > 1 else 1]
-        parts.append(Scaled(own / _size(factor, full), (factor,)))
+        factors = layer.factors
+        if pattern is not None:
+            factors = factors[:1] if pattern.block.groups > 1 else factors[1:2]
+        parts.append(Scaled(ms * numbers / total / math.prod(_size(each, full) for each in factors), factors))
     return [part for part in parts if part.ms]
 
 

@@ -74,11 +74,8 @@ def most(terms: Terms, choices: Choices, order: tuple[Step, ...]) -> tuple[float
     return total, places
 
 
-def cheapest(terms: Terms, choices: Choices) -> list[int]:
-    """The places of the choices that cost least; where they are too entangled to tell, of the narrowest ones."""
-    order = order_of(terms, choices)
-    if order is None:
-        return [0] * len(choices)
+def cheapest(terms: Terms, choices: Choices, order: tuple[Step, ...]) -> list[int]:
+    """The places of the choices that cost least."""
     return most({scope: -table for scope, table in terms.items()}, choices, order)[1]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget.request import COST_TITLES, Budget
-from compressor.budget.solve import Costing, Solution, cheapest_widths, solve
+from compressor.budget.solve import Costing, Solution, least_widths, solve
 from compressor.budget.terms import Choices
 from compressor.errors import CompressError, UsageError
 from compressor.graph.channels import ChannelGraph
@@ -27,6 +27,9 @@ LIMITS = {"max_macs": "macs", "max_params": "params", "max_bytes": "bytes", "max
 """Which cost each limit of a budget is on."""
 
 UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "ms", "channels": "channels"}
+
+CLOSE = 1e-6
+"""How far above its limit a cost may be by rounding."""
 
 
 @dataclass(frozen=True)
@@ -91,24 +94,40 @@ def widths_within(
     """The widths that keep the highest sum of scores within all limits."""
     widest = np.array([own[-1] for own in choices.of], dtype=np.int64)
     for name, limit in allowed.items():
-        floor, top = limit.cost.of(cheapest_widths(choices, limit.cost)), limit.cost.of(widest)
+        least = least_widths(choices, limit.cost)
+        if least is None:
+            continue
+        floor, top = limit.cost.of(least), limit.cost.of(widest)
         if floor > limit.most:
             raise UsageError(
                 f"cannot meet {limit.option}: at least {_figure(name, floor)} stay"
                 f" ({1 - floor / top:.1%} of the teacher's {_figure(name, top)} can go), "
                 f"{_figure(name, limit.most)} are allowed",
-                f"{_enough(name, limit, floor, top)}, lower budget.keep_at_least, or keep fewer modules whole",
+                f"{_enough(name, limit, floor, top)}lower budget.keep_at_least, or keep fewer modules whole",
             )
-    return solve(choices, ranked, {name: (limit.cost, limit.most) for name, limit in allowed.items()})
+    found = solve(choices, ranked, {name: (limit.cost, limit.most) for name, limit in allowed.items()})
+    over = [
+        f"{_figure(name, amount)} for {limit.option}"
+        for name, limit in allowed.items()
+        if (amount := limit.cost.of(found.widths)) > limit.most * (1 + CLOSE)
+    ]
+    if over:
+        raise UsageError(
+            f"no widths were found that meet {' and '.join(limit.option for limit in allowed.values())}: "
+            f"the nearest have {' and '.join(over)}",
+            "allow more of one of them",
+        )
+    return found
 
 
 def _enough(name: str, limit: Allowed, floor: float, top: float) -> str:
-    """The limit that could be met, rounded to the safe side."""
+    """The limit that could be met, rounded to the safe side; nothing where no share can go."""
     option = limit.option.split()[0]
-    if option == "--ratio":
-        return f"use --ratio {math.floor(1000 * (1 - floor / top)) / 1000:g} or less"
-    enough = math.ceil(1000 * floor) / 1000 if name == "latency" else math.ceil(floor)
-    return f"use {option} {enough:g} or more"
+    if option != "--ratio":
+        enough = f"{math.ceil(1000 * floor) / 1000:.3f}" if name == "latency" else str(math.ceil(floor))
+        return f"use {option} {enough} or more, "
+    share = math.floor(1000 * (1 - floor / top)) / 1000
+    return f"use --ratio {share:g} or less, " if share > 0 else ""
 
 
 def _figure(name: str, amount: float) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget import milp
-from compressor.budget.elimination import cheapest
+from compressor.budget.elimination import cheapest, order_of
 from compressor.budget.lagrange import Limit, Problem, refined, searched
 from compressor.budget.local import improved
+from compressor.budget.nearest import nearest
 from compressor.budget.terms import Choices, Terms, terms_of
 from compressor.graph.cost import Cost, Widths
 
@@ -63,7 +64,7 @@ def solve(
 ) -> Solution:
     """The choice of most summed scores in which each cost stays within what is allowed for it.
 
-    ``ranked``: the scores of each group's units, highest first. Some choices must fit.
+    ``ranked``: the scores of each group's units, highest first. Where no choice is found that fits, the nearest.
     """
     values = [np.concatenate([[0.0], np.cumsum(own)]) for own in ranked]
 
@@ -75,38 +76,54 @@ def solve(
     fine = problem_over(choices)
     found = searched(problem_over(coarse))
     finer = refined(found, fine) if found is not None else None
-    starts = [cheapest_widths(choices, cost) for cost, _ in costs.values()]
+    starts = [nearest(fine)]
     starts += [
-        _widths(some, search.best)
+        _places(choices, _widths(some, search.best))
         for some, search in ((coarse, found), (choices, finer))
         if search is not None and search.best is not None
     ]
-    places = _best_start(fine, starts)
     bound = finer.bound if finer is not None else None
     solver = "prices" if found is not None else "steps"
-    places = improved(fine, places)
-    gap = np.inf if bound is None else bound / max(fine.value(places), 1e-300) - 1
+    places = improved(fine, _better(fine, starts))
+    gap = np.inf if bound is None or not fine.fits(places) else bound / max(fine.value(places), 1e-300) - 1
     if gap > GOOD and milp.is_possible(fine):
         answer = milp.answered(fine)
         if answer is not None:
             solver = "highs"
             bound = answer.bound if bound is None else min(bound, answer.bound)
-            better = improved(fine, answer.places) if fine.fits(answer.places) else places
-            places = max(places, better, key=fine.value)
+            places = _better(fine, [places, improved(fine, answer.places)])
     return Solution(_widths(choices, places), fine.value(places), bound, solver)
 
 
-def cheapest_widths(choices: Choices, cost: Costing) -> Widths:
-    """The narrowest widths; for a measured cost, which may rise where a layer gets narrower, those of its least."""
-    narrowest = _widths(choices, [0] * len(choices))
+def least_widths(choices: Choices, cost: Costing) -> Widths | None:
+    """The widths that cost least: the narrowest, but of a measured cost, which may rise as layers get narrower.
+
+    None where choices are too entangled to tell.
+    """
     if isinstance(cost, Cost):
-        return narrowest
-    coarse = Choices(tuple(_thinned(own) for own in choices.of))
-    return min(narrowest, _widths(coarse, cheapest(cost.terms(coarse), coarse)), key=cost.of)
+        return _widths(choices, [0] * len(choices))
+    for some in (choices, Choices(tuple(_thinned(own) for own in choices.of))):
+        tables = cost.terms(some)
+        order = order_of(tables, some)
+        if order is not None:
+            return _widths(some, cheapest(tables, some, order))
+    return None
 
 
 def _widths(choices: Choices, places: Sequence[int]) -> Widths:
     return np.array([own[place] for own, place in zip(choices.of, places, strict=True)], dtype=np.int64)
+
+
+def _places(choices: Choices, widths: Widths) -> list[int]:
+    return [int(np.searchsorted(own, width)) for own, width in zip(choices.of, widths, strict=True)]
+
+
+def _better(problem: Problem, candidates: Sequence[list[int]]) -> list[int]:
+    """The most worth of those that fit; where none does, the nearest to the limits."""
+    fitting = [places for places in candidates if problem.fits(places)]
+    if fitting:
+        return max(fitting, key=problem.value)
+    return min(candidates, key=lambda places: float(problem.costs(places).max()))
 
 
 def _terms(cost: Costing, choices: Choices) -> Terms:
@@ -118,12 +135,3 @@ def _thinned(widths: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(widths) <= COARSE:
         return widths
     return widths[np.unique(np.linspace(0, len(widths) - 1, COARSE).round().astype(int))]
-
-
-def _best_start(fine: Problem, starts: Sequence[Widths]) -> list[int]:
-    """The best of these widths that fits, as places; the first where none does."""
-    places = [
-        [int(np.searchsorted(own, width)) for own, width in zip(fine.choices.of, widths, strict=True)]
-        for widths in starts
-    ]
-    return max((start for start in places if fine.fits(start)), key=fine.value, default=places[0])

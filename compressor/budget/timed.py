@@ -61,6 +61,10 @@ class Scaled:
     ms: float
     factors: tuple[Factor, ...]
 
+    def of(self, widths: Widths) -> float:
+        """Milliseconds, before any scale."""
+        return self.ms * float(np.prod([_size(factor, widths) for factor in self.factors]))
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -79,7 +83,7 @@ class Latency:
         for layer in self.layers:
             total += float(layer.grid.at(_size(layer.out, widths), _size(layer.inner, widths)))
         for part in self.rest:
-            total += part.ms * float(np.prod([_size(factor, widths) for factor in part.factors]))
+            total += part.of(widths)
         return self.scale * total
 
     def terms(self, choices: Choices) -> Terms:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from compressor.budget.allocate import Allocation, allocate
 from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
@@ -67,6 +69,9 @@ def stages(
     fixed = budget.is_searched
     student = student or allocate(graph, scores, budget, measured=measured)
     of, remove = (budget.of, budget.remove) if budget.remove else ("macs", student.plan.removed("macs"))
+    if of in (measured or {}):
+        # What was measured of the student may be less than its blocks promise, and assistants go by that promise.
+        remove = min(remove, _promised(graph, student.plan, (measured or {})[of]))
     result = [Stage("student", student.plan, student.missed, None if fixed else (of, remove))]
     evenly = [remove * number / (assistants + 1) for number in range(1, assistants + 1)]
     for number, share in reversed(list(enumerate(between or evenly, start=1))):
@@ -85,6 +90,14 @@ def stages(
             Stage(f"assistant-{number}", assistant.plan, assistant.missed, None if searched else (of, share)),
         )
     return tuple(result)
+
+
+def _promised(graph: ChannelGraph, plan: Plan, cost: Costing) -> float:
+    """The share of a cost that a plan removes."""
+    before, after = (
+        np.array([plan.widths[group.name][side] for group in graph.groups], dtype=np.int64) for side in (0, 1)
+    )
+    return max(0.0, 1 - cost.of(after) / cost.of(before))
 
 
 def channels_of(layers: Iterable[str], plan: Plan) -> dict[str, tuple[int, ...]]:

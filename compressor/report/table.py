@@ -48,11 +48,6 @@ def cost_rows(report: Report) -> list[Row]:
                 f"{gone} ({row['speedup']['median']:.2f}×)",
             )
         )
-    if of := _other_file(report):
-        cost = _reached(report, "latency")
-        before, after = cost["teacher"], cost["student"]
-        gone = f"{percent(cost['removed'])} ({before / after:.2f}×)"
-        rows.append((f"{of.strip()}, ms", f"{before:.3f}", f"{after:.3f}", gone))
     return rows
 
 
@@ -177,7 +172,7 @@ KEYS = {"latency": "latency_ms"}
 
 def _other_file(report: Report) -> str:
     """What the latency is called that widths were chosen by, where it is not that of the plain file."""
-    return TIMED_FILES[report.request.get("latency_of", "onnx")]
+    return TIMED_FILES[report.request.get("latency_of", "onnx")] if report.fit else ""
 
 
 def _title(report: Report, cost: str) -> str:
@@ -201,8 +196,9 @@ def how_fitted(report: Report) -> str | None:
     parts = [f"Widths by measuring ({fit['about']})"]
     for name, figure in chosen["measured"].items():
         teacher = fit["teacher"][name]
+        amount = f"{figure:.3f} ms" if name == "latency" else f"{figure:,.0f}"
         parts.append(
-            f"{_title(report, name)} {percent(figure / teacher)} of the teacher's, "
+            f"{_title(report, name)} {amount}, {percent(figure / teacher)} of the teacher's, "
             f"{percent(chosen['predicted'][name] / teacher)} promised, "
             f"{percent(fit['allowed'][name] / teacher)} allowed"
         )
@@ -212,7 +208,7 @@ def how_fitted(report: Report) -> str | None:
     control = fit["macs_control"]
     if control is not None:
         sentence += (
-            f". As many MACs removed by their share alone: latency "
+            f". As many MACs removed by their share alone: {_title(report, 'latency')} "
             f"{percent(control['measured']['latency'] / fit['teacher']['latency'])}, "
             f"{percent(control['scores_kept'])} of the scores"
         )

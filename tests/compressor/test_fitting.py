@@ -19,11 +19,12 @@ from compressor.errors import CompressError, UsageError
 from compressor.fitting import fit, measured_costs
 from compressor.graph.cost import costs_of, full_widths
 from compressor.graph.trace import trace
+from compressor.methods import stages
 from compressor.recipe import ExportRecipe, ProfileRecipe
 from compressor.saliency.request import Scoring
 from compressor.saliency.score import score
 from compressor.timing import Bench, _beside
-from profiles import NodeTime, NodeTimes, blocks_of, count_file
+from profiles import Between, NodeTime, NodeTimes, blocks_of, count_file
 from tests.compressor.networks import images
 
 
@@ -179,9 +180,62 @@ def test_nodes_beside_products_are_split_into_the_runtimes_own_and_what_moves() 
         return NodeTime(op, op, (1,), (ms,))
 
     nodes = NodeTimes((node("Conv", 6.0), node("Add", 3.0), node("Flatten", 1.0), node("Gemm", 2.0)), (13.0,))
-    assert _beside(nodes, 12.4, (1,)) == Beside(pytest.approx(2.4 / 8), 2 / 8, (1,))
-    assert _beside(nodes, 10.0, (1,)) == Beside(2 / 8, 2 / 8, (1,))
-    assert _beside(NodeTimes((node("Add", 1.0),), (1.0,)), 1.0, (1,)) == Beside(0.0, 0.0, (1,))
+    lies = Between((1,), frozenset())
+    assert _beside(nodes, 12.4, lies) == Beside(pytest.approx(2.4 / 8), 2 / 8, (1,))
+    assert _beside(nodes, 10.0, lies) == Beside(2 / 8, 2 / 8, (1,))
+    assert _beside(NodeTimes((node("Add", 1.0),), (1.0,)), 1.0, lies) == Beside(0.0, 0.0, (1,))
+
+
+def test_an_activation_that_is_timed_with_its_product_is_not_counted_again() -> None:
+    nodes = NodeTimes(
+        tuple(
+            NodeTime(name, name, (1,), (ms,))
+            for name, ms in (("Conv", 4.0), ("QLinearSigmoid", 4.0), ("Add", 2.0))
+        ),
+        (10.0,),
+    )
+    assert _beside(nodes, 10.0, Between((1,), frozenset(["QLinearSigmoid"]))) == Beside(2 / 8, 0.0, (1,))
+
+
+def test_a_layer_that_cannot_be_timed_counts_as_a_product_for_what_lies_beside_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(16, 32, 2, stride=2), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Conv2d(32, 4, 1)).eval()
+    bench = Bench(network, images(1, side=32), tmp_path, ExportRecipe(), ProfileRecipe(samples=20))
+    told: list[Beside] = []
+    monkeypatch.setattr("compressor.timing._beside", lambda *given: told.append(_beside(*given)) or told[-1])
+    graph = trace(network, images(1, side=32))
+
+    latency = bench.latency(graph, Budget(0.5, "latency"))
+
+    beside = told[0].fixed + told[0].moving  # no node of the file lies between, so all of it is fixed
+    fixed = sum(part.ms for part in latency.rest if not part.factors) * latency.scale
+    assert fixed / bench.teacher_ms == pytest.approx(beside / (1 + beside), rel=1e-6)
+
+
+def test_a_name_that_is_used_again_is_timed_anew(network: nn.Module, int8: Bench) -> None:
+    small = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    first = int8.timed([int8.written(network, "again")])[0].latency_ms
+    second = int8.timed([int8.written(small, "again")])[0].latency_ms
+    assert second < first / 2
+
+
+def test_assistants_stand_within_what_the_blocks_of_the_student_promise(
+    network: nn.Module, bench: Bench
+) -> None:
+    """Of a student that was measured to be much faster than promised."""
+    graph = trace(network, images(1, side=32))
+    scores = score(network, graph, Scoring("l2"))
+    budget = Budget(0.2, "latency")
+    costs = measured_costs(graph, budget, bench)
+    student = allocate(graph, scores, budget, measured=costs)
+    asked_more = replace(budget, remove=0.9)
+    path = stages(graph, scores, asked_more, 3, student=student, measured=costs)
+    removed = [stage.plan.removed("latency") for stage in path]
+    assert len(path) == 4
+    assert removed == sorted(removed)
 
 
 def test_a_fit_builds_measures_and_says_what_a_share_of_macs_would_have_done(

@@ -13,8 +13,9 @@ from torch import nn
 from compressor.budget import milp, solve, terms
 from compressor.budget.elimination import most, order_of
 from compressor.budget.lagrange import Limit, Problem
-from compressor.budget.limits import Allowed, widths_within
+from compressor.budget.limits import Allowed, _enough, widths_within
 from compressor.budget.local import improved
+from compressor.budget.nearest import nearest
 from compressor.budget.solve import Solution
 from compressor.budget.terms import Choices, Terms, looked_up, terms_of
 from compressor.budget.timed import FileBytes, Grid, Latency, Scaled, TimedLayer
@@ -178,7 +179,9 @@ def test_where_narrow_layers_cost_more_than_wide_ones_the_cheapest_widths_are_fo
     latency, choices = Latency((first, second), (), 1.0, 17.0, "a test"), Choices((np.arange(1, 9),) * 2)
     ranked = [np.ones(8), np.ones(8)]
 
-    assert solve.cheapest_widths(choices, latency).tolist() == [6, 6]
+    least = solve.least_widths(choices, latency)
+    assert least is not None
+    assert least.tolist() == [6, 6]
     assert solve.solve(choices, ranked, {"latency": (latency, 3.0)}).widths.tolist() == [6, 6]
     wider = solve.solve(choices, ranked, {"latency": (latency, 11.0)})
     assert wider.value == 14  # 8 and 6 cost 9 + 2, 7 and 7 cost 5 + 5; 8 and 7 cost 9 + 5
@@ -186,6 +189,65 @@ def test_where_narrow_layers_cost_more_than_wide_ones_the_cheapest_widths_are_fo
         UsageError, match=r"at least 3.000 ms stay \(82.4% of the teacher's 17.000 ms can go\)"
     ):
         widths_within(ranked, choices, {"latency": Allowed(latency, 2.9, "--max-latency-ms 2.9")})
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000))
+def test_where_limits_pull_apart_an_answer_that_fits_is_never_passed_over(seed: int) -> None:
+    """Tables that rise and fall as they like: what fits is not what is narrowest."""
+    rng = np.random.default_rng(seed)
+    sizes = (4, 5, 3)
+    values = [np.cumsum(np.sort(rng.random(size))[::-1]) for size in sizes]
+    limits = []
+    for number in range(2):
+        tables = {
+            scope: rng.random([sizes[group] for group in scope]) for scope in [(0,), (0, 1), (1, 2), (0, 2)]
+        }
+        limits.append(Limit(f"cost {number}", tables, 1.6))
+    problem = Problem(Choices(tuple(np.arange(1, size + 1) for size in sizes)), values, limits)
+    best = best_of_all(problem)
+    found = solved(problem)
+    fits = problem.fits([int(width) - 1 for width in found.widths])
+    if milp.find_spec("scipy"):
+        assert fits == (best > -np.inf)
+    if fits:
+        assert best * 0.8 <= found.value <= best + 1e-9
+    else:
+        assert problem.costs(nearest(problem)).max() <= problem.costs([0, 0, 0]).max()
+
+
+def test_limits_that_cannot_be_met_together_are_refused_with_the_nearest() -> None:
+    """Either layer alone can be cheap in one of two costs, and dear in the other."""
+    marks = np.array([1.0, 8.0])
+    one = Grid(marks, np.array([3.0]), np.array([[1.0], [9.0]]))
+    other = Grid(marks, np.array([3.0]), np.array([[9.0], [1.0]]))
+    layers = [TimedLayer("1", Factor(0, ((0, 1),)), Factor(3), grid) for grid in (one, other)]
+    rising, falling = (Latency((layer,), (), 1.0, 9.0, "a test") for layer in layers)
+    choices, ranked = Choices((np.array([1, 8]),)), [np.ones(8)]
+    allowed = {
+        "latency": Allowed(rising, 4.0, "--max-latency-ms 4"),
+        "bytes": Allowed(falling, 4.0, "--max-bytes 4"),
+    }
+
+    with pytest.raises(
+        UsageError, match="no widths were found that meet --max-latency-ms 4 and --max-bytes 4: the near"
+    ):
+        widths_within(ranked, choices, allowed)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "amount", "hint"),
+    [
+        ("params", "--max-params 5", 8_655_661.0, "use --max-params 8655661 or more, "),
+        ("latency", "--max-latency-ms 0.1", 0.12341, "use --max-latency-ms 0.124 or more, "),
+        ("latency", "--ratio 0.5", 0.9, "use --ratio 0.099 or less, "),
+        ("latency", "--ratio 0.5", 1.0, ""),
+    ],
+)
+def test_the_way_out_of_a_limit_is_one_that_can_be_met(
+    name: str, option: str, amount: float, hint: str
+) -> None:
+    assert _enough(name, Allowed(a_latency(), 0.0, option), amount, 1.0) == hint
 
 
 def a_latency() -> Latency:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from export import to_onnx
-from profiles import count_file, numbers_before
+from profiles import count_file, lies_between
 
 
 class Gated(nn.Module):
@@ -34,11 +34,13 @@ def test_each_node_counts_for_the_first_product_that_reads_what_it_makes(tmp_pat
     path = to_onnx(Gated().eval(), torch.zeros(1, 3, 6, 6), tmp_path / "n.onnx").path
     names = [layer.name.partition("/")[0] for layer in count_file(path).layers]
 
-    found = dict(zip(names, numbers_before(path), strict=True))
+    lies = lies_between(path)
+    found = dict(zip(names, lies.before, strict=True))
 
     plane = 6 * 6
     assert found["stem"] == 0
     assert found["inside"] == 0  # SiLU belongs to the stem
+    assert len(lies.in_blocks) == 2 + 3  # its two nodes; two ReLUs and the sigmoid behind the gate's product
     # The sum, its activation, which ONNX Runtime takes apart before it runs, and the mean by what it reads.
     assert found["gate"] == 4 * plane + 4 * plane + 4 * plane
     assert (
