@@ -31,23 +31,19 @@ import click
 import numpy as np
 import torch
 from cifar import cifar10, resnet56
-from latency_int8 import bench_of
+from latency_int8 import chosen
 from record import keep, write_figures
 from torch import nn
 from torchvision import models
 
 from compressor import api
-from compressor.budget.plan import Plan
 from compressor.budget.request import Budget
 from compressor.data import load_data
 from compressor.data.split import Data
 from compressor.data.tensors import crop_and_flip
 from compressor.distill import Schedule, accuracy
 from compressor.exporting import calibration_images
-from compressor.fitting import fit, measured_costs, on_its_granule
-from compressor.graph.channels import ChannelGraph
 from compressor.recipe import ExportRecipe, read_recipe
-from compressor.saliency.scores import Scores
 from export import NEEDS, Asked, ExportError, Session, compare, derived, open_session, to_onnx
 from tests.compressor.zoo import by_lot
 from tests.export.fuzz import PLACE, fuzz_onnx, fuzz_sidecars
@@ -182,7 +178,8 @@ def part_resnet56(folder: Path, rounds: int) -> Row:
     scores = api.score(teacher, graph, "lamp")
     schedule = Schedule(epochs=2, batch=128, learning_rate=0.02, warmup_epochs=0, test_every=2)
     with tempfile.TemporaryDirectory() as name:
-        by_time = widths_for_int8(teacher, image, graph, scores, Path(name))
+        budget = Budget(0.2, "latency", latency_of="onnx-int8")
+        by_time = chosen(teacher, graph, scores, image, Path(name), budget).allocation.plan
         print(
             f"for INT8: {by_time.removed('macs'):.1%} of the MACs and {by_time.removed('latency'):.1%} of the time"
         )
@@ -191,15 +188,6 @@ def part_resnet56(folder: Path, rounds: int) -> Row:
             student = api.distil(api.cut(teacher, plan), data, teacher=teacher, schedule=schedule)
             files[who] = to_onnx(student, image, Path(name) / f"{who}.onnx").path
         return int8_beside_float(files, data, rounds)
-
-
-def widths_for_int8(
-    teacher: nn.Module, image: torch.Tensor, graph: ChannelGraph, scores: Scores, folder: Path
-) -> Plan:
-    bench = bench_of(teacher, image, folder, "onnx-int8")
-    budget = on_its_granule(Budget(0.2, "latency", latency_of="onnx-int8"), bench)
-    costs = measured_costs(graph, budget, bench)
-    return fit(teacher, graph, scores, budget, bench, costs).allocation.plan
 
 
 def int8_beside_float(files: dict[str, Path], data: Data, rounds: int) -> Row:

@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from compressor.budget.request import Budget
 from compressor.errors import UsageError
 from compressor.fitting import Fitted, fit, measured_costs, on_its_granule
+from compressor.graph.channels import ChannelGraph
 from compressor.graph.trace import trace
 from compressor.recipe import ExportRecipe, ProfileRecipe
 from compressor.saliency.request import Scoring
 from compressor.saliency.score import score
+from compressor.saliency.scores import Scores
 from compressor.timing import Bench
 from export import Asked, derived, open_session
 from profiles import measure
@@ -64,13 +66,15 @@ def main() -> None:
 def both_ways(network: nn.Module, image: Tensor, share: float, work: Path) -> dict[str, Any]:
     """The student by time in float32, and the one by time in INT8 that is as fast in INT8."""
     work.mkdir(parents=True, exist_ok=True)
-    by_float = chosen(network, image, work / "onnx", Budget(share, "latency"))
+    graph = trace(network, image)
+    scores = score(network, graph, Scoring("l2", normalise="mean"))
+    by_float = chosen(network, graph, scores, image, work / "onnx", Budget(share, "latency"))
     bench = bench_of(network, image, work / "onnx-int8", "onnx-int8")
     (real,) = bench.timed([by_float.chosen.file])
     as_fast = Budget(0.0, max_latency_ms=real.latency_ms, latency_of="onnx-int8")
     row: dict[str, Any] = {"by float32": told(by_float)}
     try:
-        by_int8 = chosen(network, image, work / "onnx-int8", as_fast)
+        by_int8 = chosen(network, graph, scores, image, work / "onnx-int8", as_fast)
     except UsageError as error:
         return row | {"refused": str(error)}
     row["by INT8"] = told(by_int8)
@@ -83,9 +87,9 @@ def bench_of(network: nn.Module, image: Tensor, folder: Path, timed_as: str) -> 
     return Bench(network, image, folder, ExportRecipe(), ProfileRecipe(), timed_as)
 
 
-def chosen(network: nn.Module, image: Tensor, folder: Path, budget: Budget) -> Fitted:
-    graph = trace(network, image)
-    scores = score(network, graph, Scoring("l2", normalise="mean"))
+def chosen(
+    network: nn.Module, graph: ChannelGraph, scores: Scores, image: Tensor, folder: Path, budget: Budget
+) -> Fitted:
     bench = bench_of(network, image, folder, budget.latency_of)
     budget = on_its_granule(budget, bench)
     return fit(network, graph, scores, budget, bench, measured_costs(graph, budget, bench))

@@ -16,7 +16,7 @@ import numpy as np
 from compressor.budget.terms import Choices, ends
 from compressor.budget.timed import Grid, Latency, Scaled, TimedLayer
 from compressor.errors import CompressError
-from compressor.graph.channels import ChannelGraph, Factor, Layer
+from compressor.graph.channels import ChannelGraph, Layer
 from compressor.graph.cost import Widths, full_widths
 from profiles import Block, BlockTimes
 
@@ -51,9 +51,7 @@ def patterns(
     """Each layer of the graph with its block; None where it has none. ``macs``: of each product of the file."""
     full = full_widths(graph)
 
-    own = [
-        layer.positions * math.prod(_size(factor, full) for factor in layer.factors) for layer in graph.layers
-    ]
+    own = [_macs(layer, full) for layer in graph.layers]
     if own != list(macs):
         raise CompressError(
             f"cannot tell the time of layers: the network has {len(own)} products and its file {len(macs)}, "
@@ -62,10 +60,7 @@ def patterns(
         )
     found: list[Pattern | None] = []
     for layer, block in zip(graph.layers, blocks, strict=True):
-        if block is None or (_size(layer.factors[0], full), _size(layer.factors[1], full)) != (
-            block.out,
-            block.inner,
-        ):
+        if block is None or [each.at(full) for each in layer.factors[:2]] != [block.out, block.inner]:
             found.append(None)
             continue
         number = graph.blocks.get(f"{layer.name}.weight")
@@ -148,11 +143,8 @@ def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_m
     """Layers without a block, at the speed of those that have one."""
     full = full_widths(graph)
 
-    def macs(layer: Layer) -> float:
-        return float(layer.positions * math.prod(_size(factor, full) for factor in layer.factors))
-
     pairs = list(zip(graph.layers, found, strict=True))
-    timed = sum(macs(layer) for layer, pattern in pairs if pattern is not None)
+    timed = sum(_macs(layer, full) for layer, pattern in pairs if pattern is not None)
     return [
         Scaled(products_ms / timed * layer.positions, layer.factors)
         for layer, pattern in pairs
@@ -176,9 +168,9 @@ def _moving(
         factors = layer.factors
         if pattern is not None:
             factors = factors[:1] if pattern.block.groups > 1 else factors[1:2]
-        parts.append(Scaled(ms * numbers / total / math.prod(_size(each, full) for each in factors), factors))
+        parts.append(Scaled(ms * numbers / total / math.prod(each.at(full) for each in factors), factors))
     return [part for part in parts if part.ms]
 
 
-def _size(factor: Factor, widths: Widths) -> int:
-    return factor.constant + sum(times * int(widths[group]) for group, times in factor.times)
+def _macs(layer: Layer, widths: Widths) -> int:
+    return layer.positions * math.prod(factor.at(widths) for factor in layer.factors)

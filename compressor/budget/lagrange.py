@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget.elimination import Step, most, order_of
-from compressor.budget.terms import Choices, Numbers, Terms
+from compressor.budget.terms import Choices, Numbers, Terms, add
 
 BISECTIONS = 40
 POLYAK_STEPS = 80
@@ -78,8 +78,7 @@ class Search:
         for price, limit in zip(prices, problem.limits, strict=True):
             if price > 0:
                 for scope, table in limit.terms.items():
-                    paid = table * (-price / limit.allowed)
-                    terms[scope] = terms[scope] + paid if scope in terms else paid
+                    add(terms, scope, table * (-price / limit.allowed))
         total, places = most(terms, problem.choices, self.order)
         bound = total + float(prices.sum())
         if bound < self.bound:

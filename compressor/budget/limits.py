@@ -28,9 +28,6 @@ LIMITS = {"max_macs": "macs", "max_params": "params", "max_bytes": "bytes", "max
 
 UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "ms", "channels": "channels"}
 
-CLOSE = 1e-6
-"""How far above its limit a cost may be by rounding."""
-
 
 @dataclass(frozen=True)
 class Allowed:
@@ -106,15 +103,11 @@ def widths_within(
                 f"{_enough(name, limit, floor, top)}lower budget.keep_at_least, or keep fewer modules whole",
             )
     found = solve(choices, ranked, {name: (limit.cost, limit.most) for name, limit in allowed.items()})
-    over = [
-        f"{_figure(name, amount)} for {limit.option}"
-        for name, limit in allowed.items()
-        if (amount := limit.cost.of(found.widths)) > limit.most * (1 + CLOSE)
-    ]
-    if over:
+    if not found.fits:
+        amounts = (_figure(name, limit.cost.of(found.widths)) for name, limit in allowed.items())
         raise UsageError(
             f"no widths were found that meet {' and '.join(limit.option for limit in allowed.values())}: "
-            f"the nearest have {' and '.join(over)}",
+            f"the nearest have {' and '.join(amounts)}",
             "allow more of one of them",
         )
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from compressor.budget.elimination import cheapest, order_of
 from compressor.budget.lagrange import Problem
-from compressor.budget.terms import Terms
+from compressor.budget.terms import Terms, add
 
 ROUNDS = 60
 STEP = 4.0
@@ -29,8 +29,7 @@ def nearest(problem: Problem) -> list[int]:
         terms: Terms = {}
         for weight, limit in zip(weights / weights.sum(), problem.limits, strict=True):
             for scope, table in limit.terms.items():
-                paid = table * (weight / limit.allowed)
-                terms[scope] = terms[scope] + paid if scope in terms else paid
+                add(terms, scope, table * (weight / limit.allowed))
         places = cheapest(terms, problem.choices, order)
         costs = problem.costs(places)
         if costs.max() < problem.costs(best).max():

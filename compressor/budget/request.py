@@ -13,6 +13,11 @@ TIMED_FILES = {"onnx": "", "onnx-int8": " in INT8"}
 """The formats whose time can be asked for, and what the latency is then called beyond its name."""
 
 
+def title_of(cost: str, latency_of: str) -> str:
+    """A cost as people write it, the latency with the file that is meant."""
+    return COST_TITLES.get(cost, cost) + (TIMED_FILES[latency_of] if cost == "latency" else "")
+
+
 @dataclass(frozen=True)
 class Budget:
     """``remove`` is the share of the teacher's cost that goes; what stays is 1 - remove.
@@ -87,7 +92,7 @@ class Budget:
 
     def title_of(self, cost: str) -> str:
         """A cost as people write it, the latency with the file that is meant."""
-        return COST_TITLES.get(cost, cost) + (TIMED_FILES[self.latency_of] if cost == "latency" else "")
+        return title_of(cost, self.latency_of)
 
     @property
     def is_searched(self) -> bool:

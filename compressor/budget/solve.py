@@ -44,12 +44,16 @@ Costing = Cost | Tabled
 
 @dataclass(frozen=True)
 class Solution:
-    """Widths, what they are worth, what no widths could exceed (None: not known), and who found them."""
+    """Widths, what they are worth, what no widths could exceed (None: not known), who found them, and whether they fit.
+
+    They fit by the tables they were searched in; of entangled layers these are lines, and the cost itself may differ.
+    """
 
     widths: Widths
     value: float
     bound: float | None
     solver: str
+    fits: bool
 
     @property
     def gap(self) -> float | None:
@@ -92,7 +96,7 @@ def solve(
             solver = "highs"
             bound = answer.bound if bound is None else min(bound, answer.bound)
             places = _better(fine, [places, improved(fine, answer.places)])
-    return Solution(_widths(choices, places), fine.value(places), bound, solver)
+    return Solution(_widths(choices, places), fine.value(places), bound, solver, fine.fits(places))
 
 
 def least_widths(choices: Choices, cost: Costing) -> Widths | None:

@@ -135,8 +135,7 @@ def function_terms(
 
 def ends(factor: Factor, choices: Choices) -> tuple[float, float]:
     """The least and the most that the factor can be."""
-    low = factor.constant + sum(times * int(choices.of[group][0]) for group, times in factor.times)
-    high = factor.constant + sum(times * int(choices.of[group][-1]) for group, times in factor.times)
+    low, high = (factor.at([int(own[end]) for own in choices.of]) for end in (0, -1))
     return float(low), float(high)
 
 

@@ -8,6 +8,7 @@ handles, but for what the runtime spends on every node; and the whole is scaled 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -63,7 +64,7 @@ class Scaled:
 
     def of(self, widths: Widths) -> float:
         """Milliseconds, before any scale."""
-        return self.ms * float(np.prod([_size(factor, widths) for factor in self.factors]))
+        return self.ms * math.prod(factor.at(widths) for factor in self.factors)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Latency:
         """Milliseconds when each group keeps this many units."""
         total = 0.0
         for layer in self.layers:
-            total += float(layer.grid.at(_size(layer.out, widths), _size(layer.inner, widths)))
+            sizes = np.array([layer.out.at(widths), layer.inner.at(widths)], np.float64)
+            total += layer.grid.at(sizes[:1], sizes[1:]).item()
         for part in self.rest:
             total += part.of(widths)
         return self.scale * total
@@ -131,9 +133,3 @@ class FileBytes:
 
 Measured = Latency | FileBytes
 """Costs that can only be known for sure of a network that was built."""
-
-
-def _size(factor: Factor, widths: Widths) -> Numbers:
-    return np.asarray(
-        factor.constant + sum(times * int(widths[group]) for group, times in factor.times), np.float64
-    )

@@ -8,7 +8,7 @@ network; every value can be printed and written as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,10 @@ class Factor:
 
     constant: int
     times: tuple[tuple[int, int], ...] = ()
+
+    def at(self, widths: Sequence[int] | NDArray[np.int64]) -> int:
+        """The size when each group keeps this many units."""
+        return self.constant + sum(times * int(widths[group]) for group, times in self.times)
 
 
 @dataclass(frozen=True)

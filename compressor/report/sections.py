@@ -56,10 +56,7 @@ def _planned_rows(graph: ChannelGraph, plan: Plan) -> list[dict[str, Any]]:
         widths = [plan.widths[group.name][side] for group in graph.groups]
 
         def product(factors: Sequence[Factor], widths: Sequence[int] = widths) -> int:
-            return math.prod(
-                factor.constant + sum(times * widths[group] for group, times in factor.times)
-                for factor in factors
-            )
+            return math.prod(factor.at(widths) for factor in factors)
 
         for layer in graph.layers:
             row = rows.setdefault(

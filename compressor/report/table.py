@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.budget.request import COST_TITLES, TIMED_FILES
+from compressor.budget.request import title_of
 from compressor.report.report import Report, compared
 from compressor.runtimes import RUNTIMES
 
@@ -170,20 +170,19 @@ KEYS = {"latency": "latency_ms"}
 """Where a report keeps a cost under another name than its budget has."""
 
 
-def _other_file(report: Report) -> str:
-    """What the latency is called that widths were chosen by, where it is not that of the plain file."""
-    return TIMED_FILES[report.request.get("latency_of", "onnx")] if report.fit else ""
+def _timed_file(report: Report) -> str:
+    """The format whose latency widths were chosen by."""
+    return report.request.get("latency_of", "onnx")
 
 
 def _title(report: Report, cost: str) -> str:
-    return COST_TITLES.get(cost, cost) + (_other_file(report) if cost == "latency" else "")
+    return title_of(cost, _timed_file(report))
 
 
 def _reached(report: Report, cost: str) -> Mapping[str, Any]:
     """A cost as the budget meant it. The time of another file than the plain one was measured to choose widths."""
-    if cost != "latency" or not _other_file(report):
+    if cost != "latency" or _timed_file(report) == "onnx" or report.fit is None:
         return report.cost[KEYS.get(cost, cost)]
-    assert report.fit is not None
     chosen = report.fit["rounds"][report.fit["chosen"]]
     return compared(report.fit["teacher"]["latency"], chosen["measured"]["latency"])
 

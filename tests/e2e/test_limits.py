@@ -13,7 +13,7 @@ from tests.e2e.shell import shell
 BASE = ("run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "quick.toml", "--epochs", "1")
 
 
-def test_half_of_the_latency_is_promised_measured_and_compared_with_half_of_nothing(folder: Path) -> None:
+def test_a_share_of_the_latency_is_promised_measured_and_compared_with_a_share_of_macs(folder: Path) -> None:
     """How close a busy machine comes is not tested; that everything is said is."""
     outcome = shell(folder, *BASE, "--ratio", "0.1", "--of", "latency", "--out", "runs/l", "--json")
     assert outcome.code == 0, outcome.err
