@@ -21,13 +21,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from cifar import cifar10, resnet56
+from peers import PEERS, pruned_to
 from record import keep, write_figures
 from torch import nn
 
@@ -36,7 +35,6 @@ from compressor.data.split import Data
 from compressor.data.tensors import crop_and_flip
 from compressor.device import choose_device
 from compressor.distill import Guide, Progress, Schedule, accuracy, reestimate, train
-from compressor.distill.losses import cross_entropy
 from compressor.distill.request import METHOD_TITLES, Distilling
 from compressor.graph.trace import trace
 from compressor.methods import METHODS, Task, stages
@@ -45,18 +43,12 @@ from profiles import count
 
 FACTORS = (2.13, 2.57, 3.33)
 IMAGES = 50_000
-PEERS = {
-    "torch-pruning-taylor": ("taylor", True),
-    "torch-pruning-norm": ("norm", True),
-    "torch-pruning-taylor-uniform": ("taylor", False),
-    "torch-pruning-norm-uniform": ("norm", False),
-}
-"""Their criterion, and whether widths come from one threshold over all layers or every layer loses the same share."""
 OURS = {
     **{name: Distilling(name) for name in METHOD_TITLES},
     "cascade-scored": Distilling("cascade", masks="scored"),
 }
-ARMS = (*OURS, *PEERS)
+TORCH_PRUNING = "torch-pruning-"
+ARMS = (*OURS, *(f"{TORCH_PRUNING}{name}" for name in PEERS))
 
 
 def main() -> None:
@@ -81,9 +73,6 @@ def main() -> None:
     device = choose_device(given.device)
     data = cifar10(given.data, given.images // 10, 1000, crop_and_flip)
     teacher = resnet56(given.data)
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.1  # the file's, a plain average over all time, would lag behind
     schedule = Schedule(
         epochs=given.epochs,
         learning_rate=given.rate,
@@ -103,7 +92,7 @@ def main() -> None:
                     continue
                 start = time.perf_counter()
                 folder = given.json.with_suffix("") / f"{arm}-{factor}-{seed}-{given.epochs}-{given.images}"
-                find = peer if arm in PEERS else ours
+                find = peer if arm.startswith(TORCH_PRUNING) else ours
                 found = find(arm, Given(teacher, data, schedule, factor, seed, device, folder))
                 rows.append({**which, **found, "seconds": time.perf_counter() - start})
                 keep(given.json, figures(rows), rows)
@@ -160,16 +149,8 @@ def ours(arm: str, given: Given) -> dict[str, Any]:
 def peer(arm: str, given: Given) -> dict[str, Any]:
     """torch-pruning's network of as many MACs, trained by labels for as many steps."""
     image = torch.zeros(1, *given.data.shape)
-    target = count(given.teacher, (image,)).macs / given.factor
-    low, high = 0.0, 0.95
-    best, nearest = given.teacher, float("inf")
-    for _ in range(9):
-        ratio = (low + high) / 2
-        pruned = pruned_by(*PEERS[arm], copy.deepcopy(given.teacher), given.data, ratio, given.seed)
-        macs = count(pruned, (image,)).macs
-        if abs(macs - target) < abs(nearest - target):
-            best, nearest = pruned, macs
-        low, high = (ratio, high) if macs > target else (low, ratio)
+    name = arm.removeprefix(TORCH_PRUNING)
+    best = pruned_to(name, given.teacher, given.data, 1 - 1 / given.factor, given.seed)
     start = reestimate(best, given.data.train, batches=20, seed=given.seed, device=given.device)
     trained = train(
         start,
@@ -187,32 +168,6 @@ def peer(arm: str, given: Given) -> dict[str, Any]:
         "macs": count(trained.network.cpu(), (image,)).macs,
         "images_per_second": trained.images_per_second,
     }
-
-
-def pruned_by(
-    criterion: str, one_threshold: bool, network: nn.Module, data: Data, ratio: float, seed: int
-) -> nn.Module:
-    """torch-pruning's own pruners, as its examples use them."""
-    tp = import_module("torch_pruning")
-    kind, importance = {
-        "taylor": (tp.pruner.MetaPruner, tp.importance.GroupTaylorImportance()),
-        "norm": (tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2)),
-    }[criterion]
-    pruner = kind(
-        network,
-        torch.zeros(1, *data.shape),
-        importance=importance,
-        global_pruning=one_threshold,
-        pruning_ratio=ratio,
-        max_pruning_ratio=0.9,
-        ignored_layers=[network.linear],
-    )
-    if criterion == "taylor":
-        for batch in islice(data.train.batches(128, shuffle=seed), 10):
-            cross_entropy(network(batch.images), batch.labels).backward()
-    pruner.step()
-    network.zero_grad(set_to_none=True)
-    return network.eval()
 
 
 def shown(arm: str) -> Callable[[str, Progress], None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,6 +42,7 @@ from compressor.measure import Profile, profiled
 from compressor.models import ModelSource
 from compressor.proving import truth_of_network
 from compressor.recipe import ExportRecipe, ProfileRecipe, Recipe
+from compressor.repairing.repair import numbered, repaired
 from compressor.report.report import Report
 from compressor.rundir import free_name
 from compressor.saliency.score import score
@@ -66,6 +67,7 @@ __all__ = [
     "measure_latency",
     "plan",
     "profile",
+    "repair",
     "save",
     "score",
     "trace",
@@ -118,6 +120,27 @@ def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Given, *, 
     ``folded`` if it comes from ``fold_constants``, so that what these channels say at rest is in its biases.
     """
     require(check_cut(teacher, student, plan, images, folded=folded))
+
+
+def repair(
+    student: nn.Module,
+    teacher: nn.Module,
+    plan: Plan,
+    images: Given | Iterable[Given],
+    *,
+    device: torch.device = CPU,
+) -> nn.Module:
+    """The ``student`` that ``plan`` cut from ``teacher``, its layers fitted to the teacher's by least squares.
+
+    Neither labels nor gradients are used. ``images``: some hundred as one input of the network, or batches of inputs;
+    of the shape that the plan was made with. Warns of what could not be fitted.
+    """
+    result = repaired(student, teacher, plan, numbered(images), device=device)
+    if not result.helped:
+        warnings.warn("the fitted outputs are no nearer to the teacher's: nothing was changed", stacklevel=2)
+    for left in result.left:
+        warnings.warn(f"`{left.layer}` was not fitted: {left.reason}", stacklevel=2)
+    return result.network
 
 
 def distil(

@@ -24,7 +24,7 @@ from compressor.device import choose_device
 from compressor.distill import accuracy
 from compressor.distill.comparing import check_layers
 from compressor.distill.parallel import World, join, leave
-from compressor.distill.request import TEACHER_NONE, WITHOUT_TEACHER
+from compressor.distill.request import TEACHER_NONE, UNTAUGHT, WITHOUT_TEACHER
 from compressor.distill.sense import check_enough, check_sense
 from compressor.distill.sharding import check_several
 from compressor.distill.terms import terms_of
@@ -50,6 +50,7 @@ from compressor.methods.eight_bits import in_eight_bits
 from compressor.methods.probe import probed
 from compressor.proving import in_pytorch, truth_of_network
 from compressor.recipe import Recipe
+from compressor.repairing.request import Repairing
 from compressor.report.markdown import to_markdown
 from compressor.report.report import Report, read_report
 from compressor.report.sections import costs, layer_rows, training_row
@@ -60,7 +61,7 @@ from compressor.saliency.score import criterion_named
 from compressor.steps import Listener, Silent, Steps
 from compressor.student import Student
 from compressor.teacher import RANDOM, check_teacher, keep_teacher, load_guide, load_teacher
-from compressor.telling import Logged, showing, warn_of_damage, warn_of_unsupported
+from compressor.telling import Logged, showing, showing_repairs, warn_of_damage, warn_of_unsupported
 
 
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
@@ -112,7 +113,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         data = world.first_then_others(lambda: load_data(recipe.data, recipe.seed))
         world.agree("data", [data.name, data.classes, data.shape, len(data.train), len(data.test)])
         _check_request(recipe, data, criterion)
-        if recipe.distil.method != "cut-only":
+        if recipe.distil.method not in UNTAUGHT:
             check_enough(data, recipe.distil.schedule, world.size)
         teacher = load_teacher(
             recipe,
@@ -149,7 +150,7 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         right["cut"] = way.cut
     path, scores, checks = way.choice.path, way.scores, [*way.checks]
 
-    with steps.step("Distil") as step:
+    with steps.step("Repair and distil") as step:
         keep_teacher(recipe, teacher, run.checkpoints("teacher"))
         task = Task(
             teacher.network,
@@ -166,6 +167,9 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             showing(steps, step, recipe.distil.trainings([stage.name for stage in path]), run),
             given.network if given else None,
             given.auxiliary if given else None,
+            # A network that need not know anything is not worth being resembled.
+            Repairing(0) if recipe.distil.teacher == TEACHER_NONE else recipe.repair,
+            showing_repairs(steps, step),
         )
         warning = probed(task) if recipe.distil.probe else None
         if warning:
@@ -176,18 +180,22 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
             trainings = (*trainings[:-1], last)
             steps.warn(told)
         for training in trainings:
-            for warning in training.trained.warnings:
+            for warning in (*training.start.warnings, *training.trained.warnings):
                 steps.warn(f"{training.stage.name}: {warning}")
         warn_of_damage(data, steps, world)
         plan = trainings[-1].stage.plan
         student = trainings[-1].trained.network.cpu()
+        start = next((each.start for each in reversed(trainings) if each.start.repair), None)
+        repair = start.repair if start and start.repair and start.repair["helped"] else None
+        if start and repair and start.accuracy is not None:
+            right["repaired"] = start.accuracy
         right["student"] = trainings[-1].trained.accuracy
         checks.append(counted(student, plan, image))
         require(checks[-1:])
         checks += [
             replace(check, name=f"{training.stage.name} from {training.teacher}: {check.name}")
             for training in trainings
-            for check in training.checks
+            for check in training.start.checks
         ]
         step.outcome = " → ".join(
             f"{training.stage.name} {training.trained.accuracy:.2%}" for training in trainings
@@ -200,6 +208,8 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         about = {"teacher": recipe.model.name}
         if not given:
             about |= {"remove": f"{recipe.budget.remove:g}", "of": recipe.budget.of}
+            if repair:
+                about["repaired"] = f"{repair['images']} images"
             about["plan"] = hashlib.sha256(run.plan.read_bytes()).hexdigest()
         origin = given or teacher
         whole = Student(student, origin.source, plan.after(origin.done), tuple(image.shape), about)
@@ -280,6 +290,11 @@ def _compress(recipe: Recipe, out: Path, world: World, listener: Listener, fresh
         accuracy={"metric": "top-1", **right},
         latency=profile.latency,
         trainings=[training_row(training) for training in trainings],
+        repairs=[
+            {"network": training.stage.name, "accuracy": training.start.accuracy, **training.start.repair}
+            for training in trainings
+            if training.start.repair
+        ],
         widths={name: list(pair) for name, pair in plan.widths.items()},
         layers=[] if given else layer_rows(profile, graph, plan),
         not_cut=[{"name": group.name, "reason": group.frozen} for group in graph.frozen],
@@ -311,6 +326,6 @@ def _check_request(recipe: Recipe, data: Data, criterion: Criterion) -> None:
             f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
             "lamp, l2 and hrank need none",
         )
-    if recipe.distil.method != "cut-only":
+    if recipe.distil.method not in UNTAUGHT:
         taught = recipe.distil.method not in WITHOUT_TEACHER
         check_sense(data, recipe.distil.schedule, taught=taught, losses=recipe.distil.losses)

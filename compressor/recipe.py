@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compressor.budget.request import Budget
-from compressor.distill.request import Distilling
+from compressor.distill.request import REPAIR, Distilling
 from compressor.errors import UsageError, unknown_name
+from compressor.repairing.request import Repairing
 from compressor.runtimes import PRECISIONS, USUAL, named
 from compressor.saliency.request import Scoring
 
@@ -161,6 +162,7 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     budget: Budget = field(default_factory=Budget)
     saliency: Scoring = field(default_factory=Scoring)
+    repair: Repairing = field(default_factory=Repairing)
     distil: Distilling = field(default_factory=Distilling)
     export: ExportRecipe = field(default_factory=ExportRecipe)
     profile: ProfileRecipe = field(default_factory=ProfileRecipe)
@@ -168,6 +170,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+        if self.distil.method == REPAIR and not self.repair.images:
+            raise UsageError(
+                "method `repair` fits the student on images, and repair.images is 0",
+                "use at least 128, or choose cut-only",
+            )
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
         if self.distil.student and self.budget.of != Budget.of:

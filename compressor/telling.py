@@ -67,6 +67,11 @@ def showing(
     return show
 
 
+def showing_repairs(steps: Steps, step: Step) -> Callable[[str, float], None]:
+    """Tells the listener how many layers of a network are fitted; of all trainings none has begun then."""
+    return lambda name, done: steps.listener.moved(step, 0.0, f"{name}: repair, {done:.0%} of its layers")
+
+
 def _time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

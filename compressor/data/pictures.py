@@ -16,7 +16,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -112,6 +112,11 @@ class PictureSplit:
     def bad(self) -> tuple[Bad, ...]:
         """What could not be decoded so far."""
         return self.damage.found
+
+    @property
+    def plain(self) -> PictureSplit:
+        """The same pictures, the middle of each."""
+        return replace(self, look=replace(self.look, augmented=False, policy=None))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -54,6 +54,11 @@ class SampleSplit:
     labelled: ClassVar = True
     bad: ClassVar[tuple[Bad, ...]] = ()  # what the user's own code cannot read is an error
 
+    @property
+    def plain(self) -> SampleSplit:
+        """Itself: what the user's own code changes cannot be switched off from outside."""
+        return self
+
     def __len__(self) -> int:
         return len(self.samples)
 

@@ -76,6 +76,11 @@ class Split(Protocol):
         """What could not be read so far, and was replaced or left out."""
         ...
 
+    @property
+    def plain(self) -> Split:
+        """The same samples without augmentation, as far as that can be switched off from outside."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batches(

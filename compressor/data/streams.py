@@ -50,6 +50,11 @@ class StreamSplit:
     labelled: ClassVar = True
     bad: ClassVar[tuple[Bad, ...]] = ()  # what the user's own code cannot read is an error
 
+    @property
+    def plain(self) -> StreamSplit:
+        """Itself: what the user's own code changes cannot be switched off from outside."""
+        return self
+
     def __len__(self) -> int:
         return self.length
 

@@ -10,7 +10,7 @@ comes on top, image by image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import ClassVar
 
@@ -50,6 +50,11 @@ class TensorSplit:
     def fixed(self) -> bool:
         """Whether a sample shows the same pixels every time."""
         return self.augment is None and self.policy is None
+
+    @property
+    def plain(self) -> TensorSplit:
+        """The same images as they are stored."""
+        return replace(self, augment=None, policy=None)
 
     def __len__(self) -> int:
         return len(self.labels)

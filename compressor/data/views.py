@@ -31,6 +31,11 @@ class TwoViews:
     def bad(self) -> tuple[Bad, ...]:
         return tuple(dict.fromkeys((*self.mine.bad, *self.theirs.bad)))
 
+    @property
+    def plain(self) -> Split:
+        """The first view without augmentation."""
+        return self.mine.plain
+
     def __len__(self) -> int:
         return len(self.mine)
 

@@ -35,7 +35,7 @@ from compressor.files import write_atomic
 SCHEMA = 1
 KEPT = 2
 """How many checkpoints stay."""
-PLACE = ("epoch", "step", "micro", "rate", "back", "seconds")
+PLACE = ("epoch", "step", "micro", "rate", "back", "again", "seconds")
 """What of a place is one JSON value each."""
 
 Identity = dict[str, Any]
@@ -46,7 +46,7 @@ class Place:
     """Where a training is: ``step`` steps of epoch ``epoch`` (from 0) are done, with these losses.
 
     ``micro``: images at once. ``rate``: the share of the schedule's learning rate that is used, below 1 after the
-    training had to go back; ``back`` says where from.
+    training had to go back; ``back`` says where from. ``again``: what is to be told of the times that it began again.
     """
 
     micro: int
@@ -55,6 +55,7 @@ class Place:
     step: int = 0
     rate: float = 1.0
     back: str | None = None
+    again: list[str] = field(default_factory=list)
     seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
 

@@ -102,6 +102,10 @@ class Lesson(Protocol):
         """The network is right on this share of the test set."""
         ...
 
+    def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """How far the network, as it would be handed out, is from what it is to learn; none where that changes."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Everything beside the optimizer's that later steps depend on."""
         ...
@@ -260,6 +264,16 @@ class Taught:
     def tested(self, accuracy: float) -> None:
         while not self._at_once and int(self._number) + 1 < len(self._guides) and accuracy > self._bar():
             self._number += 1
+
+    def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """The loss by the labels and by the strongest guide, in float32."""
+        told = None
+        if self._guides:
+            guide = self._guides[-1]
+            # A copy for once: those that teach are let go when another one is asked.
+            teacher = answering(guide.network, self._arithmetic, guide.shared_out)
+            told = teacher(labels if guide.by_labels else images).float()
+        return loss_of(network(images).float(), labels, told, self._schedule)
 
     def state(self) -> dict[str, Tensor]:
         return {

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
+from compressor.distill.beginning import Beginning
 from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of, spread
-from compressor.distill.evaluate import accuracy
+from compressor.distill.evaluate import accuracy, in_eval_mode
 from compressor.distill.exchange import Exchange
 from compressor.distill.hints import Channels, Hints
 from compressor.distill.lesson import Lesson, Taught, digest
@@ -34,12 +36,15 @@ from compressor.distill.record import Epoch, Progress, Trained
 from compressor.distill.repeat import repeatable, reseed, seed_of
 from compressor.distill.schedule import Schedule
 from compressor.distill.sense import check_enough, check_sense
+from compressor.distill.statistics import has_statistics, measure_statistics
 from compressor.distill.teacher import Guide
 from compressor.distill.terms import terms_of
 from compressor.distill.trouble import DivergedError, check_finite, first_not_finite, is_out_of_memory
 from compressor.errors import CompressError
 
 CPU = torch.device("cpu")
+STATISTICS_BATCHES, STATISTICS_BATCH = 8, 128
+"""On how many training images, without augmentation, statistics are measured before a network is tested."""
 
 
 def train(
@@ -55,6 +60,7 @@ def train(
     at_once: bool = False,
     seed: int = 0,
     device: torch.device = CPU,
+    guarded: bool = False,
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
@@ -64,7 +70,7 @@ def train(
     cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first, or ``at_once`` (see
     `Taught`);
     ``hints`` are layers to be imitated, of which the network has these ``channels``; ``losses`` are added to that, as
-    `terms` has them. With
+    `terms` has them. ``guarded``: it must not end worse than it begins (`follow`). With
     ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
     float32, as the exported network will be.
     """
@@ -89,6 +95,7 @@ def train(
         schedule,
         arithmetic,
         seed=seed,
+        guarded=guarded,
         checkpoints=checkpoints,
         progress=progress,
     )
@@ -101,10 +108,14 @@ def follow(
     arithmetic: Arithmetic,
     *,
     seed: int = 0,
+    guarded: bool = False,
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train what the lesson trains, and hand out its network; every process hands out the same."""
+    """Train what the lesson trains, and hand out its network; every process hands out the same.
+
+    ``guarded``: the network knows something already, and is not to be worse at the end (`beginning`).
+    """
     world, device = here(), arithmetic.device
     check_enough(data, schedule, world.size)
     steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
@@ -118,6 +129,7 @@ def follow(
         None if schedule.ema is None else Average(lesson.network, schedule.ema),
         place,
     )
+    beginning = Beginning(lesson, data, schedule, arithmetic, seed) if guarded else None
     warnings: list[str] = []
     store = None
     if checkpoints is not None:
@@ -130,20 +142,28 @@ def follow(
     exchange = Exchange(world, lesson.networks.values(), device)
     course = _Course(data, schedule, arithmetic, seed, steps, moving, exchange, store, progress, warnings)
     with repeatable(device):
-        while place.epoch < schedule.epochs:
-            try:
-                course.epoch()
-            except DivergedError as trouble:
-                course.back_off(trouble)
+        course.run()
+        while beginning is not None and beginning.was_better_than(course.shown):
+            again = beginning.take_up_again(moving, course.shown)
+            if store is not None and world.first:
+                store.save(moving)
+            if not again:
+                break
+            course.run()
 
     if place.back:
         warnings.append(place.back)
-    warnings.extend(lesson.notes)
+    warnings.extend((*place.again, *lesson.notes))
     moving.optimizer.zero_grad(set_to_none=True)
     network = _contiguous(course.shown.eval())
     world.agree("weights after a training", "" if world.size == 1 else digest(network))
     return Trained(
-        network, tuple(place.history), resumed_from, arithmetic.precision, tuple(dict.fromkeys(warnings))
+        network,
+        tuple(place.history),
+        resumed_from,
+        arithmetic.precision,
+        tuple(dict.fromkeys(warnings)),
+        before=None if place.history else accuracy(network, data.test, device=device),
     )
 
 
@@ -167,6 +187,14 @@ class _Course:
         """The network that is tested and handed out."""
         average = self.moving.average
         return self.moving.lesson.network if average is None else average.network
+
+    def run(self) -> None:
+        """The rest of the training; a loss that is not finite goes back once."""
+        while self.moving.place.epoch < self.schedule.epochs:
+            try:
+                self.epoch()
+            except DivergedError as trouble:
+                self.back_off(trouble)
 
     def epoch(self) -> None:
         """The rest of the epoch that the place is in, its test and its checkpoint."""
@@ -214,6 +242,7 @@ class _Course:
         teacher = lesson.teacher
         right = None
         if schedule.tests_after(number + 1):
+            self._measure_statistics(all_networks=number + 1 == schedule.epochs)
             right = accuracy(self.shown, data.test, device=device)
             lesson.tested(right)
         images = min(schedule.batch, len(data.train)) * steps
@@ -227,6 +256,17 @@ class _Course:
             self.progress(
                 Progress(number + 1, schedule.epochs, steps, steps, now, speed, right, left, over=True)
             )
+
+    def _measure_statistics(self, *, all_networks: bool) -> None:
+        """Running statistics lag behind the weights by as much as their momentum says; these are of the weights."""
+        shown = {"": self.shown, **(self.moving.lesson.networks if all_networks else {})}
+        for network in {id(each): each for each in shown.values()}.values():
+            if not has_statistics(network):
+                continue
+            images = self.data.train.plain.batches(STATISTICS_BATCH, shuffle=seed_of(self.seed, "statistics"))
+            with in_eval_mode(network):
+                few = islice(images, STATISTICS_BATCHES)
+                measure_statistics(network, (each.images.to(self.arithmetic.device) for each in few))
 
     def back_off(self, trouble: DivergedError) -> None:
         """Once, to the last checkpoint and half the rate; the second time it is an error."""

@@ -23,7 +23,8 @@ METHOD_TITLES = {
     "finetune": "labels alone",
     "information-flow": "an auxiliary teacher, and then the student by how its layers arrange images",
     "indistill": "one layer after the other, then as the schedule says",
-    "cut-only": "no training",
+    "repair": "no training: layers are fitted to the teacher's",
+    "cut-only": "no training, and nothing is fitted",
 }
 """Each method by its name in recipes, and in words."""
 
@@ -35,6 +36,7 @@ WITHOUT_TEACHER = (
     "self",
     "label-smoothing",
     "finetune",
+    "repair",
     "cut-only",
 )
 """Those that ask no trained network; what they compare with, they make."""
@@ -47,7 +49,10 @@ PROBES = ("probe-taught", "probe-alone")
 """The trainings of the probe, by the teacher and by labels alone."""
 ENSEMBLE = "ensemble"
 """The training of several students at once, and what they say together."""
-CUTTING = (*IN_STEPS, "cascade", ENSEMBLE, "cut-only")
+REPAIR = "repair"
+UNTAUGHT = (REPAIR, "cut-only")
+"""Methods that train nothing."""
+CUTTING = (*IN_STEPS, "cascade", ENSEMBLE, *UNTAUGHT)
 """Methods that are about cuts from the teacher; all others also teach a student that is given."""
 
 EIGHT_BITS = "student-int8"
@@ -209,6 +214,8 @@ class Distilling:
         return {**{name: self.probe for name in PROBES if self.probe}, **self._trainings(path), **rounded}
 
     def _trainings(self, path: Sequence[str]) -> dict[str, int]:
+        if self.method in UNTAUGHT:
+            return {}
         if self.method == "cascade":
             after = self.afterwards
             return {"together": self.together.epochs, **({"student": after.epochs} if after else {})}

@@ -2,7 +2,16 @@
 
 from compressor.methods.alone import teacher_free, teacher_free_self
 from compressor.methods.cascade import cascade
-from compressor.methods.controls import cut_only, finetune, itself, kd, label_smoothing, multi_teacher, steps
+from compressor.methods.controls import (
+    cut_only,
+    finetune,
+    itself,
+    kd,
+    label_smoothing,
+    multi_teacher,
+    repair,
+    steps,
+)
 from compressor.methods.ensemble import ensemble
 from compressor.methods.flow import information_flow
 from compressor.methods.indistill import indistill
@@ -26,6 +35,7 @@ METHODS: dict[str, Method] = {
     "finetune": finetune,
     "information-flow": information_flow,
     "indistill": indistill,
+    "repair": repair,
     "cut-only": cut_only,
 }
 """Each method by the name that a recipe gives (``distil.method``)."""

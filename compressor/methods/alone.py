@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from compressor.distill import Guide
 from compressor.distill.virtual import VirtualTeacher
-from compressor.methods.task import Task, Training, begun, taught
+from compressor.methods.start import begun
+from compressor.methods.task import Task, Training, taught
 
 CORRECT = 0.99
 """How sure the virtual teacher is of the label."""
@@ -21,20 +22,20 @@ ITSELF = "itself"
 
 def teacher_free(task: Task) -> tuple[Training, ...]:
     """A made-up teacher that is always right and spreads the rest evenly: labels, softened by a temperature."""
-    student, checks = begun(task)
+    start = begun(task)
     guide = Guide("virtual", VirtualTeacher(len(task.data.classes), CORRECT), by_labels=True)
     asked = task.distilling.schedule
     schedule = replace(asked, teacher_loss="kd", temperature=TEMPERATURE, teacher_weight=WEIGHT)
-    trained = taught(task, task.student, student, schedule, (guide,))
-    return (Training(task.student, guide.name, trained, checks),)
+    trained = taught(task, task.student, start, schedule, (guide,))
+    return (Training(task.student, guide.name, trained, start),)
 
 
 def teacher_free_self(task: Task) -> tuple[Training, ...]:
     """The student is trained by labels, and teaches the same student from the start."""
-    student, checks = begun(task)
+    start = begun(task)
     schedule = task.distilling.schedule
     itself = replace(task.student, name=ITSELF)
-    first = taught(task, itself, student, schedule)
+    first = taught(task, itself, start, schedule)
     guide = Guide(ITSELF, first.network, first.accuracy)
-    second = taught(task, task.student, student, schedule, (guide,))
-    return Training(itself, "none", first, checks), Training(task.student, ITSELF, second)
+    second = taught(task, task.student, start, schedule, (guide,))
+    return Training(itself, "none", first, start), Training(task.student, ITSELF, second, start)

@@ -20,7 +20,8 @@ from compressor.distill.sense import check_sense
 from compressor.graph.channels import ChannelGraph
 from compressor.graph.cost import costs_of
 from compressor.methods.path import channels_of
-from compressor.methods.task import Task, Training, proved, taught
+from compressor.methods.start import Start, proved
+from compressor.methods.task import Task, Training, taught
 from compressor.methods.together import Member, Together
 
 TOGETHER = "together"
@@ -59,13 +60,14 @@ def cascade(task: Task) -> tuple[Training, ...]:
     stage = replace(task.student, plan=plan, missed=task.student.missed if same else None)
     whole = lesson.at_full_width(student)
     checks = proved(whole, copy.deepcopy(trained.network).cpu(), student.plan, task.data)
-    first = Training(replace(stage, name=TOGETHER), larger[0].stage.name, trained, checks)
+    start = Start(trained.network, checks)
+    first = Training(replace(stage, name=TOGETHER), larger[0].stage.name, trained, start)
     if asked.afterwards is None:
         return (replace(first, stage=stage),)
     guides = [*(_guide(member, task) for member in larger), task.guide]
-    after = taught(task, stage, trained.network, asked.afterwards, tuple(guides))
+    after = taught(task, stage, start, asked.afterwards, tuple(guides))
     told = [epoch.teacher for epoch in after.history if epoch.teacher]
-    return first, Training(stage, " → ".join(dict.fromkeys(told)), after)
+    return first, Training(stage, " → ".join(dict.fromkeys(told)), after, Start(trained.network))
 
 
 def _guide(member: Member, task: Task) -> Guide:

@@ -6,18 +6,22 @@ from dataclasses import replace
 
 from compressor.distill import Guide, Schedule, Trained, accuracy, choose_precision
 from compressor.methods.path import Stage, channels_of
-from compressor.methods.task import Task, Training, begun, cut_and_proved, taught
+from compressor.methods.start import Start, begun, cut_and_repaired
+from compressor.methods.task import Task, Training, taught
+from compressor.repairing.request import Repairing
 
 SMOOTHING = 0.1
 ITSELF_LOSSES = ("drg", "dsr")
 
 
+def repair(task: Task) -> tuple[Training, ...]:
+    """Nothing is trained: the cut student's layers are fitted to the teacher's, and that is all."""
+    return _untaught(task, begun(task))
+
+
 def cut_only(task: Task) -> tuple[Training, ...]:
-    """Nothing is trained: running statistics are measured anew, and that is all."""
-    student, checks = cut_and_proved(task.teacher, task.student.plan, task)
-    right = accuracy(student, task.data.test, device=task.device)
-    precision = choose_precision("fp32", task.device)
-    return (Training(task.student, "none", Trained(student, (), None, precision, before=right), checks),)
+    """Not even that: running statistics are measured anew."""
+    return _untaught(task, begun(replace(task, repairing=Repairing(0))))
 
 
 def finetune(task: Task) -> tuple[Training, ...]:
@@ -33,16 +37,16 @@ def label_smoothing(task: Task) -> tuple[Training, ...]:
 
 def itself(task: Task) -> tuple[Training, ...]:
     """Labels, a head in the student's middle, and the shape of its answers to the batch before (Xu et al. 2023)."""
-    student, checks = begun(task)
-    trained = taught(task, task.student, student, task.distilling.schedule, more=ITSELF_LOSSES)
-    return (Training(task.student, "itself", trained, checks),)
+    start = begun(task)
+    trained = taught(task, task.student, start, task.distilling.schedule, more=ITSELF_LOSSES)
+    return (Training(task.student, "itself", trained, start),)
 
 
 def kd(task: Task) -> tuple[Training, ...]:
     """The teacher teaches the student, without assistants (Hinton et al. 2015)."""
-    student, checks = begun(task)
-    trained = taught(task, task.student, student, task.distilling.schedule, (task.guide,))
-    return (Training(task.student, task.guide.name, trained, checks),)
+    start = begun(task)
+    trained = taught(task, task.student, start, task.distilling.schedule, (task.guide,))
+    return (Training(task.student, task.guide.name, trained, start),)
 
 
 def steps(task: Task) -> tuple[Training, ...]:
@@ -60,21 +64,29 @@ def _in_steps(task: Task, *, all_at_the_end: bool) -> tuple[Training, ...]:
     trainings: list[Training] = []
     for stage in task.path:
         plan = stage.plan if done is None else stage.plan.within(done)
-        start, checks = cut_and_proved(network, plan, task)
+        start = cut_and_repaired(network, plan, task, stage.name)
         schedule = task.distilling.schedule_of(stage.name)
         together = all_at_the_end and stage is task.student and len(guides) > 1
         teaching = tuple(guides) if together else (guides[-1],)
         trained = taught(task, stage, start, schedule, teaching, at_once=together)
         told = " + ".join(guide.name for guide in teaching)
-        trainings.append(Training(stage, told, trained, checks))
+        trainings.append(Training(stage, told, trained, start))
         network, done = trained.network, stage.plan
         guides.append(_guide(stage, trained, task))
     return tuple(trainings)
 
 
 def _alone(task: Task, schedule: Schedule) -> tuple[Training, ...]:
-    student, checks = begun(task)
-    return (Training(task.student, "none", taught(task, task.student, student, schedule), checks),)
+    start = begun(task)
+    return (Training(task.student, "none", taught(task, task.student, start, schedule), start),)
+
+
+def _untaught(task: Task, start: Start) -> tuple[Training, ...]:
+    right = start.accuracy
+    if right is None:
+        right = accuracy(start.network, task.data.test, device=task.device)
+    precision = choose_precision("fp32", task.device)
+    return (Training(task.student, "none", Trained(start.network, (), None, precision, before=right), start),)
 
 
 def _guide(stage: Stage, trained: Trained, task: Task) -> Guide:

@@ -12,6 +12,7 @@ from itertools import islice
 from compressor.distill import accuracy
 from compressor.distill.quantising import can_round, rounding, without_rounding
 from compressor.distill.request import EIGHT_BITS, WITHOUT_TEACHER
+from compressor.methods.start import Start
 from compressor.methods.task import Task, Training, taught
 from export.int8 import WEIGHT_STEPS
 
@@ -39,7 +40,7 @@ def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Tra
         ema=None,
     )
     guides = () if asked.method in WITHOUT_TEACHER else (task.guide,)
-    trained = taught(task, replace(training.stage, name=EIGHT_BITS), rounded, schedule, guides)
+    trained = taught(task, replace(training.stage, name=EIGHT_BITS), Start(rounded), schedule, guides)
     student = without_rounding(trained.network, before).to(task.device).eval()
     right = accuracy(student, task.data.test, device=task.device)
     told = (

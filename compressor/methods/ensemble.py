@@ -13,15 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from compressor.cutting.proof import Check
 from compressor.distill import Arithmetic, Schedule, Trained, accuracy, follow
 from compressor.distill.lesson import Backward, digest, loss_of
 from compressor.distill.losses import cross_entropy
 from compressor.distill.optimizers import Named
 from compressor.distill.request import ENSEMBLE
 from compressor.distill.sense import check_sense
-from compressor.methods.path import Stage
-from compressor.methods.task import Task, Training, cut_and_proved
+from compressor.methods.start import cut_and_repaired
+from compressor.methods.task import Task, Training
 
 
 def ensemble(task: Task) -> tuple[Training, ...]:
@@ -29,10 +28,8 @@ def ensemble(task: Task) -> tuple[Training, ...]:
     schedule = task.distilling.schedule
     check_sense(task.data, schedule, taught=True)
     arithmetic = Arithmetic.on(task.device, schedule.precision)
-    started: list[tuple[Stage, nn.Module, tuple[Check, ...]]] = [
-        (stage, *cut_and_proved(task.teacher, stage.plan, task)) for stage in task.path
-    ]
-    lesson = AtOnce({stage.name: network for stage, network, _ in started}, schedule, arithmetic)
+    started = [(stage, cut_and_repaired(task.teacher, stage.plan, task, stage.name)) for stage in task.path]
+    lesson = AtOnce({stage.name: start.network for stage, start in started}, schedule, arithmetic)
     trained = follow(
         lesson,
         task.data,
@@ -43,13 +40,13 @@ def ensemble(task: Task) -> tuple[Training, ...]:
         progress=partial(task.progress, ENSEMBLE),
     )
     others = []
-    for stage, _, checks in started[:-1]:
+    for stage, start in started[:-1]:
         network = lesson.networks[stage.name].eval()
         right = accuracy(network, task.data.test, device=task.device)
         untested = tuple(replace(epoch, accuracy=None) for epoch in trained.history)
         alone = Trained(network, untested, trained.resumed_from, trained.precision, before=right)
-        others.append(Training(stage, ENSEMBLE, alone, checks, ships=True))
-    return (*others, Training(task.student, ENSEMBLE, trained, started[-1][2]))
+        others.append(Training(stage, ENSEMBLE, alone, start, ships=True))
+    return (*others, Training(task.student, ENSEMBLE, trained, started[-1][1]))
 
 
 class AtOnce:
@@ -109,6 +106,10 @@ class AtOnce:
     def after_step(self, step: int, steps: int) -> None: ...
 
     def tested(self, accuracy: float) -> None: ...
+
+    def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """By the labels: what all say together is moved by each of them."""
+        return cross_entropy(network(images).float(), labels, label_smoothing=self._schedule.label_smoothing)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self._members.state_dict())

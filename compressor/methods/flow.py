@@ -15,7 +15,8 @@ from compressor.distill.places import EMBEDDING
 from compressor.distill.schedule import NO_ANSWERS
 from compressor.errors import UsageError
 from compressor.methods.matching import compared_layers
-from compressor.methods.task import Task, Training, cut_and_proved, given, taught
+from compressor.methods.start import cut_and_repaired, given
+from compressor.methods.task import Task, Training, taught
 
 INITIAL, DECAY = 100.0, 0.7
 """What a layer inside counts in epoch k: 100 · 0.7^k (equation 10); the embedding counts 1."""
@@ -39,18 +40,19 @@ def information_flow(task: Task) -> tuple[Training, ...]:
             "remove more, or choose kd",
         )
     asked, stage = task.distilling, task.path[-2]
-    network, checks = given(task.auxiliary) or cut_and_proved(task.teacher, stage.plan, task)
+    start = given(task.auxiliary) or cut_and_repaired(task.teacher, stage.plan, task, stage.name)
     schedule = asked.schedule_of(stage.name)
-    first = taught(task, stage, network, schedule, (task.guide,), more=(last_loss(),))
-    student, proof = given(task.given) or cut_and_proved(
-        first.network, task.student.plan.within(stage.plan), task
+    first = taught(task, stage, start, schedule, (task.guide,), more=(last_loss(),))
+    begins = given(task.given) or cut_and_repaired(
+        first.network, task.student.plan.within(stage.plan), task, task.student.name
     )
+    student = begins.network
     guide = Guide(stage.name, first.network, first.accuracy)
     losses = flow_losses(compared_layers(task, student, first.network))
-    second = taught(task, task.student, student, without_answers(asked.schedule), (guide,), more=losses)
+    second = taught(task, task.student, begins, without_answers(asked.schedule), (guide,), more=losses)
     return (
-        Training(stage, task.guide.name, first, checks),
-        Training(task.student, stage.name, second, proof),
+        Training(stage, task.guide.name, first, start),
+        Training(task.student, stage.name, second, begins),
     )
 
 

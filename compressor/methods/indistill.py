@@ -19,7 +19,8 @@ from compressor.distill.places import Places
 from compressor.distill.schedule import NO_ANSWERS
 from compressor.methods.matching import compared_layers
 from compressor.methods.narrow import Kept, kept_by_plan, largest_filters
-from compressor.methods.task import Task, Training, begun, taught
+from compressor.methods.start import Start, begun
+from compressor.methods.task import Task, Training, taught
 
 WARMED = "warm-up"
 """The name of the training of one layer after the other."""
@@ -31,7 +32,8 @@ FIRST = 2
 def indistill(task: Task) -> tuple[Training, ...]:
     """The warm-up, for at most half of the epochs, and the main training."""
     asked, guide = task.distilling, task.guide
-    student, checks = begun(task)
+    start = begun(task)
+    student = start.network
     pairs = compared_layers(task, student, guide.network)
     epochs = curriculum(len(pairs), asked.schedule.epochs // 2)
     trainings: list[Training] = []
@@ -45,12 +47,12 @@ def indistill(task: Task) -> tuple[Training, ...]:
         )
         shown = replace(guide, kept=shown_channels(task, student, pairs))
         stage = replace(task.student, name=WARMED)
-        trained = taught(task, stage, student, schedule, (shown,), only=warm_up_losses(pairs, epochs))
-        trainings.append(Training(stage, guide.name, _noted(trained, epochs, asked.schedule.epochs), checks))
-        student, checks = trained.network, ()
+        trained = taught(task, stage, start, schedule, (shown,), only=warm_up_losses(pairs, epochs))
+        trainings.append(Training(stage, guide.name, _noted(trained, epochs, asked.schedule.epochs), start))
+        start = Start(trained.network)
     left = asked.part_of(asked.schedule.epochs - sum(epochs))
-    trained = taught(task, task.student, student, left, (guide,))
-    return (*trainings, Training(task.student, guide.name, trained, checks))
+    trained = taught(task, task.student, start, left, (guide,))
+    return (*trainings, Training(task.student, guide.name, trained, start))
 
 
 def shown_channels(task: Task, student: nn.Module, pairs: Sequence[tuple[str, str]]) -> dict[str, Kept]:

@@ -17,7 +17,8 @@ from compressor.data.split import Data
 from compressor.distill import Guide, Schedule, Trained, train
 from compressor.distill.request import LIGHTWEIGHT, LIGHTWEIGHT_EPOCHS
 from compressor.distill.virtual import Drawn
-from compressor.methods.task import Task, Training, begun, taught
+from compressor.methods.start import begun
+from compressor.methods.task import Task, Training, taught
 from compressor.recipe import DataRecipe
 
 IMAGES = 200
@@ -30,7 +31,7 @@ SCHEDULE = Schedule(
 
 def lightweight_teacher(task: Task) -> tuple[Training, ...]:
     """The student, told by a teacher of numbers beside the labels."""
-    student, checks = begun(task)
+    start = begun(task)
     numbers = _numbers(task)
     small = train(
         lenet(len(numbers.classes)),
@@ -42,8 +43,8 @@ def lightweight_teacher(task: Task) -> tuple[Training, ...]:
         progress=lambda now: task.progress(LIGHTWEIGHT, now),
     )
     guide = Guide(LIGHTWEIGHT, Drawn(answers(small, numbers)), small.accuracy, by_labels=True)
-    trained = taught(task, task.student, student, task.distilling.schedule, (guide,), more=(ADVERSARIAL,))
-    return (Training(task.student, guide.name, trained, checks),)
+    trained = taught(task, task.student, start, task.distilling.schedule, (guide,), more=(ADVERSARIAL,))
+    return (Training(task.student, guide.name, trained, start),)
 
 
 def lenet(classes: int) -> nn.Module:

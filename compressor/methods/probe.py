@@ -10,7 +10,8 @@ import math
 from dataclasses import replace
 
 from compressor.distill.request import PROBES
-from compressor.methods.task import Task, begun, taught
+from compressor.methods.start import begun
+from compressor.methods.task import Task, taught
 
 DEVIATIONS = 2.0
 """How far apart two shares of the test set must lie, in standard deviations of their difference, to be called so."""
@@ -19,7 +20,7 @@ DEVIATIONS = 2.0
 def probed(task: Task) -> str | None:
     """A warning if the student learns less from its teacher than from the labels alone, or cannot be told apart."""
     asked = task.distilling
-    student, _ = begun(task)
+    start = begun(task)
     schedule = replace(
         asked.schedule,
         epochs=asked.probe,
@@ -29,7 +30,7 @@ def probed(task: Task) -> str | None:
     right = []
     for name, guides in zip(PROBES, ((task.guide,), ()), strict=True):
         stage = replace(task.student, name=name)
-        right.append(taught(task, stage, student, schedule, guides).accuracy)
+        right.append(taught(task, stage, start, schedule, guides).accuracy)
     return verdict(right[0], right[1], len(task.data.test), asked.probe, task.guide.name)
 
 

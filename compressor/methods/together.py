@@ -193,6 +193,10 @@ class Together:
 
     def tested(self, accuracy: float) -> None: ...
 
+    def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Its channels change, and with them what could be expected of it."""
+        return None
+
     def state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {"weights": self._flat.values}
         for member in self.members:

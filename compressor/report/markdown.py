@@ -16,6 +16,8 @@ from compressor.report.table import (
     how_measured,
     how_timed,
     proof_rows,
+    repair_rows,
+    repair_sentence,
     short,
     student_form,
     training_rows,
@@ -28,9 +30,11 @@ def to_markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    verdict = "all checks passed" if report.passed else "A CHECK FAILED"
-    yield f"# {report.model['name']} on {report.data['name']}: {verdict}"
+    yield f"# {report.model['name']} on {report.data['name']}: {report.verdict}"
     yield ""
+    if report.shortfall:
+        yield f"What would help: {report.remedies}."
+        yield ""
     yield f"{asked_and_reached(report)}. Removed is the share of the teacher's cost that is gone."
     yield from _table(("accuracy", report.accuracy["metric"], "against the teacher"), accuracy_rows(report))
     yield from _table(("cost", "teacher", "student", "removed"), cost_rows(report))
@@ -55,6 +59,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
         yield told
     yield from _table(TRAINING_HEAD, training_rows(report))
+    for row in report.repairs:
+        yield ""
+        yield repair_sentence(row)
+        yield from _table(("layer", "error before the repair", "after"), repair_rows(row))
+        if row["left"]:
+            yield from _table(("not fitted", "why"), [(each["name"], each["reason"]) for each in row["left"]])
     yield from _table(
         ("group", "units", "kept"),
         [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],

@@ -15,6 +15,10 @@ from typing import Any
 from compressor.errors import CompressError, UsageError
 
 SCHEMA = 1
+FAR = 0.1
+"""A student that loses more of its teacher's accuracy is far below it."""
+CHANCE = 1.5
+"""And one that is right so many times as often as a guess, or less, guesses."""
 
 Json = Mapping[str, Any]
 
@@ -43,12 +47,43 @@ class Report:
     folder: str
     fit: Json | None = None
     engines: Mapping[str, Sequence[Json]] = field(default_factory=dict)
+    repairs: Sequence[Json] = ()
     schema: int = SCHEMA
 
     @property
     def passed(self) -> bool:
         """Whether every check passed."""
         return all(check["passed"] for check in self.checks)
+
+    @property
+    def shortfall(self) -> str | None:
+        """One sentence if the student is far below its teacher after all."""
+        teacher, student = self.accuracy["teacher"], self.accuracy["student"]
+        by_chance = 1 / self.model["classes"]
+        lost = teacher - student > FAR
+        guesses = student <= CHANCE * by_chance < teacher
+        if not lost and not guesses:
+            return None
+        level = (
+            "no better than chance"
+            if guesses
+            else f"{(teacher - student) * 100:.1f} points below its teacher"
+        )
+        metric = self.accuracy["metric"]
+        return f"the student is {level}: {metric} {student:.1%} against {teacher:.1%}"
+
+    @property
+    def remedies(self) -> str:
+        """What would help a student that is far below its teacher."""
+        repaired = [row["images"] for row in self.repairs]
+        images = f"more images for the repair (repair.images, now {max(repaired, default=0)})"
+        return f"{images}, a smaller --ratio, or more --epochs"
+
+    @property
+    def verdict(self) -> str:
+        """What comes of the run in a few words: whether checks passed, and before that whether it was worth it."""
+        checks = "all checks passed" if self.passed else "A CHECK FAILED"
+        return checks if self.shortfall is None else f"{self.shortfall} ({checks})".replace("%", " %")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the schema first."""

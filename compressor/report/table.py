@@ -57,14 +57,33 @@ def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
     rows = [("teacher", percent(right["teacher"], 2), "")]
     for name, title in (
         ("cut", "student, merely cut"),
+        ("repaired", "student, repaired"),
         ("student", "student, distilled"),
         ("onnx", "student, from the ONNX file"),
     ):
         if name not in right:  # a student that was given is not cut
             continue
+        if name == "student" and not any(row["epochs"] for row in report.trainings):
+            continue  # nothing was trained: it is the repaired or the cut one
         points = (right[name] - right["teacher"]) * 100
         rows.append((title, percent(right[name], 2), f"{points:+.2f} points"))
     return rows
+
+
+def repair_sentence(row: Mapping[str, Any]) -> str:
+    """What a repair reached: how far outputs are from the teacher's, before and after."""
+    error = row["output_error"]
+    became = "" if row["helped"] else "; that is no nearer, so it was left out"
+    return (
+        f"Repair of {row['network']}: {len(row['layers'])} layers fitted on {row['images']} images without labels; "
+        f"squared error of the outputs, relative to the teacher's: {error['before']:.3g} as cut, "
+        f"{error['after']:.3g} repaired{became}."
+    )
+
+
+def repair_rows(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Every fitted layer with its error before and after, as a share of its output's variance."""
+    return [(each["name"], percent(each["before"]), percent(each["after"])) for each in row["layers"]]
 
 
 def training_rows(report: Report) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from compressor.report.table import (
     how_measured,
     how_timed,
     proof_rows,
+    repair_sentence,
     student_form,
     training_rows,
 )
@@ -36,6 +37,7 @@ def _screen(report: Report) -> RenderableType:
     metric = report.accuracy["metric"]
     parts: list[RenderableType] = [
         Text(""),
+        *_shortfall(report),
         _table(("accuracy", metric, "against the teacher"), accuracy_rows(report)),
         Text(""),
         _table(("cost", "teacher", "student", "removed"), cost_rows(report)),
@@ -48,10 +50,19 @@ def _screen(report: Report) -> RenderableType:
         Text(""),
     ]
     parts += [proof_table(report.proofs), *_timed(report.proofs), Text("")]
+    parts += [Text(repair_sentence(row), style="dim") for row in report.repairs]
     parts += _verdicts(report)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in report.warnings]
     parts += [Text(""), Text(f"run folder: {report.folder}")]
     return Group(*parts)
+
+
+def _shortfall(report: Report) -> list[Text]:
+    """The first thing to be said of a student that is far below its teacher, and what would help."""
+    if report.shortfall is None:
+        return []
+    sentence = f"{report.shortfall[0].upper()}{report.shortfall[1:]}.".replace("%", " %")
+    return [Text(sentence, style="bold yellow"), Text(f"hint: {report.remedies}"), Text("")]
 
 
 def proof_table(proofs: Sequence[Mapping[str, Any]]) -> Table:

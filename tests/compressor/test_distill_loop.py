@@ -34,6 +34,7 @@ class Pixels:
     fixed: bool = True
     labelled: bool = True
     bad: tuple[Bad, ...] = ()
+    plain = property(lambda self: self)
 
     def __len__(self):
         return len(self.labels)
@@ -173,6 +174,8 @@ def test_dropout_and_order_are_drawn_anew_in_every_epoch():
 
     @dataclass(frozen=True)
     class Watched(Pixels):
+        plain = property(lambda self: Pixels(self.images, self.labels))
+
         def batches(self, size, *, shuffle=None, **options):
             orders.append(shuffle)
             dropped.append(torch.rand(1).item())  # what the next random layer would draw
@@ -338,3 +341,59 @@ def test_a_batch_larger_than_the_data_is_one_step():
     told = []
     train(copy.deepcopy(toy_network()), data, replace(QUICK, batch=1000), progress=told.append)
     assert {(p.step, p.steps) for p in told} == {(1, 1)}
+
+
+# ---------------------------------------------------------------------- statistics and rates
+
+
+@pytest.mark.parametrize("momentum", [0.001, 0.1, None])
+def test_statistics_are_those_of_the_weights_whatever_the_momentum(momentum):
+    network, data = toy_network(), toy_data()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+    trained = train(network, data, QUICK)
+    first = next(module for module in trained.network if isinstance(module, nn.BatchNorm2d))
+    read = []
+    first.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    with torch.no_grad():
+        trained.network(data.train.images)
+    mean = read[0].mean((0, 2, 3))
+    # Of all but the last 24 of 280 images: a batch that is not full is left out.
+    assert (first.running_mean - mean).abs().max() < 0.1 * read[0].std()
+    assert first.momentum == momentum
+    assert trained.accuracy == accuracy(trained.network, data.test)
+
+
+def taught_pair():
+    """A teacher that knows its data, and a student that is nearly there."""
+    teacher = train(toy_network(), toy_data(), replace(QUICK, epochs=6)).network
+    return teacher, train(toy_network(5), toy_data(), QUICK, teacher=teacher).network
+
+
+def test_a_rate_that_destroys_what_a_network_knows_is_lowered_and_told():
+    teacher, start = taught_pair()
+    wild = replace(QUICK, epochs=1, learning_rate=1.2, warmup_epochs=0)
+    guarded = train(start, toy_data(), wild, teacher=teacher, guarded=True)
+    free = train(start, toy_data(), wild, teacher=teacher)
+    (told,) = guarded.warnings
+    assert "at a learning rate of 1.2 the loss on 256 training images went from" in told
+    assert "trained again at 0.24" in told
+    assert not free.warnings
+    assert guarded.accuracy > free.accuracy + 0.5
+    calm = train(start, toy_data(), replace(wild, learning_rate=0.05), teacher=teacher, guarded=True)
+    assert calm.warnings == ()
+
+
+def test_a_network_that_no_rate_makes_better_is_handed_out_as_it_began(tmp_path):
+    teacher, start = taught_pair()
+    wild = replace(QUICK, epochs=1, learning_rate=400, warmup_epochs=0, clip_norm=0.5, momentum=0.0)
+    once = train(start, toy_data(), wild, teacher=teacher, guarded=True, checkpoints=tmp_path)
+    assert ["trained again" in told for told in once.warnings] == [True, True, False]
+    assert "handed out as it began" in once.warnings[-1]
+    assert once.history == ()
+    assert once.accuracy == accuracy(start, toy_data().test)
+    again = train(start, toy_data(), wild, teacher=teacher, guarded=True, checkpoints=tmp_path)
+    assert again.warnings == once.warnings
+    for network in (once.network, again.network):
+        assert all(map(torch.equal, network.state_dict().values(), start.state_dict().values()))

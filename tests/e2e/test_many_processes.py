@@ -48,14 +48,14 @@ def test_two_processes_make_one_run_with_the_widths_that_one_would_choose(
     assert begun.returncode == 0, err
     report, alone = json.loads(out), json.loads(finished[1].out)
     assert [path.name for path in (folder / "runs").iterdir()] == [Path(report["folder"]).name]
-    assert err.count("run folder: ") == err.count(" s  Distil") == 1
+    assert err.count("run folder: ") == err.count(" s  Repair and distil") == 1
     assert report["widths"] == alone["widths"]
     assert all(check["passed"] for check in report["checks"])
     # Later epochs of this lively training grow what rounding began; the first still shows that batches were the same.
     first, other = report["trainings"][0], alone["trainings"][0]
     assert first["losses"][0] == pytest.approx(other["losses"][0], rel=1e-3)
     log = [json.loads(line) for line in (folder / report["folder"] / "log.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in log if "step" in entry].count("Distil") == 1
+    assert [entry["step"] for entry in log if "step" in entry].count("Repair and distil") == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
@@ -75,7 +75,7 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_one_process_can_go_on(
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "hint: "))]
     assert len(lines) == 2, err
     assert lines[0].startswith(
-        "error: process 1 of 0 to 1 ended without a word, in `Distil`, assistant-1: epoch "
+        "error: process 1 of 0 to 1 ended without a word, in `Repair and distil`, assistant-1: epoch "
     )
     assert lines[1].startswith(
         "hint: the same command goes on from the last checkpoint, also with another number"

@@ -110,3 +110,20 @@ def test_a_probe_is_trained_before_the_student(folder: Path) -> None:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     names = list(dict.fromkeys(line["training"] for line in lines if "training" in line))
     assert names == ["probe-taught", "probe-alone", "student"]
+
+
+def test_a_network_is_repaired_and_nothing_more(folder: Path) -> None:
+    report = run(folder, "mypkg:teacher", "mypkg:data", "--method", "repair")
+    (row,) = report["repairs"]
+    assert row["helped"]
+    assert row["output_error"]["after"] < row["output_error"]["before"]
+    right = report["accuracy"]
+    assert right["cut"] <= right["repaired"] == right["student"]
+    assert report["trainings"][0]["epochs"] == 0
+    (plan,) = folder.glob("runs/*/student/plan.json")
+    assert json.loads(plan.read_text())["about"]["repaired"] == f"{row['images']} images"
+    (text,) = folder.glob("runs/*/report.md")
+    assert "| layer | error before the repair | after |" in text.read_text()
+    shown = warm_shell(folder, "report", str(plan.parents[1]))
+    assert "student, repaired" in shown.out
+    assert "student, distilled" not in shown.out

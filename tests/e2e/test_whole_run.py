@@ -41,7 +41,7 @@ STEPS = [
     "Choose widths",
     "Cut",
     "Verify the cut",
-    "Distil",
+    "Repair and distil",
     "Save and export",
     "Verify the artifact",
     "Profile",

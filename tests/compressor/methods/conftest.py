@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 
 from compressor.data.split import Data
+from compressor.distill import train
 
-from .stripes import stripes
+from .stripes import SCHEDULE, stripes
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +28,10 @@ def data() -> Data:
     return Data("stripes", ("vertical", "horizontal"), (1, 8, 8), stripes(128, 0), stripes(64, 1))
 
 
-@pytest.fixture
-def teacher() -> nn.Module:
+@pytest.fixture(scope="session")
+def trained() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.BatchNorm2d(16),
         nn.ReLU(),
@@ -39,4 +41,12 @@ def teacher() -> nn.Module:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(16, 2),
-    ).eval()
+    )
+    data = Data("stripes", ("vertical", "horizontal"), (1, 8, 8), stripes(128, 0), stripes(64, 1))
+    return train(network, data, SCHEDULE).network
+
+
+@pytest.fixture
+def teacher(trained: nn.Module) -> nn.Module:
+    """A teacher that knows its data, a copy for each test."""
+    return copy.deepcopy(trained)

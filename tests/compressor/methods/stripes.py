@@ -32,6 +32,7 @@ class Stripes:
     fixed: bool = True
     labelled: bool = True
     bad: tuple[Bad, ...] = ()
+    plain = property(lambda self: self)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,0 +1,189 @@
+"""How a student begins: cut from a larger network, proved, and repaired; kept with the run, so that it is done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import nn
+
+from compressor.budget.plan import Plan
+from compressor.copying import named_tensors
+from compressor.cutting import cut
+from compressor.cutting.proof import Check, check_cut, require
+from compressor.data.split import Data, Part
+from compressor.distill import accuracy, reestimate
+from compressor.distill.lesson import digest
+from compressor.distill.parallel import here
+from compressor.files import write_atomic
+from compressor.graph.recording.example import Inputs, inputs_of
+from compressor.repairing.repair import BATCH, repaired
+
+if TYPE_CHECKING:
+    from compressor.methods.task import Task
+
+PROOF_IMAGES = 4
+
+STATISTICS_BATCHES = 20
+"""Batches over which running statistics are measured anew after a cut that is not repaired."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network before it learns, what was proved of it, and how often it is right.
+
+    ``repair``: what was fitted, as a report has it; none where nothing was cut or no repair was asked for.
+    """
+
+    network: nn.Module
+    checks: tuple[Check, ...] = ()
+    repair: dict[str, Any] | None = None
+    accuracy: float | None = None
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether its layers were fitted, so that it is nearly what it is to become."""
+        return self.repair is not None and bool(self.repair["helped"])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of a repair did not go as it should."""
+        if self.repair is None:
+            return ()
+        if not self.is_repaired:
+            return (
+                "fitted layers brought its outputs no nearer to the teacher's, so it begins as it was cut: "
+                "use more images (repair.images)",
+            )
+        left = self.repair["left"]
+        if not left:
+            return ()
+        names = ", ".join(f"`{each['name']}`" for each in left[:3])
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        return (f"{len(left)} layers could not be fitted: {names}{more} ({left[0]['reason']})",)
+
+
+def begun(task: Task) -> Start:
+    """The student before it learns: the one that was given, or cut from the teacher."""
+    return given(task.given) or cut_and_repaired(task.teacher, task.student.plan, task, task.student.name)
+
+
+def given(network: nn.Module | None) -> Start | None:
+    """A network that is not cut from another, where there is one: nothing needs to be proved."""
+    return None if network is None else Start(network)
+
+
+def cut_and_repaired(network: nn.Module, plan: Plan, task: Task, name: str) -> Start:
+    """The smaller network, proved to be the silenced larger one and then fitted to it; ``name`` is whose it will be."""
+    smaller = cut(network, plan)
+    checks = proved(network, smaller, plan, task.data)
+    repair = None
+    if task.repairing.images:
+        smaller, repair, check = _repaired(network, smaller, plan, task, name)
+        checks = (*checks, check)
+    if repair is None or not repair["helped"]:
+        smaller = merely_cut(smaller, task)
+    right = accuracy(smaller, task.data.test, device=task.device)
+    return Start(smaller, checks, repair, right)
+
+
+def merely_cut(network: nn.Module, task: Task) -> nn.Module:
+    """A cut network with running statistics of its own: those of the larger one no longer fit."""
+    return reestimate(
+        network, task.data.train, batches=STATISTICS_BATCHES, seed=task.seed, device=task.device
+    )
+
+
+def proved(network: nn.Module, smaller: nn.Module, plan: Plan, data: Data) -> tuple[Check, ...]:
+    """The proof on images of the data; an error where it fails."""
+    images = next(iter(data.test.batches(PROOF_IMAGES))).images
+    checks = check_cut(network, smaller, plan, (images,))
+    require(checks)
+    return checks
+
+
+def images_of(data: Data, count: int, seed: int, part: Part | None = None) -> Iterator[tuple[int, Inputs]]:
+    """So many training images without augmentation, in batches; of several processes each has its piece of them."""
+    part, size = part or here().part, min(BATCH, count, len(data.train))
+    mine = part.piece(torch.arange(size))
+    batches = data.train.plain.batches(size, shuffle=seed, part=part)
+    for first, batch in zip(range(0, count, size), batches, strict=False):
+        images = batch.images[: int((mine < count - first).sum())]
+        if len(images):
+            yield first + int(mine[0]), inputs_of(images)
+
+
+def _repaired(
+    network: nn.Module, smaller: nn.Module, plan: Plan, task: Task, name: str
+) -> tuple[nn.Module, dict[str, Any], Check]:
+    """The repaired network: the one that was kept with the run, or fitted now and kept."""
+    world, data, count = here(), task.data, task.repairing.images
+    identity = {
+        "network": digest(network),
+        "plan": plan.to_dict(),
+        "images": count,
+        "seed": task.seed,
+        "data": [data.name, data.shape, len(data.train)],
+    }
+    text = json.dumps(identity, sort_keys=True)
+    path = task.checkpoints(name) / f"repaired-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+    found = world.from_first(lambda: _kept(path))
+    if found is not None:
+        tensors, about = found
+        with torch.no_grad():
+            for key, tensor in named_tensors(smaller).items():
+                tensor.copy_(tensors[key])
+        return smaller.eval(), about["repair"], Check(**about["check"])
+    result = repaired(
+        smaller,
+        network,
+        plan,
+        images_of(data, count, task.seed),
+        device=task.device,
+        progress=lambda done: task.repairs(name, done),
+    )
+    world.agree("weights after a repair", digest(result.network))
+    about = {"repair": result.to_dict(), "check": result.check.to_dict()}
+    if world.first:
+        _keep(path, result.network, about)
+    return result.network, about["repair"], result.check
+
+
+def _keep(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
+    """One file with the tensors, what is to be told of the repair, and a hash over both."""
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in named_tensors(network).items()
+    }
+    text = json.dumps(about)
+    write_atomic(path, save(tensors, metadata={"about": text, "sha256": _seal(tensors, text)}))
+
+
+def _kept(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """What was kept; none if there is nothing, or if it is not what was written: then it is made again."""
+    if not path.exists():
+        return None
+    try:
+        tensors = load(path.read_bytes())
+        with safe_open(path, "pt") as file:
+            told = file.metadata()
+        if told["sha256"] != _seal(tensors, told["about"]):
+            return None
+        return tensors, json.loads(told["about"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _seal(tensors: dict[str, torch.Tensor], text: str) -> str:
+    result = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        result.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        result.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()

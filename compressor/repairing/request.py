@@ -1,0 +1,21 @@
+"""What is asked of a repair. Values only, without torch, so that a recipe can hold it and be read quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Repairing:
+    """How many training images every cut network is fitted on; 0 for none.
+
+    More images give more (docs/repair.md has the table); labels and augmentation are not used.
+    """
+
+    images: int = 512
+
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise UsageError(f"repair.images is {self.images}, expected at least 0")
