@@ -424,7 +424,8 @@ def figures(rows: list[Row]) -> dict[str, float]:
         elif row["part"] == "lite0-taught":
             found[f"{name}_taught"] = row["accuracy"]
         elif row["part"] == "teaching":
-            found[f"{name}_{row['start']}_{row['method']}_{row['steps']}"] = row["accuracy"]
+            rate = "" if row["rate"] == RATE else f"_at_{row['rate']:g}"
+            found[f"{name}_{row['start']}_{row['method']}_{row['steps']}{rate}"] = row["accuracy"]
     for share in (70, 90):
         these = [row for row in rows if row["part"] == "glyphs" and round(row["share"] * 100) == share]
         for key, name in (("repaired", f"glyphs_{share}"), ("repaired_on_1024", f"glyphs_{share}_on_1024")):
