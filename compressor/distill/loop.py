@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch, Data
 from compressor.distill.average import Average
-from compressor.distill.beginning import Beginning
+from compressor.distill.beginning import LOWER, Beginning
 from compressor.distill.checkpoint import Checkpoints, Moving, Place, identity_of, spread
 from compressor.distill.evaluate import accuracy, in_eval_mode
 from compressor.distill.exchange import Exchange
@@ -140,7 +140,9 @@ def follow(
     resumed_from = place.epoch * steps + place.step or None
 
     exchange = Exchange(world, lesson.networks.values(), device)
-    course = _Course(data, schedule, arithmetic, seed, steps, moving, exchange, store, progress, warnings)
+    course = _Course(
+        data, schedule, arithmetic, seed, steps, moving, exchange, store, progress, warnings, guarded
+    )
     with repeatable(device):
         course.run()
         while beginning is not None and beginning.was_better_than(course.shown):
@@ -181,6 +183,7 @@ class _Course:
     store: Checkpoints | None
     progress: Callable[[Progress], None] | None
     warnings: list[str]
+    guarded: bool = False
 
     @property
     def shown(self) -> nn.Module:
@@ -275,12 +278,16 @@ class _Course:
         # Each process looked at its own piece; whoever found images that are not finite found where it began.
         found = world.gathered(trouble.place)
         where = next((each for each in found if "its images" in each), found[0])
-        if self.store is None or place.back:
+        if self.store is None or (place.back and (not self.guarded or place.rate < 0.01)):
             raise CompressError(where, hint) from None
         if world.first:
             self.store.load(self.moving)
         spread(self.moving, world)
-        place.rate, place.back = 0.5, f"{where}: went back once, and on at half the learning rate"
+        if place.back:  # a network that knows something already is worth more than one attempt
+            place.rate /= LOWER
+            place.back = f"{where}: went back again, and on at {place.rate:.3g} times the learning rate"
+        else:
+            place.rate, place.back = 0.5, f"{where}: went back once, and on at half the learning rate"
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of one epoch from the first on, held to the number that the learning rate was planned for."""

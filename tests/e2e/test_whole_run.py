@@ -20,6 +20,7 @@ from tests.e2e.shell import Outcome, environment, warm_shell
 FILES = """
     checkpoints/TRAINING/EPOCH-STEP.json
     checkpoints/TRAINING/EPOCH-STEP.safetensors
+    checkpoints/TRAINING/repaired-HASH.safetensors
     events/TRAINING/events.out.tfevents.SECONDS
     graph.json
     log.jsonl
@@ -110,6 +111,7 @@ def test_the_run_folder_has_the_documented_files_and_nothing_else(finished: Run)
     run = finished[0] / "runs/a"
     found = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     names = {re.sub(r"/[\w-]+/\d{6}-\d{8}\.", "/TRAINING/EPOCH-STEP.", name) for name in found}
+    names = {re.sub(r"/[\w-]+/repaired-\w{16}\.", "/TRAINING/repaired-HASH.", name) for name in names}
     names = {
         re.sub(r"/[\w-]+/(events\.out\.tfevents)\.\d+$", r"/TRAINING/\1.SECONDS", name) for name in names
     }
