@@ -272,7 +272,10 @@ class _Course:
                 measure_statistics(network, (each.images.to(self.arithmetic.device) for each in few))
 
     def back_off(self, trouble: DivergedError) -> None:
-        """Once, to the last checkpoint and half the rate; the second time it is an error."""
+        """To the last checkpoint and half the rate; the second time it is an error.
+
+        A network that knew something when it began (``guarded``) goes back until the rate is a hundredth.
+        """
         hint = f"use a lower learning rate than {self.schedule.learning_rate:g}, or set `clip_norm`"
         place, world = self.moving.place, self.exchange.world
         # Each process looked at its own piece; whoever found images that are not finite found where it began.
@@ -280,12 +283,14 @@ class _Course:
         where = next((each for each in found if "its images" in each), found[0])
         if self.store is None or (place.back and (not self.guarded or place.rate < 0.01)):
             raise CompressError(where, hint) from None
+        # Before the checkpoint is read, which has the rate of then.
+        again, rate = bool(place.back), place.rate / LOWER
         if world.first:
             self.store.load(self.moving)
         spread(self.moving, world)
-        if place.back:  # a network that knows something already is worth more than one attempt
-            place.rate /= LOWER
-            place.back = f"{where}: went back again, and on at {place.rate:.3g} times the learning rate"
+        if again:
+            place.rate = rate
+            place.back = f"{where}: went back again, and on at {rate:.3g} times the learning rate"
         else:
             place.rate, place.back = 0.5, f"{where}: went back once, and on at half the learning rate"
 
