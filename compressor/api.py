@@ -136,6 +136,7 @@ def repair(
     of the shape that the plan was made with. Warns of what could not be fitted.
     """
     result = repaired(student, teacher, plan, numbered(images), device=device)
+    require((result.check,))
     if not result.helped:
         warnings.warn("the fitted outputs are no nearer to the teacher's: nothing was changed", stacklevel=2)
     for left in result.left:

@@ -41,23 +41,24 @@ class Beginning:
         batch = next(iter(data.train.plain.batches(min(WATCHED, len(data.train)), shuffle=seed)))
         self._images, self._labels = arithmetic.images(batch.images), batch.labels.to(arithmetic.device)
         self._loss = self._of(lesson.network)
+        self._after: float | None = None
         self._state: dict[str, Tensor] = {}
         if self._loss is not None:
             self._state = {name: tensor.detach().cpu().clone() for name, tensor in lesson.state().items()}
 
     def was_better_than(self, network: nn.Module) -> bool:
-        """Whether the network has a larger loss now. All processes say the same."""
-        after = self._of(network)
+        """True if the network has a larger loss now. All processes say the same."""
+        after = self._after = self._of(network)
         # A comparison with NaN is false, so that a network that yields NaN was better before.
         good = self._loss is None or after is None or after <= self._loss * (1 + SLACK) + SLACK
         return not here().gathered(good)[0]
 
-    def take_up_again(self, moving: Moving, network: nn.Module) -> bool:
-        """Go back to the start and on at a lower rate; or, after some times, stay there and be done."""
+    def take_up_again(self, moving: Moving) -> bool:
+        """Go back to the start and on at a lower rate (True); or, after some times, stay there and be done (False)."""
         place, epochs = moving.place, self._schedule.epochs
-        after, rate = self._of(network), self._schedule.learning_rate * place.rate
+        rate = self._schedule.learning_rate * place.rate
         told = f"at a learning rate of {rate:.3g} the loss on {len(self._images)} training images went from "
-        told += f"{self._loss:.3g} to {after:.3g}"
+        told += f"{self._loss:.3g} to {self._after:.3g}"
         self._lesson.restore(self._state)
         moving.optimizer.state.clear()
         if moving.average is not None:

@@ -362,10 +362,15 @@ def loss_of_several(said: Tensor, labels: Tensor, told: Sequence[Tensor], schedu
 
 
 def digest(network: nn.Module) -> str:
-    """A network's tensors in one number: names, types, shapes and every bit."""
+    """The hash of a network's tensors."""
+    return digest_of(network.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The hash of tensors: names, types, shapes and every bit."""
     result = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in tensors.items():
         result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # Through uint8, because numpy knows no bfloat16.
-        result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return result.hexdigest()

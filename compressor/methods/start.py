@@ -20,7 +20,7 @@ from compressor.cutting import cut
 from compressor.cutting.proof import Check, check_cut, require
 from compressor.data.split import Data, Part
 from compressor.distill import accuracy, reestimate
-from compressor.distill.lesson import digest
+from compressor.distill.lesson import digest, digest_of
 from compressor.distill.parallel import here
 from compressor.files import write_atomic
 from compressor.graph.recording.example import Inputs, inputs_of
@@ -87,6 +87,7 @@ def cut_and_repaired(network: nn.Module, plan: Plan, task: Task, name: str) -> S
     repair = None
     if task.repairing.images:
         smaller, repair, check = _repaired(network, smaller, plan, task, name)
+        require((check,))
         checks = (*checks, check)
     if repair is None or not repair["helped"]:
         smaller = merely_cut(smaller, task)
@@ -182,8 +183,6 @@ def _kept(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
 
 
 def _seal(tensors: dict[str, torch.Tensor], text: str) -> str:
-    result = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        result.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
-        result.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return result.hexdigest()
+    """The hash over tensors and text."""
+    content = digest_of(dict(sorted(tensors.items())))
+    return hashlib.sha256(f"{content}\n{text}".encode()).hexdigest()

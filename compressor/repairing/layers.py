@@ -19,6 +19,7 @@ from torch import Tensor
 from compressor.cutting.reference import OVER_CHANNELS, SUMS_OVER
 from compressor.cutting.rewrite import Step
 from compressor.graph.recording.record import Operation, tensors_in
+from compressor.graph.rules.table import DROPOUTS
 from compressor.graph.walk import Walk
 
 BATCH_NORMS = ("batch_norm",)
@@ -56,17 +57,14 @@ class Sum:
 
 @dataclass(frozen=True)
 class Fit:
-    """A layer to be fitted.
+    """A layer to be fitted: the number of its step, its tensors, and what stands behind it.
 
-    ``dim``: where its channels lie in what it gives out. ``kept``: which of the teacher's remain. ``rectified``: the
-    values behind the layer's norm (and sum) that the next activation tells apart, where it has such a range.
+    ``rectified``: the range of values, behind its norm and its sum, outside which the next activation is constant.
     """
 
     step: int
     weight: str
     bias: str | None
-    dim: int
-    kept: NDArray[np.int64] | None
     norm: Norm | None
     sum: Sum | None
     rectified: tuple[float, float] | None
@@ -95,7 +93,7 @@ class Layers:
 
 
 def layers_of(walked: Walk, steps: list[Step], slices: Any, skipped: frozenset[int]) -> Layers:
-    """The layers to be fitted, in the order of execution, and those that are left."""
+    """Layers to fit, in the order of execution, and layers to leave; steps ``skipped`` do not run in the student."""
     return _Search(walked, steps, slices).layers(skipped)
 
 
@@ -110,17 +108,8 @@ RECTIFIERS: dict[str, Callable[[Operation], tuple[float, float] | None]] = {
 }
 """Activations that are constant outside a range: there only the side matters on which a value lies."""
 
-PASSES = (
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "drop_path",
-    "clone",
-    "contiguous",
-    "alias",
-    "detach",
-)
+PASSES = (*DROPOUTS, "drop_path", "clone", "contiguous", "alias", "detach")
+"""Operators that give out in evaluation what they are given."""
 RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 FITTED = ("convolution", "linear")
 NOT_FITTED = {
@@ -131,7 +120,10 @@ NOT_FITTED = {
 
 
 class _Search:
-    """One look through the steps; ``exact`` are the tensors whose remaining channels are the teacher's own."""
+    """A search through the steps.
+
+    ``exact``: the tensors whose remaining channels have the teacher's values, as far as the search has come.
+    """
 
     def __init__(self, walked: Walk, steps: list[Step], slices: Any) -> None:
         self.walked, self.steps = walked, steps
@@ -176,7 +168,7 @@ class _Search:
         return [tensor for tensor in given if id(tensor) not in self.own and id(tensor) not in constants]
 
     def _differs(self, number: int, operation: Operation) -> bool:
-        """Whether it reads other values than in the teacher, or fewer channels, or goes into a sum that has drifted."""
+        """True if it reads other values than in the teacher, or fewer channels, or goes into a sum that has drifted."""
         inputs = self._inputs(operation)
         if any(id(tensor) not in self.exact or self.remaining.touches(tensor) for tensor in inputs):
             return True
@@ -226,17 +218,13 @@ class _Search:
 
     def _fit(self, number: int, name: str) -> Fit:
         operation = self.steps[number].operation
-        bias, out = operation.args[2], operation.outputs[0]
-        dim = 1 if operation.operator == "convolution" else out.dim() - 1
-        kept = self.remaining.kept(out, dim)
+        bias = operation.args[2]
         norm = self._norm_behind(number)
         summed = self._sum(number)
         return Fit(
             number,
             name,
             self.names[id(bias)] if isinstance(bias, Tensor) else None,
-            dim,
-            None if kept is None or kept.all() else np.flatnonzero(kept),
             norm,
             summed,
             self._rectified(number, norm, summed),

@@ -51,9 +51,9 @@ CUT = "cut"
 
 @dataclass(frozen=True)
 class Repaired:
-    """The network, and what became of it: errors of its outputs are relative to the squares of the teacher's.
+    """The result of a repair. Without help for its outputs (``helped``) the network is as it was cut.
 
-    ``helped``: whether its outputs came nearer to the teacher's; if not, the network is as it was cut.
+    ``before``, ``after``: the squared error of its outputs, relative to the squares of the teacher's.
     """
 
     network: nn.Module
@@ -66,7 +66,7 @@ class Repaired:
 
     @property
     def helped(self) -> bool:
-        """Whether the outputs came nearer to the teacher's."""
+        """True if the outputs came nearer to the teacher's."""
         return self.after < self.before
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _finish(both: Lockstep, norms: _Norms) -> tuple[tuple[float, float], list[Te
 
 
 class _Norms:
-    """What every batch norm of the student reads: sums and sums of squares by channel, from its mean as it was."""
+    """Statistics of the input of every batch norm of the student: sums and sums of squares by channel."""
 
     def __init__(self, norms: tuple[Norm, ...]) -> None:
         self._norms = {norm.step: norm for norm in norms}
@@ -193,8 +193,7 @@ class _Norms:
         if number not in self._norms:
             return
         dims = [dim for dim in range(x.dim()) if dim != 1]
-        # From a fixed point near the mean: of squares of large numbers little would be left.
-        values = x.double()
+        values = x.double()  # in float32 a variance much smaller than the squared mean would be lost
         count = torch.full_like(values[:1].sum(dims), values.numel() / values.shape[1])
         found = [values.sum(dims), values.square().sum(dims), count]
         if number in self._sums:

@@ -59,12 +59,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
         yield told
     yield from _table(TRAINING_HEAD, training_rows(report))
-    for row in report.repairs:
-        yield ""
-        yield repair_sentence(row)
-        yield from _table(("layer", "error before the repair", "after"), repair_rows(row))
-        if row["left"]:
-            yield from _table(("not fitted", "why"), [(each["name"], each["reason"]) for each in row["left"]])
+    yield from _repairs(report)
     yield from _table(
         ("group", "units", "kept"),
         [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
@@ -112,6 +107,16 @@ def _lines(report: Report) -> Iterator[str]:
         yield "## Warnings"
         yield ""
         yield from (f"- {warning}" for warning in report.warnings)
+
+
+def _repairs(report: Report) -> Iterator[str]:
+    """The error of every fitted layer, and the layers that were left."""
+    for row in report.repairs:
+        yield ""
+        yield repair_sentence(row)
+        yield from _table(("layer", "error before the repair", "after"), repair_rows(row))
+        if row["left"]:
+            yield from _table(("not fitted", "why"), [(each["name"], each["reason"]) for each in row["left"]])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
