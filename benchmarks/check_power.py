@@ -39,9 +39,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from record import keep, write_figures
 
-from compressor.guard.measured import Measured, measure_slowdown
-from compressor.guard.sides import Side, read_side
-from profiles import Rule, fingerprint
+from compressor.commands.check.sides import Side, read_side
+from compressor.commands.check.slowdown import Measured, measure_slowdown
+from compressor.profiles import Rule, fingerprint
 
 RULE = Rule()
 SLOWDOWNS = {"identical": (0.0, 0.0), "2.5": (2.2, 2.5), "5": (5.0, 5.3), "10": (9.8, 10.3)}

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from compressor.data.in_memory import Augment, TensorSplit
 from compressor.data.scaling import IMAGENET, Scaling
 from compressor.data.split import Data
-from compressor.data.tensors import Augment, TensorSplit
 
 
 def resnet56(folder: Path) -> nn.Module:

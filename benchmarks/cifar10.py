@@ -30,16 +30,16 @@ from peers import PEERS, pruned_to
 from record import keep, write_figures
 from torch import nn
 
-from compressor.budget.request import Budget
+from compressor.base.device import choose_device
+from compressor.data.in_memory import crop_and_flip
 from compressor.data.split import Data
-from compressor.data.tensors import crop_and_flip
-from compressor.device import choose_device
-from compressor.distill import Guide, Progress, Schedule, accuracy, reestimate, train
-from compressor.distill.request import METHOD_TITLES, Distilling
-from compressor.graph.trace import trace
 from compressor.methods import METHODS, Task, stages
-from compressor.saliency.score import score
-from profiles import count
+from compressor.profiles import count
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import METHOD_TITLES, Distilling
+from compressor.training import Guide, Progress, Schedule, accuracy, reestimate, train
 
 FACTORS = (2.13, 2.57, 3.33)
 IMAGES = 50_000

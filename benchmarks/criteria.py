@@ -35,23 +35,23 @@ import torch
 from cifar import cifar10, resnet56
 from torch import nn
 
-from compressor.budget.allocate import allocate
-from compressor.budget.request import Budget
-from compressor.cutting import cut
 from compressor.data import load_data
+from compressor.data.in_memory import TensorSplit
 from compressor.data.split import Data
-from compressor.data.tensors import TensorSplit
-from compressor.distill import accuracy, reestimate
 from compressor.errors import CompressError
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.trace import trace
+from compressor.profiles import fingerprint
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.combine import COMBINATIONS, NORMALISATIONS
+from compressor.pruning.scoring.criteria import CRITERIA
+from compressor.pruning.scoring.score import AxisScores, gather, score_axes
+from compressor.pruning.widths.allocate import allocate
 from compressor.recipe import Recipe
-from compressor.saliency.combine import COMBINATIONS, NORMALISATIONS
-from compressor.saliency.criteria import CRITERIA
-from compressor.saliency.request import Scoring
-from compressor.saliency.score import AxisScores, gather, score_axes
-from compressor.teacher import load_teacher
-from profiles import fingerprint
+from compressor.recipe.budget import Budget
+from compressor.recipe.saliency import Scoring
+from compressor.run.teacher import load_teacher
+from compressor.training import accuracy, reestimate
 
 REMOVE = (0.3, 0.5, 0.7)
 SEEDS = (0, 1, 2)

@@ -37,14 +37,15 @@ from torch import nn
 from torchvision import models
 
 from compressor import api
-from compressor.budget.request import Budget
+from compressor.artifacts.write import calibration_images
 from compressor.data import load_data
+from compressor.data.in_memory import crop_and_flip
 from compressor.data.split import Data
-from compressor.data.tensors import crop_and_flip
-from compressor.distill import Schedule, accuracy
-from compressor.exporting import calibration_images
+from compressor.errors import ExportError
+from compressor.export import NEEDS, Asked, Session, compare, derived, open_session, to_onnx
 from compressor.recipe import ExportRecipe, read_recipe
-from export import NEEDS, Asked, ExportError, Session, compare, derived, open_session, to_onnx
+from compressor.recipe.budget import Budget
+from compressor.training import Schedule, accuracy
 from tests.compressor.zoo import by_lot
 from tests.export.fuzz import PLACE, fuzz_onnx, fuzz_sidecars
 from tests.export.networks import DepthwiseWithGate, Residual, settled
@@ -272,7 +273,7 @@ def part_fuzz(count: int) -> Row:
 def _engine(path: Path) -> Path:
     import hashlib
 
-    from export.engine import Sidecar, sidecar_path
+    from compressor.export.engine import Sidecar, sidecar_path
 
     path.write_bytes(b"an engine" * 100)
     sidecar = Sidecar(hashlib.sha256(path.read_bytes()).hexdigest(), "0" * 64, PLACE, {"tf32": False})

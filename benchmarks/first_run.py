@@ -26,13 +26,13 @@ import torch
 from record import write_figures
 
 from compressor.data.sources import load_data
-from compressor.distill import Guide, accuracy
-from compressor.distill.request import METHOD_TITLES, Distilling
-from compressor.graph.trace import trace
 from compressor.methods import METHODS, Task, stages
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
 from compressor.recipe import recipe_with
-from compressor.saliency.score import score
-from compressor.teacher import load_teacher
+from compressor.recipe.distilling import METHOD_TITLES, Distilling
+from compressor.run.teacher import load_teacher
+from compressor.training import Guide, accuracy
 
 CPU = torch.device("cpu")
 REMOVE = 0.7

@@ -38,7 +38,7 @@ find_sanitizer() {
 
 step "the machine" "$python" benchmarks/gpu_work.py --about
 step "tests on the GPU" "$python" -m pytest -m gpu -p no:cacheprovider tests/compressor/kernels/test_cuda.py \
-  tests/profiles/test_device.py
+  tests/profiles/test_machine.py
 
 sanitizer=$(find_sanitizer)
 if [[ -z $sanitizer ]]; then

@@ -17,7 +17,7 @@ import time
 import torch
 from torch import Tensor
 
-from compressor.saliency.kernels import cuda, reference
+from compressor.pruning.scoring.kernels import cuda, reference
 
 SHAPES = [(65, 33, 3, 3), (40, 24, 1, 1), (130, 520), (1000,), (3, 1, 5, 5)]
 MOMENTS = ("wg", "abs_wg", "wg2", "w2", "abs_w")

@@ -40,14 +40,14 @@ import torch
 from record import write_figures
 from torch import Tensor, nn
 
-from compressor.budget.allocate import allocate
-from compressor.budget.plan import Plan
-from compressor.budget.request import Budget
-from compressor.cutting import cut
-from compressor.graph.trace import trace
-from compressor.models import ModelSource, build
-from compressor.saliency.scores import Scores
-from profiles import count
+from compressor.models.names import ModelSource, build
+from compressor.profiles import count
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.scores import Scores
+from compressor.pruning.widths.allocate import allocate
+from compressor.pruning.widths.plan import Plan
+from compressor.recipe.budget import Budget
 
 MODELS = """resnet18 resnet50 resnet152 mobilenet_v2 mobilenet_v3_small densenet121 densenet201 efficientnet_b0
 efficientnet_v2_s googlenet inception_v3 regnet_y_1_6gf resnext50_32x4d convnext_tiny vgg16_bn squeezenet1_1

@@ -27,23 +27,23 @@ from latency_peers import SETTINGS, pruned
 from record import keep
 from torch import Tensor, nn
 
-from compressor.budget.allocate import Allocation, allocate
-from compressor.budget.request import Budget
-from compressor.budget.timed import Latency
-from compressor.cutting import cut
 from compressor.errors import UsageError
-from compressor.fitting import fit
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.cost import costs_of, full_widths
-from compressor.graph.trace import trace
+from compressor.export import open_session
+from compressor.export.onnx import to_onnx
+from compressor.profiles import measure
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.cost import costs_of, full_widths
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.pruning.scoring.scores import Scores
+from compressor.pruning.widths.allocate import Allocation, allocate
+from compressor.pruning.widths.latency_cost import Latency
 from compressor.recipe import ExportRecipe, ProfileRecipe
-from compressor.saliency.request import Scoring
-from compressor.saliency.score import score
-from compressor.saliency.scores import Scores
-from compressor.timing import Bench
-from export import open_session
-from export.onnx import to_onnx
-from profiles import measure
+from compressor.recipe.budget import Budget
+from compressor.recipe.saliency import Scoring
+from compressor.run.measured_widths.bench import Bench
+from compressor.run.measured_widths.fit import fit
 
 NETWORKS = ("mobilenet_v2", "resnet50", "efficientnet_b0", "vgg16_bn")
 SHARES = (0.5, 0.7)

@@ -23,18 +23,18 @@ from latency import an_image, network_named
 from record import keep
 from torch import Tensor, nn
 
-from compressor.budget.request import Budget
 from compressor.errors import UsageError
-from compressor.fitting import Fitted, fit, measured_costs, on_its_granule
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.trace import trace
+from compressor.export import Asked, derived, open_session
+from compressor.profiles import measure
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.pruning.scoring.scores import Scores
 from compressor.recipe import ExportRecipe, ProfileRecipe
-from compressor.saliency.request import Scoring
-from compressor.saliency.score import score
-from compressor.saliency.scores import Scores
-from compressor.timing import Bench
-from export import Asked, derived, open_session
-from profiles import measure
+from compressor.recipe.budget import Budget
+from compressor.recipe.saliency import Scoring
+from compressor.run.measured_widths.bench import Bench
+from compressor.run.measured_widths.fit import Fitted, fit, measured_costs, on_its_granule
 
 NETWORKS = ("resnet18", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf")
 SHARES = (0.3, 0.5)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.budget.limits import worth_of
-from compressor.graph.channels import ChannelGraph
-from compressor.saliency.scores import Scores
-from profiles import count
+from compressor.profiles import count
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.scoring.scores import Scores
+from compressor.pruning.widths.limits import worth_of
 
 SETTINGS = {
     f"torch-pruning {kind}{f' round_to={step}' if step else ''}": (kind == "global", step)

@@ -33,19 +33,19 @@ from cifar import cifar10, resnet56
 from record import keep, write_figures
 from torch import nn
 
-from compressor.budget.request import Budget
+from compressor.base.device import choose_device
+from compressor.data.in_memory import crop_and_flip
 from compressor.data.sources import load_data
 from compressor.data.split import Data
-from compressor.data.tensors import crop_and_flip
-from compressor.device import choose_device
-from compressor.distill import Guide, Progress, Schedule, accuracy
-from compressor.distill.losses import LOSSES, TEACHER_LOSSES
-from compressor.distill.request import METHOD_TITLES, Distilling
-from compressor.graph.trace import trace
 from compressor.methods import METHODS, Task, stages
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
 from compressor.recipe import recipe_with
-from compressor.saliency.score import score
-from compressor.teacher import load_teacher
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import METHOD_TITLES, Distilling
+from compressor.run.teacher import load_teacher
+from compressor.training import Guide, Progress, Schedule, accuracy
+from compressor.training.losses import LOSSES, TEACHER_LOSSES
 
 REMOVE = 0.7
 OTHERS = [name for name in LOSSES if name not in ("labels", "kd", "same-channels")]

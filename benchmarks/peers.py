@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from compressor.data.split import Data
-from compressor.distill.losses import cross_entropy
-from profiles import count
+from compressor.profiles import count
+from compressor.training.losses import cross_entropy
 
 PEERS = {
     "taylor": ("taylor", True),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from profiles import fingerprint
+from compressor.profiles import fingerprint
 
 
 def write_figures(path: Path | None, figures: Mapping[str, float], samples: Any) -> None:

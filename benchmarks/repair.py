@@ -35,21 +35,21 @@ from peers import pruned_to
 from record import keep, write_figures
 from torch import nn
 
-from compressor.budget.allocate import allocate
-from compressor.budget.plan import Plan
-from compressor.budget.request import Budget
-from compressor.cutting import cut
 from compressor.data import load_data
+from compressor.data.in_memory import TensorSplit, crop_and_flip
 from compressor.data.split import Data
-from compressor.data.tensors import TensorSplit, crop_and_flip
-from compressor.distill import Schedule, accuracy, reestimate, train
-from compressor.graph.trace import trace
 from compressor.methods.start import images_of
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.repairing import equations
+from compressor.pruning.repairing.fit_network import Repaired, repaired
+from compressor.pruning.scoring.score import score
+from compressor.pruning.widths.allocate import allocate
+from compressor.pruning.widths.plan import Plan
 from compressor.recipe import DataRecipe, recipe_with
-from compressor.repairing import equations
-from compressor.repairing.repair import Repaired, repaired
-from compressor.saliency.score import score
-from compressor.teacher import load_teacher
+from compressor.recipe.budget import Budget
+from compressor.run.teacher import load_teacher
+from compressor.training import Schedule, accuracy, reestimate, train
 
 CPU = torch.device("cpu")
 IMAGES = 512
@@ -358,7 +358,7 @@ def repair_cost() -> Row:
     graph = trace(network, images[:1])
     plan = allocate(graph, score(network, graph, "lamp"), Budget(0.5)).plan
     small = cut(network, plan)
-    numbered = import_module("compressor.repairing.repair").numbered
+    numbered = import_module("compressor.pruning.repairing.fit_network").numbered
     start = time.perf_counter()
     result = repaired(small, network, plan, numbered(list(images.split(COST_BATCH))))
     return {

@@ -23,14 +23,14 @@ import torch
 from record import keep, write_figures
 from zoo import names_of
 
-from compressor.budget.allocate import allocate
-from compressor.budget.request import Budget
-from compressor.cutting import cut
 from compressor.errors import CompressError
-from compressor.graph.recording.example import inputs_of
-from compressor.graph.recording.record import tensors_in
-from compressor.graph.trace import trace
-from compressor.repairing.repair import repaired
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.recording.example import inputs_of
+from compressor.pruning.graph.recording.record import tensors_in
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.repairing.fit_network import repaired
+from compressor.pruning.widths.allocate import allocate
+from compressor.recipe.budget import Budget
 from tests.compressor.zoo import by_magnitude, network_named
 
 FITTED, OTHER = 24, 8

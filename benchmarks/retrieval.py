@@ -29,14 +29,14 @@ from cifar import SmallCnn, cifar10, resnet56
 from record import keep, write_figures
 from torch import Tensor, nn
 
+from compressor.commands.retrieval import evaluate_retrieval
+from compressor.data.in_memory import crop_and_flip
 from compressor.data.scaling import IMAGENET, Scaling
 from compressor.data.split import Data
-from compressor.data.tensors import crop_and_flip
-from compressor.distill import Guide, Progress, Schedule, train
-from compressor.methods.flow import flow_losses, last_loss
-from compressor.methods.indistill import curriculum, warm_up_losses
-from compressor.methods.narrow import largest_filters
-from compressor.retrieval import evaluate_retrieval
+from compressor.methods.layerwise.indistill import curriculum, warm_up_losses
+from compressor.methods.layerwise.information_flow import flow_losses, last_loss
+from compressor.methods.layerwise.teacher_channels import largest_filters
+from compressor.training import Guide, Progress, Schedule, train
 
 SCALING = Scaling((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
 """The papers' own."""

@@ -45,11 +45,11 @@ from saliency_peers import Copy, copy_of, disagreement_with_torch_pruning, peers
 from torch import Tensor
 
 from compressor.data.split import Batch
-from compressor.graph.trace import trace
-from compressor.models import ModelSource, build
-from compressor.saliency.kernels import reference
-from compressor.saliency.kernels.sums import MOMENTS, channel_sums, choose, gate_sums
-from compressor.saliency.score import score
+from compressor.models.names import ModelSource, build
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.kernels import reference
+from compressor.pruning.scoring.kernels.sums import MOMENTS, channel_sums, choose, gate_sums
+from compressor.pruning.scoring.score import score
 
 MODELS = ["resnet18", "resnet50", "resnet152", "mobilenet_v2", "vgg16_bn", "vit_b_16"]
 FIGURES_OF = "resnet50"

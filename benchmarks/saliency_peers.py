@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.graph.channels import ChannelGraph
-from compressor.saliency.kernels.sums import channel_sums
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.scoring.kernels.sums import channel_sums
 
 CLASSES = 1000  # a layer of this many outputs is the classifier, which torch-pruning is told to leave alone
 WIDTHS = ("out_features", "out_channels")

@@ -36,19 +36,19 @@ from cifar import cifar10, resnet56
 from record import write_figures
 from torch import Tensor, nn
 
-from compressor.budget.request import Budget
-from compressor.cutting import cut
+from compressor.base.device import choose_device
+from compressor.data.in_memory import TensorSplit, crop_and_flip
 from compressor.data.scaling import IMAGENET
 from compressor.data.split import Batch, Data
-from compressor.data.tensors import TensorSplit, crop_and_flip
-from compressor.device import choose_device
-from compressor.distill import Arithmetic, Guide, Lesson, Schedule, Taught
-from compressor.distill.optimizers import optimizer_for
-from compressor.distill.request import Distilling
-from compressor.graph.trace import trace
 from compressor.methods import stages
-from compressor.methods.together import Together
-from compressor.saliency.score import score
+from compressor.methods.cascade.joint_lesson import Together
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import Distilling
+from compressor.training import Arithmetic, Guide, Lesson, Schedule, Taught
+from compressor.training.optimizers import optimizer_for
 
 REMOVE = 0.7
 

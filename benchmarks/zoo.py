@@ -39,10 +39,10 @@ from torchvision import models
 from zoo_torch_pruning import torch_pruning
 
 from compressor.errors import CompressError
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.cost import costs_of, full_widths
-from compressor.graph.trace import trace
-from profiles import fingerprint
+from compressor.profiles import fingerprint
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.cost import costs_of, full_widths
+from compressor.pruning.graph.trace import trace
 from tests.compressor.zoo import Images, Outcome, by_lot, by_magnitude, cut_and_check, first, network_named
 
 BIG = 100e6  # parameters: from here on one cut only, compared on one sample

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.budget.plan import Plan
-from compressor.copying import named_tensors
-from compressor.cutting.proof import TOLERANCE, check_cut
-from compressor.graph.recording.example import inputs_of
-from compressor.graph.trace import trace
-from compressor.graph.walk import walk
-from profiles import count
+from compressor.models.copying import named_tensors
+from compressor.profiles import count
+from compressor.pruning.cutting.proof import TOLERANCE, check_cut
+from compressor.pruning.graph.labelled import walk
+from compressor.pruning.graph.recording.example import inputs_of
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan
 from tests.compressor.zoo import Images, first, network_named, relative
 
 LIMIT_S = 60

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
         score,
         trace,
     )
-    from compressor.budget.request import Budget
-    from compressor.distill.schedule import Schedule
     from compressor.errors import CompressError
     from compressor.recipe import Recipe, read_recipe
-    from compressor.saliency.request import Scoring
+    from compressor.recipe.budget import Budget
+    from compressor.recipe.saliency import Scoring
+    from compressor.recipe.schedule import Schedule
 
 __all__ = [
     "Budget",
@@ -64,11 +64,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "compressor.budget.request",
+    "Budget": "compressor.recipe.budget",
     "CompressError": "compressor.errors",
     "Recipe": "compressor.recipe",
-    "Schedule": "compressor.distill.schedule",
-    "Scoring": "compressor.saliency.request",
+    "Schedule": "compressor.recipe.schedule",
+    "Scoring": "compressor.recipe.saliency",
     "read_recipe": "compressor.recipe",
 }
 

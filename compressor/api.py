@@ -20,37 +20,37 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from compressor import pipeline
-from compressor.budget.allocate import allocate
-from compressor.budget.plan import Plan
-from compressor.budget.request import Budget
-from compressor.budget.timed import Latency
-from compressor.cutting import cut
-from compressor.cutting.folding import fold_constants
-from compressor.cutting.optimizer import cut_optimizer
-from compressor.cutting.proof import check_cut, require
+from compressor.artifacts.profile import Profile, profiled
+from compressor.artifacts.prove import truth_of_network
+from compressor.artifacts.student import Student, apply_plan, load_student, save_student
+from compressor.artifacts.write import checked, written_onnx
 from compressor.data import load_data
 from compressor.data.factory import data_from
 from compressor.data.split import Data
-from compressor.distill import Schedule, train
 from compressor.errors import CompressError
-from compressor.exporting import checked, written_onnx
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.recording.example import Given
-from compressor.graph.trace import trace
-from compressor.measure import Profile, profiled
-from compressor.models import ModelSource
-from compressor.proving import truth_of_network
+from compressor.export import Artifact
+from compressor.models.names import ModelSource
+from compressor.pruning.cutting import cut
+from compressor.pruning.cutting.folding import fold_constants
+from compressor.pruning.cutting.optimizer_state import cut_optimizer
+from compressor.pruning.cutting.proof import check_cut, require
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.recording.example import Given
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.repairing.fit_network import numbered, repaired
+from compressor.pruning.scoring.score import score
+from compressor.pruning.scoring.scores import Scores
+from compressor.pruning.widths.allocate import allocate
+from compressor.pruning.widths.latency_cost import Latency
+from compressor.pruning.widths.plan import Plan
 from compressor.recipe import ExportRecipe, ProfileRecipe, Recipe
-from compressor.repairing.repair import numbered, repaired
-from compressor.report.report import Report
-from compressor.rundir import free_name
-from compressor.saliency.score import score
-from compressor.saliency.scores import Scores
-from compressor.steps import Listener
-from compressor.student import Student, apply_plan, load_student, save_student
-from compressor.timing import Bench
-from export import Artifact
+from compressor.recipe.budget import Budget
+from compressor.run import pipeline
+from compressor.run.folder import free_name
+from compressor.run.measured_widths.bench import Bench
+from compressor.run.report.report import Report
+from compressor.run.steps import Listener
+from compressor.training import Schedule, train
 
 __all__ = [
     "apply",

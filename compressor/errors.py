@@ -39,3 +39,33 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
         shown = names if len(names) <= 12 else [*names[:12], "…"]
         hint = "known: " + ", ".join(shown)
     return UsageError(f"unknown {kind} `{given}`", hint)
+
+
+class ExportError(Exception):
+    """A model could not be written, opened, run or compared; the message says why."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NotHereError(ExportError):
+    """A file is not at fault: what runs it, a library or a device, is not here."""
+
+
+class ProfileError(Exception):
+    """A cost that cannot be counted or measured; the message says of what and why."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's error, which often goes on for pages."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()

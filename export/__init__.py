@@ -14,22 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .artifact import Artifact
-    from .asked import Asked, EngineAsk
-    from .divergence import Divergence, between_files, from_pytorch
-    from .engine_inspect import EngineLayer, engine_layers
-    from .engine_run import Engine, load_engine, open_engine
-    from .errors import ExportError, NotHereError
-    from .executorch import open_program
-    from .feeds import hard_batches, real_batches
-    from .formats import FORMATS, Format, derived
-    from .needs import NEEDS, Need
-    from .onnx import to_onnx
-    from .runners import RUNNERS, Runner
-    from .sensitivity import sensitivities
-    from .sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
-    from .untrusted import check_file, open_stranger
-    from .verdict import TOLERANCES, Verdict, compare
+    from compressor.export.artifact import Artifact
+    from compressor.export.divergence import Divergence, between_files, from_pytorch
+    from compressor.export.engine_inspect import EngineLayer, engine_layers
+    from compressor.export.engine_session import Engine, load_engine, open_engine
+    from compressor.export.executorch import open_program
+    from compressor.export.extras import NEEDS, Need
+    from compressor.export.formats import FORMATS, Format, derived
+    from compressor.export.int8_sensitivity import sensitivities
+    from compressor.export.onnx import to_onnx
+    from compressor.export.options import Asked, EngineAsk
+    from compressor.export.runners import RUNNERS, Runner
+    from compressor.export.sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
+    from compressor.export.test_inputs import hard_batches, real_batches
+    from compressor.export.untrusted import check_file, open_stranger
+    from compressor.export.verdict import TOLERANCES, Verdict, compare
 
 __all__ = [
     "FORMATS",
@@ -42,10 +41,8 @@ __all__ = [
     "Engine",
     "EngineAsk",
     "EngineLayer",
-    "ExportError",
     "Format",
     "Need",
-    "NotHereError",
     "Runner",
     "Session",
     "TensorSpec",
@@ -71,19 +68,17 @@ __all__ = [
 
 _HOME = {
     "FORMATS": "formats",
-    "NEEDS": "needs",
+    "NEEDS": "extras",
     "RUNNERS": "runners",
     "TOLERANCES": "verdict",
     "Artifact": "artifact",
-    "Asked": "asked",
+    "Asked": "options",
     "Divergence": "divergence",
-    "Engine": "engine_run",
-    "EngineAsk": "asked",
+    "Engine": "engine_session",
+    "EngineAsk": "options",
     "EngineLayer": "engine_inspect",
-    "ExportError": "errors",
     "Format": "formats",
-    "Need": "needs",
-    "NotHereError": "errors",
+    "Need": "extras",
     "Runner": "runners",
     "Session": "sessions",
     "TensorSpec": "sessions",
@@ -94,16 +89,16 @@ _HOME = {
     "derived": "formats",
     "engine_layers": "engine_inspect",
     "from_pytorch": "divergence",
-    "hard_batches": "feeds",
-    "load_engine": "engine_run",
-    "open_engine": "engine_run",
+    "hard_batches": "test_inputs",
+    "load_engine": "engine_session",
+    "open_engine": "engine_session",
     "open_on_cuda": "sessions",
     "open_openvino": "sessions",
     "open_program": "executorch",
     "open_session": "sessions",
     "open_stranger": "untrusted",
-    "real_batches": "feeds",
-    "sensitivities": "sensitivity",
+    "real_batches": "test_inputs",
+    "sensitivities": "int8_sensitivity",
     "to_onnx": "onnx",
 }
 

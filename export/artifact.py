@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ExportError
+from compressor.errors import ExportError
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ExportError
-from .feeds import in_parts
-from .files import first_input, read_model
+from compressor.errors import ExportError
+from compressor.export.onnx_files import first_input, read_model
+from compressor.export.test_inputs import in_parts
 
 if TYPE_CHECKING:
     import numpy as np

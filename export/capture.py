@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from .errors import ExportError
+from compressor.errors import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

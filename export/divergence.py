@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ExportError
-from .feeds import in_parts
-from .files import first_input
-from .hygiene import LAYER_NAMES, layers_of
+from compressor.errors import ExportError
+from compressor.export.hygiene import LAYER_NAMES, layers_of
+from compressor.export.onnx_files import first_input
+from compressor.export.test_inputs import in_parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

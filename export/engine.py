@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ExportError
+from compressor.errors import ExportError
 
 SCHEMA = 1
 ANY_DEVICE = "any"

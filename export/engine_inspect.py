@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .engine_run import Engine
+from compressor.export.engine_session import Engine
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifact import Artifact, appearing_whole, describe
-from .asked import Asked
-from .capture import BATCH, captured, copied, undisturbed
-from .errors import ExportError, first_line
-from .failures import explained
-from .needs import require
-from .sessions import Session, TensorSpec
+from compressor.errors import ExportError, first_line
+from compressor.export.artifact import Artifact, appearing_whole, describe
+from compressor.export.capture import BATCH, captured, copied, undisturbed
+from compressor.export.extras import require
+from compressor.export.options import Asked
+from compressor.export.rejections import explained
+from compressor.export.sessions import Session, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

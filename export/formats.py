@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artifact import Artifact
-from .asked import Asked
-from .executorch import to_executorch
-from .half import to_bf16, to_fp16
-from .int8 import to_int8_cpu, to_int8_nvidia
-from .onnx import to_onnx
-from .openvino import to_openvino
-from .tensorrt import to_tensorrt
+from compressor.export.artifact import Artifact
+from compressor.export.executorch import to_executorch
+from compressor.export.half import to_bf16, to_fp16
+from compressor.export.int8 import to_int8_cpu, to_int8_nvidia
+from compressor.export.onnx import to_onnx
+from compressor.export.openvino import to_openvino
+from compressor.export.options import Asked
+from compressor.export.tensorrt import to_tensorrt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

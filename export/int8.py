@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifact import Artifact
-from .asked import Asked
-from .calibration import checked, few_at_a_time
-from .errors import ExportError
-from .files import first_input, read_model, write_model
-from .sparing import spare
+from compressor.errors import ExportError
+from compressor.export.artifact import Artifact
+from compressor.export.calibration import checked, few_at_a_time
+from compressor.export.int8_exceptions import spare
+from compressor.export.onnx_files import first_input, read_model, write_model
+from compressor.export.options import Asked
 
 if TYPE_CHECKING:
     import numpy as np

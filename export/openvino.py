@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .artifact import Artifact, appearing_whole, describe
-from .asked import Asked
-from .errors import ExportError
-from .needs import require
+from compressor.errors import ExportError
+from compressor.export.artifact import Artifact, appearing_whole, describe
+from compressor.export.extras import require
+from compressor.export.options import Asked
 
 
 def to_openvino(source: Path, path: Path, asked: Asked) -> Artifact:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .engine_run import open_engine
-from .executorch import open_program
-from .sessions import Session, open_openvino, open_session, open_unfused
+from compressor.export.engine_session import open_engine
+from compressor.export.executorch import open_program
+from compressor.export.sessions import Session, open_openvino, open_session, open_unfused
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .artifact import Artifact, appearing_whole, content_of, describe
-from .asked import Asked, EngineAsk
-from .engine import ANY_DEVICE, Place, Sidecar, cache_key, sidecar_path, trusted_bytes
-from .errors import ExportError
-from .needs import load_tensorrt
+from compressor.errors import ExportError
+from compressor.export.artifact import Artifact, appearing_whole, content_of, describe
+from compressor.export.engine import ANY_DEVICE, Place, Sidecar, cache_key, sidecar_path, trusted_bytes
+from compressor.export.extras import load_tensorrt
+from compressor.export.options import Asked, EngineAsk
 
 
 def to_tensorrt(source: Path, path: Path, asked: Asked) -> Artifact:

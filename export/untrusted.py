@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ExportError
-from .sessions import Session, open_session
+from compressor.errors import ExportError
+from compressor.export.sessions import Session, open_session
 
 OLDEST_OPSET = 7
 """Before it, broadcasting was another thing."""
@@ -26,7 +26,7 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from export.untrusted import opened_alone
+from compressor.export.untrusted import opened_alone
 sys.exit(opened_alone(Path(sys.argv[2])))
 """
 MEMORY = 8 << 30
@@ -61,7 +61,7 @@ def check_file(path: Path) -> None:
 
 def probe(path: Path, *, patience_s: float = PATIENCE_S) -> None:
     """Open the file in another process; a crash, a hang or hunger for memory there is an error here."""
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", _PROGRAM, root, str(path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s, check=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ExportError
+from compressor.errors import ExportError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Outputs = Array | Mapping[str, Array]

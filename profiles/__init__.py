@@ -9,20 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .conditions import Conditions, watching
-from .device import fingerprint
-from .errors import ProfileError
-from .latency import Clock, Speedup, Timing, measure, paired_speedup
-from .reasons import NOTES, REASONS, Reason
-from .regression import Launch, Regression, Rule, decide
+from compressor.profiles.conditions import Conditions, watching
+from compressor.profiles.machine import fingerprint
+from compressor.profiles.reasons import NOTES, REASONS, Reason
+from compressor.profiles.regression import Launch, Regression, Rule, decide
+from compressor.profiles.timing import Clock, Speedup, Timing, measure, paired_speedup
 
 if TYPE_CHECKING:
-    from .between import Between, lies_between
-    from .block_times import BlockTimes, time_blocks
-    from .blocks import Block, blocks_of
-    from .counts import Counts, LayerCount, count
-    from .nodes import NodeTime, NodeTimes, node_times
-    from .onnx_counts import FileCounts, NodeCount, count_file
+    from compressor.profiles.between_products import Between, lies_between
+    from compressor.profiles.block_times import BlockTimes, time_blocks
+    from compressor.profiles.blocks import Block, blocks_of
+    from compressor.profiles.counts import Counts, LayerCount, count
+    from compressor.profiles.nodes import NodeTime, NodeTimes, node_times
+    from compressor.profiles.onnx_counts import FileCounts, NodeCount, count_file
 
 __all__ = [
     "NOTES",
@@ -39,7 +38,6 @@ __all__ = [
     "NodeCount",
     "NodeTime",
     "NodeTimes",
-    "ProfileError",
     "Reason",
     "Regression",
     "Rule",
@@ -62,7 +60,7 @@ _LAZY = {
     "counts": ("Counts", "LayerCount", "count"),
     "onnx_counts": ("FileCounts", "NodeCount", "count_file"),
     "nodes": ("NodeTime", "NodeTimes", "node_times"),
-    "between": ("Between", "lies_between"),
+    "between_products": ("Between", "lies_between"),
     "blocks": ("Block", "blocks_of"),
     "block_times": ("BlockTimes", "time_blocks"),
 }

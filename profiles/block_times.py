@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .blocks import Block, side_by_side
-from .latency import quantile
-from .nodes import node_times
+from compressor.profiles.blocks import Block, side_by_side
+from compressor.profiles.nodes import node_times
+from compressor.profiles.timing import quantile
 
 if TYPE_CHECKING:
     import numpy as np

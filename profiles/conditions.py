@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ProfileError
-from .nvml import POWER_LIMITED, THROTTLED, GpuState, gpu_state, load_library
-from .reasons import Reason
+from compressor.errors import ProfileError
+from compressor.profiles.nvml import POWER_LIMITED, THROTTLED, GpuState, gpu_state, load_library
+from compressor.profiles.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .activations import Activations
-from .errors import ProfileError
-from .module_steps import Watch
+from compressor.errors import ProfileError
+from compressor.profiles.activations import Activations
+from compressor.profiles.module_steps import Watch
 
 Shape = tuple[int, ...]
 Device = Literal["meta", "cpu"]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ProfileError
-from .latency import quantile
+from compressor.errors import ProfileError
+from compressor.profiles.timing import quantile
 
 if TYPE_CHECKING:
     import numpy as np

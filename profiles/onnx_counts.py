@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ProfileError
-from .onnx_steps import file_activations
+from compressor.errors import ProfileError
+from compressor.profiles.onnx_steps import file_activations
 
 Shape = tuple[int, ...]
 

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .errors import ProfileError
-from .latency import Timing
-from .reasons import Reason
-from .student_t import quantile
+from compressor.errors import ProfileError
+from compressor.profiles.reasons import Reason
+from compressor.profiles.student_t import quantile
+from compressor.profiles.timing import Timing
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ClockName = Literal["wall", "cpu"]

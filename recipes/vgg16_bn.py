@@ -14,10 +14,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compressor.base.device import choose_device
 from compressor.data import load_data
-from compressor.device import choose_device
-from compressor.distill import Progress, Schedule, train
 from compressor.recipe import DataRecipe
+from compressor.training import Progress, Schedule, train
 
 WIDTHS = (
     64,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compressor.guard.files import network
+from tests.compressor.check.files import network
 
 ROOT = Path(__file__).parents[1]
 

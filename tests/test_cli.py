@@ -15,7 +15,7 @@ from torch import nn
 
 from compressor import cli as command_line
 from compressor.cli import cli
-from compressor.doctor import PARTS
+from compressor.commands.environment import PARTS
 from compressor.errors import CompressError
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safetensors")
@@ -141,7 +141,7 @@ def deep() -> nn.Module:
 
 
 def test_inspect_shows_long_names_and_all_columns_whole_in_a_narrow_terminal() -> None:
-    from compressor.inspect import inspected, print_inspection
+    from compressor.commands.inspection import inspected, print_inspection
     from compressor.recipe import ModelRecipe
 
     console = Console(file=StringIO(), width=40)

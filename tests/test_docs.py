@@ -21,7 +21,7 @@ import pytest
 
 from compressor.cli import cli
 from compressor.recipe import Recipe, recipe_from
-from compressor.report.report import Report
+from compressor.run.report.report import Report
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])

@@ -1,71 +1,89 @@
-"""The wheel: what is in it, and that it works where a user's own files have the names of our packages."""
+"""The package as users install it: one name, and a user's own `export.py` does not get in its way."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("compressor", "export", "profiles")
-
-
-@pytest.mark.parametrize("name", PACKAGES)
-def test_no_benchmark_hides_a_package(name: str) -> None:
-    # Python looks beside a script first: there, `import export` would find a file of that name.
-    assert not (ROOT / "benchmarks" / f"{name}.py").exists()
+FOLDERS = {"compressor": "compressor", "export": "compressor/export", "profiles": "compressor/profiles"}
+"""The folders of the source tree, and the places in the wheel."""
+QUIET = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the sources, so that an old ``build/`` cannot add to it."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources without the links in `compressor/`, as a checkout on Windows may be."""
     pytest.importorskip("build", reason="the package `build` is not installed: pip install '.[dev]'")
     pytest.importorskip("setuptools", reason="the build backend setuptools is not installed")
-    place = tmp_path_factory.mktemp("wheel")
-    source = place / "source"
-    source.mkdir()
-    for name in (*PACKAGES, "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    place = tmp_path_factory.mktemp("source")
+    for name in (*FOLDERS, "tests"):
+        without = ["__pycache__", *(FOLDERS if name == "compressor" else ())]
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns(*without))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+        shutil.copy(ROOT / name, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("wheel")
     command = ["build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", str(place)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, str(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run([sys.executable, "-m", *command, str(source)], place)
     (built,) = place.glob("*.whl")
     return built
 
 
-@pytest.fixture(scope="module")
-def site(wheel: Path) -> Path:
-    """The wheel installed alone, as a folder."""
-    target = wheel.parent / "site"
-    pip = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
-    subprocess.run([sys.executable, "-m", *pip], capture_output=True, timeout=120, check=True)
-    return target
+@pytest.fixture(scope="module", params=["wheel", "source", "editable"])
+def python(
+    request: pytest.FixtureRequest, source: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The interpreter of an environment in which the package is installed in this way, and what it needs as well."""
+    place = tmp_path_factory.mktemp("environment")
+    run([sys.executable, "-m", "venv", "--without-pip", "env"], place)
+    interpreter = str(place / "env/bin/python")
+    needs = place / "needs"
+    needs.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "compress" not in entry.name and "_compressor" not in entry.name:
+            (needs / entry.name).symlink_to(entry)
+    packages = run([interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], place)
+    (Path(packages.strip()) / "needs.pth").write_text(f"{needs}\n")
+    ways = {"wheel": [str(wheel)], "source": [str(source)], "editable": ["--editable", str(source)]}
+    run(
+        [sys.executable, "-m", "pip", "--python", interpreter, "install", *QUIET, *ways[request.param]], place
+    )
+    return interpreter
 
 
-def test_the_wheel_holds_every_source_file_of_the_three_packages_and_nothing_else(wheel: Path) -> None:
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_every_source_file_and_installs_one_name(wheel: Path) -> None:
     inside = {
         name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")
     }
     on_disk = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        f"{inside_wheel}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, inside_wheel in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
+        and path.suffix != ".pyc"
+        and not path.is_relative_to(ROOT / "compressor/export")
+        and not path.is_relative_to(ROOT / "compressor/profiles")
     }
     assert inside == on_disk
-    assert {f"{package}/py.typed" for package in PACKAGES} <= inside
+    assert "compressor/py.typed" in inside
+    assert {name.split("/")[0] for name in inside} == {"compressor"}
 
 
 def test_the_wheel_carries_the_licence_and_the_console_script(wheel: Path) -> None:
@@ -76,52 +94,44 @@ def test_the_wheel_carries_the_licence_and_the_console_script(wheel: Path) -> No
     assert "compress = compressor.cli:main" in archive.read(entry_points).decode()
 
 
-def test_a_file_named_export_where_the_user_stands_does_not_hide_our_package(
-    site: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "export.py").write_text('raise SystemExit("the wrong export")\n')
-    (tmp_path / "profiles.py").write_text('raise SystemExit("the wrong profiles")\n')
-    script = site / "bin" / "compress"
-    program = (
-        f"import sys; sys.path.insert(1, {str(site)!r}); sys.argv[0] = {str(script)!r}\n"
-        "import export, profiles, compressor.cli\n"
-        "print(export.__file__, profiles.__file__, compressor.cli.__file__)\n"
-    )
-    # A script's folder, not the current one, comes first on the path of what it imports.
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/script.py").write_text(program)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "elsewhere/script.py")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert all(place.startswith(str(site)) for place in done.stdout.split())
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's folder, as a checkout of YOLOv5 is."""
+    for name in ("export", "profiles"):
+        (tmp_path / f"{name}.py").write_text(f'raise SystemExit("the user\'s own {name}.py was run")\n')
+    return tmp_path
 
 
-def test_the_console_script_of_the_wheel_exports_from_such_a_folder(site: Path, tmp_path: Path) -> None:
-    (tmp_path / "export.py").write_text('raise SystemExit("the wrong export")\n')
-    bare = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(site / "bin" / "compress"),
-            "export",
-            "squeezenet1_1",
-            "--weights",
-            "random",
-            "--out",
-            "x.onnx",
-        ],
-        cwd=tmp_path,
-        env=bare,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+PROGRAM = """
+import compressor, compressor.export, compressor.profiles
+from compressor import Budget, read_recipe
+print(compressor.export.__name__, compressor.profiles.__name__)
+"""
+OURS = "compressor.export compressor.profiles"
+
+
+def test_a_script_beside_a_file_named_export_imports_our_package(python: str, folder: Path) -> None:
+    (folder / "script.py").write_text(PROGRAM)
+    assert run([python, "script.py"], folder).strip() == OURS
+
+
+def test_a_notebook_beside_a_file_named_export_imports_our_package(python: str, folder: Path) -> None:
+    # A kernel has the notebook's folder first on its path, as `-c` has the current one.
+    assert run([python, "-c", PROGRAM], folder).strip() == OURS
+
+
+def test_python_m_compressor_runs_beside_a_file_named_export(python: str, folder: Path) -> None:
+    run(
+        [python, "-m", "compressor", "export", "squeezenet1_1", "--weights", "random", "--out", "x.onnx"],
+        folder,
     )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "x.onnx").is_file()
+    assert (folder / "x.onnx").is_file()
+
+
+def test_torchrun_runs_our_program_beside_a_file_named_export(python: str, folder: Path) -> None:
+    torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    assert "compress" in run([*torchrun, "-m", "compressor", "--version"], folder)
+
+
+def test_the_console_script_runs_beside_a_file_named_export(python: str, folder: Path) -> None:
+    assert "version" in run([str(Path(python).with_name("compress")), "--version"], folder)

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from compressor.api import compress
-from compressor.graph.trace import trace
-from compressor.models import ModelSource, build
+from compressor.models.names import ModelSource, build
+from compressor.profiles import count
+from compressor.pruning.graph.trace import trace
 from compressor.recipe import DataRecipe, read_recipe
-from profiles import count
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from compressor.cli.failing import exit_code
+from compressor.cli.exit_codes import exit_code
 from compressor.cli.files import check, export, profile
 from compressor.cli.looking import doctor, evaluate, inspect, report
 from compressor.cli.run import run

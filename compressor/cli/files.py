@@ -40,8 +40,8 @@ def profile(
     **options: Any,
 ) -> None:
     """Measure SUBJECT, or compare it with OTHER: each a model name, a student folder, or a file of any format."""
+    from compressor.commands.subjects import print_profile, profile_subjects
     from compressor.recipe import ProfileRecipe
-    from compressor.subjects import print_profile, profile_subjects
 
     batches = tuple(dict.fromkeys(batch))
     recipe = ProfileRecipe(runtimes=runtime or (), batches=batches, budget_s=30.0, **options)
@@ -88,10 +88,10 @@ def export(
     **options: Any,
 ) -> None:
     """Export MODEL (a run, a student folder, a model name, an ONNX file), and compare each file with PyTorch."""
-    from compressor.console import talk
+    from compressor.base.console import talk
+    from compressor.commands.subjects import ExportRequest, export_subject
     from compressor.recipe import ExportRecipe, ModelRecipe
-    from compressor.report.text import print_files
-    from compressor.subjects import ExportRequest, export_subject
+    from compressor.run.report.screen import print_files
 
     recipe = ExportRecipe(**options)
     subject = ModelRecipe(model, weights or "", trust)
@@ -142,6 +142,6 @@ def check(baseline: str, candidate: str | None, **options: Any) -> None:
 
     Ends with 0 if it passed, 4 if it failed, 3 if the time could not be decided on this machine.
     """
-    from compressor.guard.command import run_check
+    from compressor.commands.check.command import run_check
 
     sys.exit(run_check(baseline, candidate, options))

@@ -23,7 +23,7 @@ def inspect(
     model: str, weights: str | None, classes: int | None, shape: str | None, trust: bool, as_json: bool
 ) -> None:
     """Show the channel groups of MODEL: what each costs, what cannot be cut and why."""
-    from compressor.inspect import inspected, print_inspection
+    from compressor.commands.inspection import inspected, print_inspection
     from compressor.recipe import ModelRecipe
 
     found = inspected(ModelRecipe(model, weights or "", trust), classes, shape_from(shape))
@@ -60,7 +60,7 @@ def evaluate(
 
     With --retrieval: mean average precision and precision of the first 100, by Euclidean distance and by cosine.
     """
-    from compressor.evaluate import evaluate, print_evaluation
+    from compressor.commands.evaluation import evaluate, print_evaluation
     from compressor.recipe import DataRecipe, ModelRecipe
 
     about = {"root": data_root, "size": size, "classes": classes}
@@ -80,9 +80,9 @@ def evaluate(
 @click.option("--markdown", is_flag=True, help="Print Markdown on stdout.")
 def report(folder: Path, as_json: bool, markdown: bool) -> None:
     """Show the report of a finished run."""
-    from compressor.report.markdown import to_markdown
-    from compressor.report.report import read_report
-    from compressor.report.text import print_report
+    from compressor.run.report.markdown import to_markdown
+    from compressor.run.report.report import read_report
+    from compressor.run.report.screen import print_report
 
     found = read_report(folder)
     if as_json:
@@ -99,7 +99,7 @@ def report(folder: Path, as_json: bool, markdown: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def doctor(as_json: bool) -> None:
     """Say what this machine can do, and what to install for the rest."""
-    from compressor.doctor import examine
+    from compressor.commands.environment import examine
 
     findings = examine()
     if as_json:

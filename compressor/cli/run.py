@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from compressor.budget.request import COST_TITLES, TIMED_FILES
+from compressor.base.torchrun import launched
 from compressor.cli.values import TRUST_HELP, names, print_json, stdout
 from compressor.errors import UsageError
-from compressor.processes import launched
+from compressor.recipe.budget import COST_TITLES, TIMED_FILES
 
 REMOVE_HELP = "Share of the teacher's cost to REMOVE: 0.7 leaves 30 %."
 
@@ -125,10 +125,11 @@ def run(
     recipe = read_recipe(recipe_file, changes) if recipe_file else recipe_with(changes)
 
     from compressor.api import compress, run_name
-    from compressor.console import Live, talk
-    from compressor.report.text import print_report
-    from compressor.rundir import RunFolder, free_name
-    from compressor.steps import Silent
+    from compressor.base.console import talk
+    from compressor.cli.live import Live
+    from compressor.run.folder import RunFolder, free_name
+    from compressor.run.report.screen import print_report
+    from compressor.run.steps import Silent
 
     out = out or free_name(Path("runs"), run_name(recipe))
     finished = RunFolder(out).report.exists()

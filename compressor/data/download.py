@@ -7,7 +7,6 @@ changed at its address since; remove the cache's copy for that.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import ssl
 import tempfile
@@ -21,7 +20,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from compressor.cache import cache_root, key_of
+from filelock import FileLock
+
+from compressor.base.cache import cache_root, key_of
 from compressor.errors import CompressError
 
 PAUSES_S = (1.0, 5.0)
@@ -42,13 +43,15 @@ def is_address(name: str) -> bool:
 
 def downloaded(url: str) -> Path:
     """The cache's copy of the file at ``url``."""
-    name = PurePosixPath(urlsplit(url).path).name
-    file = cache_root() / "downloads" / f"{key_of({'url': url})}-{name}"
+    name, key = PurePosixPath(urlsplit(url).path).name, key_of({"url": url})
+    file = cache_root() / "downloads" / f"{key}-{name}"
+    lock = cache_root() / "locks" / f"{key}.lock"
     if file.exists():
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(file):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # its file stays: another process may be about to open it
             if not file.exists():
                 _fetched(url, file)
     except OSError as error:
@@ -98,18 +101,6 @@ def _appearing(file: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """One process at a time; the mark goes with the first, as the file is there for those who waited."""
-    mark = file.with_name(f".{file.name}.lock")
-    with mark.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            mark.unlink(missing_ok=True)
 
 
 def _said(error: Exception) -> str:

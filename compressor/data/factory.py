@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from compressor.base.imports import load_attribute
 from compressor.data.augment import DEFAULT
+from compressor.data.iterables import StreamSplit, first_of, is_stream
 from compressor.data.samples import Expected, SampleSplit, checked_sample, described, fetched
 from compressor.data.split import Data
-from compressor.data.streams import StreamSplit, first_of, is_stream
 from compressor.errors import CompressError, UsageError
-from compressor.imports import load_attribute
 
 if TYPE_CHECKING:
     from compressor.recipe import DataRecipe

@@ -15,17 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compressor.data.damage import Damage
-from compressor.data.pictures import (
-    SIZE,
-    TEST_SHARE,
-    Look,
-    PictureSplit,
-    Reading,
-    training_look,
-)
+from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, Reading, training_look
 from compressor.data.scaling import IMAGENET, Scaling, chosen_scaling
 from compressor.data.split import Data
+from compressor.data.unreadable import Damage
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:

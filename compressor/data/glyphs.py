@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw, ImageFont, features
 from torch import Generator, Tensor
 
 from compressor.data.augment import DEFAULT, Policy, policy_named
+from compressor.data.in_memory import TensorSplit
 from compressor.data.scaling import Scaling, chosen_scaling
 from compressor.data.split import Data
-from compressor.data.tensors import TensorSplit
 from compressor.errors import CompressError, UsageError
 
 # Ordered so that every beginning is a fair task: the last ones have a twin, from which only their

@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor
 
 from compressor.data.augment import NONE, Policy, pixels_of, policy_named, varied
-from compressor.data.damage import Damage
 from compressor.data.scaling import Scaling
 from compressor.data.split import WHOLE, Bad, Batch, Mix, Part, batch_indices
+from compressor.data.unreadable import Damage
 from compressor.errors import CompressError
 
 SIZE = 224

@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision import datasets
 
 from compressor.data.augment import NONE, Policy, policy_named
+from compressor.data.in_memory import Augment, TensorSplit, crop_and_flip
 from compressor.data.scaling import Scaling, chosen_scaling
 from compressor.data.split import Data
-from compressor.data.tensors import Augment, TensorSplit, crop_and_flip
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressor.data.damage import Damage
 from compressor.data.download import downloaded, is_address
 from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, Reading, training_look
 from compressor.data.scaling import IMAGENET, chosen_scaling
+from compressor.data.shard_index import ShardIndex, index_of
 from compressor.data.split import Data
-from compressor.data.tarindex import ShardIndex, index_of
+from compressor.data.unreadable import Damage
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from compressor.data.folders import load_folder, with_unlabelled
 from compressor.data.glyphs import load_glyphs
 from compressor.data.shards import has_shards, load_shards, names_shards
 from compressor.data.split import Data
-from compressor.data.views import TwoViews
+from compressor.data.two_views import TwoViews
 from compressor.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:

@@ -1,8 +1,11 @@
 """How a student comes to know what its teacher knows: the methods of distillation, and the controls beside them."""
 
-from compressor.methods.alone import teacher_free, teacher_free_self
-from compressor.methods.cascade import cascade
-from compressor.methods.controls import (
+from compressor.methods.cascade.cascade import cascade
+from compressor.methods.ensemble import ensemble
+from compressor.methods.layerwise.indistill import indistill
+from compressor.methods.layerwise.information_flow import information_flow
+from compressor.methods.lightweight_teacher import lightweight_teacher
+from compressor.methods.plain import (
     cut_only,
     finetune,
     itself,
@@ -12,12 +15,9 @@ from compressor.methods.controls import (
     repair,
     steps,
 )
-from compressor.methods.ensemble import ensemble
-from compressor.methods.flow import information_flow
-from compressor.methods.indistill import indistill
-from compressor.methods.lightweight import lightweight_teacher
-from compressor.methods.path import Stage, stages
+from compressor.methods.stages import Stage, stages
 from compressor.methods.task import Method, Task, Training
+from compressor.methods.teacher_free import teacher_free, teacher_free_self
 
 __all__ = ["METHODS", "Method", "Stage", "Task", "Training", "stages"]
 

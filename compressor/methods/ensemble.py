@@ -13,14 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Arithmetic, Schedule, Trained, accuracy, follow
-from compressor.distill.lesson import Backward, digest, loss_of
-from compressor.distill.losses import cross_entropy
-from compressor.distill.optimizers import Named
-from compressor.distill.request import ENSEMBLE
-from compressor.distill.sense import check_sense
 from compressor.methods.start import cut_and_repaired
 from compressor.methods.task import Task, Training
+from compressor.recipe.distilling import ENSEMBLE
+from compressor.training import Arithmetic, Schedule, Trained, accuracy, follow
+from compressor.training.lesson import Backward, digest, loss_of
+from compressor.training.losses import cross_entropy
+from compressor.training.optimizers import Named
+from compressor.training.refusals import check_sense
 
 
 def ensemble(task: Task) -> tuple[Training, ...]:

@@ -14,17 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from compressor.budget.plan import Plan
-from compressor.copying import named_tensors
-from compressor.cutting import cut
-from compressor.cutting.proof import Check, check_cut, require
+from compressor.base.files import write_atomic
 from compressor.data.split import Data, Part
-from compressor.distill import accuracy, reestimate
-from compressor.distill.lesson import digest, digest_of
-from compressor.distill.parallel import here
-from compressor.files import write_atomic
-from compressor.graph.recording.example import Inputs, inputs_of
-from compressor.repairing.repair import BATCH, repaired
+from compressor.models.copying import named_tensors
+from compressor.pruning.cutting import cut
+from compressor.pruning.cutting.proof import Check, check_cut, require
+from compressor.pruning.graph.recording.example import Inputs, inputs_of
+from compressor.pruning.repairing.fit_network import BATCH, repaired
+from compressor.pruning.widths.plan import Plan
+from compressor.training import accuracy, reestimate
+from compressor.training.distributed.world import here
+from compressor.training.lesson import digest, digest_of
 
 if TYPE_CHECKING:
     from compressor.methods.task import Task

@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compressor.budget.request import Budget
 from compressor.data.split import Data
-from compressor.distill import LOSSES, Guide, Progress, Schedule, Trained, train
-from compressor.distill.hints import hints_for
-from compressor.distill.request import Distilling
-from compressor.distill.terms import terms_of
-from compressor.graph.channels import ChannelGraph
-from compressor.methods.path import Stage, channels_of
+from compressor.methods.stages import Stage, channels_of
 from compressor.methods.start import Start
-from compressor.repairing.request import Repairing
-from compressor.saliency.scores import Scores
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.scoring.scores import Scores
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import Distilling
+from compressor.recipe.loss_terms import terms_of
+from compressor.recipe.repair import Repairing
+from compressor.training import LOSSES, Guide, Progress, Schedule, Trained, train
+from compressor.training.hints import hints_for
 
 
 def _in_silence(name: str, done: float) -> None: ...

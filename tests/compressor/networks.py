@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.budget.plan import Kept, Plan, plan_keeping
-from compressor.cutting import cut
-from compressor.cutting.proof import Check, check_cut
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.trace import trace
+from compressor.pruning.cutting import cut
+from compressor.pruning.cutting.proof import Check, check_cut
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Kept, Plan, plan_keeping
 
 SIDE = 8
 # Half of these do not map zero to zero: a removed channel that still spoke would be heard.

@@ -73,7 +73,7 @@ def _answer(end: Connection, rank: int, port: int) -> None:
     os.environ.update(variables(rank, port))
     import torch
 
-    from compressor.distill.parallel import join
+    from compressor.training.distributed.world import join
 
     torch.set_num_threads(1)
     with join(torch.device("cpu")):

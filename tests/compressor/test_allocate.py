@@ -11,18 +11,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compressor.budget.allocate import CLOSE, Allocation, allocate, granule_of
-from compressor.budget.plan import Plan
-from compressor.budget.request import Budget
-from compressor.cutting import cut
+from compressor.artifacts.student import same_bits
 from compressor.errors import UsageError
-from compressor.graph.channels import ChannelGraph, Group, Slot
-from compressor.graph.cost import COSTS
-from compressor.graph.trace import trace
-from compressor.models import ModelSource, build
-from compressor.saliency.scores import Scores
-from compressor.student import same_bits
-from profiles import count
+from compressor.models.names import ModelSource, build
+from compressor.profiles import count
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.channels import ChannelGraph, Group, Slot
+from compressor.pruning.graph.cost import COSTS
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.scores import Scores
+from compressor.pruning.widths.allocate import CLOSE, Allocation, allocate, granule_of
+from compressor.pruning.widths.plan import Plan
+from compressor.recipe.budget import Budget
 from tests.compressor.networks import images, networks
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.cache import cache_root, key_of, read_tensors, write_tensors
+from compressor.base.cache import cache_root, key_of, read_tensors, write_tensors
 
 
 @pytest.fixture(autouse=True)

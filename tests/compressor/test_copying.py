@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, fx, nn
 
-from compressor.copying import copy_and_paths, copy_with, named_tensors
 from compressor.errors import CompressError
+from compressor.models.copying import copy_and_paths, copy_with, named_tensors
 from tests.compressor.networks import Function, convolution, images, networks, with_statistics
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.graph.cost import costs_of, full_widths
-from compressor.graph.trace import trace
-from profiles import count
+from compressor.profiles import count
+from compressor.pruning.graph.cost import costs_of, full_widths
+from compressor.pruning.graph.trace import trace
 from tests.compressor.networks import Function, images
 
 

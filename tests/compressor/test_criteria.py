@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.saliency import criteria
-from compressor.saliency.combine import NORMALISATIONS
-from compressor.saliency.criteria import BATCH_NORM_SCALE, CRITERIA, MEASURES, OTHER, SCALE, WEIGHT, Seen
+from compressor.pruning.scoring import criteria
+from compressor.pruning.scoring.combine import NORMALISATIONS
+from compressor.pruning.scoring.criteria import (
+    BATCH_NORM_SCALE,
+    CRITERIA,
+    MEASURES,
+    OTHER,
+    SCALE,
+    WEIGHT,
+    Seen,
+)
 
 VALUE = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 0.0, 0.5]], dtype=torch.float64)
 GRADIENT = torch.tensor([[0.5, 1.0, 1.0], [1.0, 7.0, 2.0]], dtype=torch.float64)

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from compressor.budget.plan import Plan, plan_keeping
-from compressor.cutting import cut, form_of
-from compressor.cutting.program import Program
-from compressor.cutting.proof import check_cut
+from compressor.artifacts.student import same_bits
 from compressor.errors import CompressError
-from compressor.graph.cost import costs_of
-from compressor.graph.recording.example import Given
-from compressor.graph.trace import trace
-from compressor.student import same_bits
-from profiles import count
+from compressor.profiles import count
+from compressor.pruning.cutting import cut, form_of
+from compressor.pruning.cutting.program import Program
+from compressor.pruning.cutting.proof import check_cut
+from compressor.pruning.graph.cost import costs_of
+from compressor.pruning.graph.recording.example import Given
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan, plan_keeping
 from tests.compressor.networks import (
     BLOCKS,
     Attention,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from compressor.data import Data, load_data
+from compressor.data.in_memory import TensorSplit, crop_and_flip
 from compressor.data.published import CIFAR10, load_published
 from compressor.data.scaling import Scaling
-from compressor.data.tensors import TensorSplit, crop_and_flip
 from compressor.errors import CompressError, UsageError
 from compressor.recipe import DataRecipe
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from compressor.base.files import folder_appearing_whole, sha256_of, write_atomic, write_json
 from compressor.errors import CompressError
-from compressor.files import folder_appearing_whole, sha256_of, write_atomic, write_json
 
 
 def names(folder: Path) -> list[str]:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.budget.plan import Plan, plan_keeping
-from compressor.cutting import check_cut, cut
-from compressor.cutting.folding import fold_constants
 from compressor.errors import CompressError
-from compressor.graph.trace import trace
+from compressor.pruning.cutting import check_cut, cut
+from compressor.pruning.cutting.folding import fold_constants
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan, plan_keeping
 from tests.compressor.networks import PooledHead, convolution, images, random_units, with_statistics
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from compressor.data.glyphs import CLASSES, SIZE, load_glyphs
 from compressor.errors import UsageError
-from compressor.glyphnet import Block, GlyphNet
+from compressor.models.glyphnet import Block, GlyphNet
 
 
 def test_it_gives_one_logit_for_each_class() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from compressor.data import load_data
 from compressor.data.glyphs import CLASSES, GLYPHS, SIZE, load_glyphs
-from compressor.data.tensors import TensorSplit
+from compressor.data.in_memory import TensorSplit
 from compressor.errors import UsageError
 from compressor.recipe import DataRecipe
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.graph.rules.labels import NOT_A_CHANNEL, Ledger
+from compressor.pruning.graph.rules.labels import NOT_A_CHANNEL, Ledger
 
 
 def ledger_of(size: int) -> Ledger:

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from compressor.errors import CompressError
-from compressor.graph.recording.example import Given, inputs_of
-from compressor.graph.recording.record import Recording, on_meta, record
-from compressor.graph.recording.replay import replay
-from compressor.graph.trace import trace
+from compressor.pruning.graph.recording.example import Given, inputs_of
+from compressor.pruning.graph.recording.record import Recording, on_meta, record
+from compressor.pruning.graph.recording.replay import replay
+from compressor.pruning.graph.trace import trace
 from tests.compressor.networks import Function, Residual, images, with_statistics
 
 

@@ -16,10 +16,10 @@ import torchvision.ops
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.recording.example import inputs_of
-from compressor.graph.recording.record import record
-from compressor.graph.rules.table import RULES
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.recording.example import inputs_of
+from compressor.pruning.graph.recording.record import record
+from compressor.pruning.graph.rules.table import RULES
 from tests.compressor.networks import Function, cut_at_random, images, proven, with_statistics
 
 Conv = nn.Conv2d

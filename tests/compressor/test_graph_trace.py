@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compressor.budget.plan import plan_keeping
-from compressor.cutting import cut
-from compressor.cutting.proof import check_cut
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.trace import trace
+from compressor.pruning.cutting import cut
+from compressor.pruning.cutting.proof import check_cut
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import plan_keeping
 from tests.compressor.networks import (
     MLP,
     Attention,

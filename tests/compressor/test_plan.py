@@ -7,10 +7,10 @@ import json
 import pytest
 from torch import nn
 
-from compressor.budget.plan import Plan, plan_keeping
 from compressor.errors import CompressError
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.trace import trace
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan, plan_keeping
 from tests.compressor.networks import images
 
 

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.budget.plan import Plan, plan_keeping
-from compressor.cutting import cut, form_of
-from compressor.cutting.program import Program
-from compressor.cutting.writing import program_of
-from compressor.distill import reestimate
-from compressor.distill.places import EMBEDDING, Places
 from compressor.errors import CompressError
-from compressor.graph.recording.example import inputs_of
-from compressor.graph.trace import trace
-from export.onnx import to_onnx
+from compressor.export.onnx import to_onnx
+from compressor.pruning.cutting import cut, form_of
+from compressor.pruning.cutting.program import Program
+from compressor.pruning.cutting.program_write import program_of
+from compressor.pruning.graph.recording.example import inputs_of
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan, plan_keeping
+from compressor.training import reestimate
+from compressor.training.layer_outputs import EMBEDDING, Places
 from tests.compressor.networks import (
     MLP,
     Attention,
@@ -46,7 +46,7 @@ from tests.compressor.networks import (
     random_units,
     with_statistics,
 )
-from tests.compressor.test_distill_loop import Pixels
+from tests.compressor.test_training_loop import Pixels
 
 
 class Regular(nn.Module):

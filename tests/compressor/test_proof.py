@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compressor.budget.plan import Plan, plan_keeping
-from compressor.cutting import cut
-from compressor.cutting.program import Program
-from compressor.cutting.proof import Check, check_cut, require
 from compressor.errors import CompressError
-from compressor.graph.trace import trace
+from compressor.pruning.cutting import cut
+from compressor.pruning.cutting.program import Program
+from compressor.pruning.cutting.proof import Check, check_cut, require
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan, plan_keeping
 from tests.compressor.networks import (
     MLP,
     Attention,

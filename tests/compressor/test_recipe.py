@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.budget.request import COST_TITLES, TIMED_FILES, Budget
-from compressor.distill.request import MASKS, METHOD_TITLES, SCORE_RULES, Distilling
-from compressor.distill.schedule import Schedule
 from compressor.errors import UsageError
+from compressor.export import FORMATS
+from compressor.pruning.scoring.combine import COMBINATIONS, NORMALISATIONS
 from compressor.recipe import (
     DataRecipe,
     ExportRecipe,
@@ -24,10 +23,11 @@ from compressor.recipe import (
     recipe_from,
     recipe_with,
 )
-from compressor.runtimes import PRECISIONS
-from compressor.saliency.combine import COMBINATIONS, NORMALISATIONS
-from compressor.saliency.request import BACKENDS, Scoring
-from export import FORMATS
+from compressor.recipe.budget import COST_TITLES, TIMED_FILES, Budget
+from compressor.recipe.distilling import MASKS, METHOD_TITLES, SCORE_RULES, Distilling
+from compressor.recipe.names import RUNTIME_PRECISIONS as PRECISIONS
+from compressor.recipe.saliency import BACKENDS, Scoring
+from compressor.recipe.schedule import Schedule
 
 # Everything but lone surrogates, which no file in UTF-8 can hold.
 texts = st.text(st.characters(codec="utf-8"), max_size=12)

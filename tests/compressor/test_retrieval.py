@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from compressor import retrieval
+from compressor.commands import retrieval
+from compressor.commands.retrieval import Embeddings, evaluate_retrieval, measures, rankings
 from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
-from compressor.retrieval import Embeddings, evaluate_retrieval, measures, rankings
-from tests.compressor.test_distill_comparing import Staged, few
-from tests.compressor.test_distill_loop import Pixels
+from tests.compressor.test_comparisons import Staged, few
+from tests.compressor.test_training_loop import Pixels
 
 
 def line(*places: float, labels: list[int]) -> Embeddings:

@@ -12,26 +12,26 @@ import torch
 from onnx import helper as onnx_helper
 from torch import nn
 
-from compressor.errors import UsageError
-from compressor.latency import latencies
-from compressor.layers import layer_rows, nodes_of_engine
-from compressor.measure import profiled
-from compressor.recipe import ProfileRecipe
-from compressor.runtimes import RUNTIMES, USUAL, choose, named
-from compressor.subjects import profile_subjects
-from export import (
+from compressor.artifacts.latency import latencies
+from compressor.artifacts.layer_times import layer_rows, nodes_of_engine
+from compressor.artifacts.profile import profiled
+from compressor.artifacts.runtimes import RUNTIMES, choose
+from compressor.commands.subjects import profile_subjects
+from compressor.errors import ExportError, UsageError
+from compressor.export import (
     FORMATS,
     NEEDS,
     RUNNERS,
     Asked,
     EngineLayer,
-    ExportError,
     derived,
     open_openvino,
     open_session,
     to_onnx,
 )
-from profiles.layers import gathered
+from compressor.profiles.times_by_layer import gathered
+from compressor.recipe import ProfileRecipe
+from compressor.recipe.names import DEFAULT_RUNTIMES, runtimes_named
 from tests.export import stand_in
 
 NO_CUDA = not torch.cuda.is_available()
@@ -48,14 +48,14 @@ PAIR = {"teacher": network(16), "student": network(8)}
 
 
 def test_aliases_mean_their_runtime_and_each_is_measured_once() -> None:
-    assert named(["ort", "torch", "onnxruntime"]) == ("onnxruntime", "pytorch")
-    assert set(named(["all"])) == set(RUNTIMES)
+    assert runtimes_named(["ort", "torch", "onnxruntime"]) == ("onnxruntime", "pytorch")
+    assert set(runtimes_named(["all"])) == set(RUNTIMES)
 
 
 def test_without_names_what_fits_is_chosen() -> None:
     assert choose((), "fp32", {"teacher": ["network"]}) == (("pytorch",), ())
     assert choose((), "fp32", {"teacher": ["file"]}) == (("onnxruntime",), ())
-    assert choose((), "fp32", {"teacher": ["network", "file"]})[0] == USUAL
+    assert choose((), "fp32", {"teacher": ["network", "file"]})[0] == DEFAULT_RUNTIMES
 
 
 def test_what_we_chose_and_cannot_be_is_left_out_and_said() -> None:
@@ -86,7 +86,7 @@ def test_a_batch_of_rows_is_one_for_each_runtime_with_every_sample_and_the_condi
     rows, left_out = latencies(PAIR, {}, IMAGE, ProfileRecipe(runtimes=asked, batches=(1, 4), samples=3))
     assert left_out == ()
     assert [(row["batch"], row["runtime"]) for row in rows] == [
-        (batch, name) for batch in (1, 4) for name in named(asked)
+        (batch, name) for batch in (1, 4) for name in runtimes_named(asked)
     ]
     for row in rows:
         assert len(row["teacher"]["samples_ms"]) == len(row["student"]["samples_ms"]) == 3
@@ -207,8 +207,8 @@ def test_a_broken_file_is_refused_in_one_line(suffix: str, tmp_path: Path) -> No
 def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in.install(monkeypatch)
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("compressor.runtimes._has_gpu", lambda: True)
-    monkeypatch.setattr("compressor.runtimes.NEEDS", {"tensorrt": SimpleNamespace(missing=False)})
+    monkeypatch.setattr("compressor.artifacts.runtimes._has_gpu", lambda: True)
+    monkeypatch.setattr("compressor.artifacts.runtimes.NEEDS", {"tensorrt": SimpleNamespace(missing=False)})
 
 
 @pytest.mark.usefixtures("tensorrt")

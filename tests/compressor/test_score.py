@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from compressor.data.split import Batch
 from compressor.errors import CompressError, UsageError
-from compressor.graph.trace import trace
-from compressor.saliency.criteria import CRITERIA
-from compressor.saliency.request import Scoring
-from compressor.saliency.score import score
-from compressor.saliency.scores import Scores
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.criteria import CRITERIA
+from compressor.pruning.scoring.score import score
+from compressor.pruning.scoring.scores import Scores
+from compressor.recipe.saliency import Scoring
 from tests.compressor.networks import images, with_statistics
 
 

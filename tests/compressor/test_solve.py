@@ -10,19 +10,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compressor.budget import milp, solve, terms
-from compressor.budget.elimination import most, order_of
-from compressor.budget.lagrange import Limit, Problem
-from compressor.budget.limits import Allowed, _enough, widths_within
-from compressor.budget.local import improved
-from compressor.budget.nearest import nearest
-from compressor.budget.solve import Solution
-from compressor.budget.terms import Choices, Terms, looked_up, terms_of
-from compressor.budget.timed import FileBytes, Grid, Latency, Scaled, TimedLayer
 from compressor.errors import UsageError
-from compressor.graph.channels import ChannelGraph, Factor
-from compressor.graph.cost import costs_of, full_widths
-from compressor.graph.trace import trace
+from compressor.pruning.graph.channels import ChannelGraph, Factor
+from compressor.pruning.graph.cost import costs_of, full_widths
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.latency_cost import FileBytes, Grid, Latency, Scaled, TimedLayer
+from compressor.pruning.widths.limits import Allowed, _enough, widths_within
+from compressor.pruning.widths.solver import milp, solve, terms
+from compressor.pruning.widths.solver.elimination import most, order_of
+from compressor.pruning.widths.solver.exchanges import improved
+from compressor.pruning.widths.solver.feasible import nearest
+from compressor.pruning.widths.solver.lagrange import Limit, Problem
+from compressor.pruning.widths.solver.solve import Solution
+from compressor.pruning.widths.solver.terms import Choices, Terms, looked_up, terms_of
 from tests.compressor.networks import images, networks
 
 Scopes = st.sampled_from([(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])

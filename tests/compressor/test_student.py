@@ -16,13 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import compressor
-from compressor.budget.plan import Plan, plan_keeping
-from compressor.copying import named_tensors
-from compressor.cutting import cut, form_of
-from compressor.errors import CompressError, UsageError
-from compressor.graph.trace import trace
-from compressor.models import ModelSource, build
-from compressor.student import (
+from compressor.artifacts.student import (
     Student,
     apply_plan,
     is_student,
@@ -31,6 +25,12 @@ from compressor.student import (
     same_bits,
     save_student,
 )
+from compressor.errors import CompressError, UsageError
+from compressor.models.copying import named_tensors
+from compressor.models.names import ModelSource, build
+from compressor.pruning.cutting import cut, form_of
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.widths.plan import Plan, plan_keeping
 from tests.compressor.networks import images, random_units, with_statistics
 
 BROUGHT = '''

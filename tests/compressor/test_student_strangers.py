@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from compressor.cutting import form_of
+from compressor.artifacts.student import apply_plan, load_student, save_student
+from compressor.base.strict_json import parsed, readable, sealed
+from compressor.commands.subjects import resolve
 from compressor.errors import CompressError, UsageError
-from compressor.models import ModelSource, build
+from compressor.models.names import ModelSource, build
+from compressor.pruning.cutting import form_of
 from compressor.recipe import ModelRecipe
-from compressor.strict import parsed, readable, sealed
-from compressor.student import apply_plan, load_student, save_student
-from compressor.subjects import resolve
-from compressor.teacher import build_model
+from compressor.run.teacher import build_model
 from tests.compressor.test_student import BROUGHT, student_of
 
 TEACHERS = {"module": ModelSource("glyphnet", 5), "program": ModelSource("brought_by_strangers:fixed", 4)}

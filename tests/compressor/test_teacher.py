@@ -9,9 +9,9 @@ import torch
 
 from compressor.data import load_data
 from compressor.errors import CompressError
-from compressor.models import BUILTIN, ModelSource, build
+from compressor.models.names import BUILTIN, ModelSource, build
 from compressor.recipe import recipe_with
-from compressor.teacher import KEPT, Teacher, keep_teacher, load_teacher
+from compressor.run.teacher import KEPT, Teacher, keep_teacher, load_teacher
 
 CPU = torch.device("cpu")
 RECIPE = recipe_with({"budget.remove": 0.5})

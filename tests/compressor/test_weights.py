@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compressor.errors import CompressError, UsageError
-from compressor.weights import fit, load_weights, read_tensors
+from compressor.models.weights import fit, load_weights, read_tensors
 
 
 def network(seed: int = 0, classes: int = 5) -> nn.Sequential:

@@ -7,11 +7,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from compressor.cutting.widen import twice_as_wide
 from compressor.errors import CompressError
-from compressor.glyphnet import GlyphNet
-from compressor.graph.trace import trace
-from tests.compressor.methods.test_together import Branched
+from compressor.models.glyphnet import GlyphNet
+from compressor.pruning.cutting.widen import twice_as_wide
+from compressor.pruning.graph.trace import trace
+from tests.compressor.methods.test_joint_lesson import Branched
 
 
 class Fixed(nn.Module):

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from compressor.graph.trace import trace
-from compressor.models import ModelSource, build
+from compressor.models.names import ModelSource, build
+from compressor.pruning.graph.trace import trace
 from tests.compressor.networks import images
 from tests.compressor.zoo import Images, at_random, by_lot, by_magnitude, cut_and_check, first, network_named
 

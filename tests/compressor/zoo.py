@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from compressor.budget.allocate import CLOSE, allocate
-from compressor.budget.plan import Plan
-from compressor.budget.request import Budget
-from compressor.cutting import cut, form_of
-from compressor.cutting.proof import TOLERANCE, Check, check_cut
 from compressor.errors import CompressError, UsageError
-from compressor.graph.channels import ChannelGraph
-from compressor.graph.recording.record import tensors_in
-from compressor.saliency.score import score
-from compressor.saliency.scores import Scores
-from profiles import count
+from compressor.profiles import count
+from compressor.pruning.cutting import cut, form_of
+from compressor.pruning.cutting.proof import TOLERANCE, Check, check_cut
+from compressor.pruning.graph.channels import ChannelGraph
+from compressor.pruning.graph.recording.record import tensors_in
+from compressor.pruning.scoring.score import score
+from compressor.pruning.scoring.scores import Scores
+from compressor.pruning.widths.allocate import CLOSE, allocate
+from compressor.pruning.widths.plan import Plan
+from compressor.recipe.budget import Budget
 
 Images = tuple[Tensor, ...]
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.compressor.guard.files import network
+from tests.compressor.check.files import network
 from tests.e2e.shell import warm_shell
 from tests.e2e.test_whole_run import contents
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export import NEEDS
+from compressor.export import NEEDS
 from tests.e2e.shell import shell, warm_shell
 
 pytest.importorskip("openvino", reason="openvino is not installed")

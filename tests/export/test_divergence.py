@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from export import ExportError, to_onnx
-from export.divergence import between_files, first_difference, from_pytorch
+from compressor.errors import ExportError
+from compressor.export import to_onnx
+from compressor.export.divergence import between_files, first_difference, from_pytorch
 
 from .networks import Residual, settled
 from .test_onnx import EXAMPLE

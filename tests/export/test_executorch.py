@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from export import FORMATS, Asked, EngineAsk, ExportError, open_program
+from compressor.errors import ExportError
+from compressor.export import FORMATS, Asked, EngineAsk, open_program
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_int8 import IMAGES

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-import export
-from export import FORMATS, NEEDS, RUNNERS, TOLERANCES
+from compressor import export
+from compressor.export import FORMATS, NEEDS, RUNNERS, TOLERANCES
 
 
 def test_every_format_stands_under_its_own_name() -> None:

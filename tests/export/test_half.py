@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export import (
+from compressor.errors import ExportError
+from compressor.export import (
     NEEDS,
     TOLERANCES,
     Artifact,
     Asked,
-    ExportError,
     compare,
     derived,
     open_openvino,

@@ -7,11 +7,12 @@ import onnx
 import pytest
 from torch import nn
 
-from export import Artifact, Asked, ExportError, compare, derived, open_session, to_onnx
-from export.int8 import CALIBRATIONS, quantised_on
-from profiles import Block, node_times
-from profiles.block_times import REFERENCE
-from profiles.blocks import side_by_side
+from compressor.errors import ExportError
+from compressor.export import Artifact, Asked, compare, derived, open_session, to_onnx
+from compressor.export.int8 import CALIBRATIONS, quantised_on
+from compressor.profiles import Block, node_times
+from compressor.profiles.block_times import REFERENCE
+from compressor.profiles.blocks import side_by_side
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_onnx import EXAMPLE, function_of

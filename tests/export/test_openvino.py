@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from export import Asked, ExportError, compare, derived, open_openvino, to_onnx
+from compressor.errors import ExportError
+from compressor.export import Asked, compare, derived, open_openvino, to_onnx
 
 from .networks import Residual, settled
 from .test_int8 import IMAGES

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from export import NEEDS, ExportError, Session, TensorSpec, open_openvino, open_session, to_onnx
+from compressor.errors import ExportError
+from compressor.export import NEEDS, Session, TensorSpec, open_openvino, open_session, to_onnx
 
 from .networks import Residual, of_one_batch, settled
 from .test_int8 import IMAGES

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from export import Asked, ExportError, check_file, derived, open_stranger, to_onnx
-from export.untrusted import ended, probe
+from compressor.errors import ExportError
+from compressor.export import Asked, check_file, derived, open_stranger, to_onnx
+from compressor.export.untrusted import ended, probe
 
 from .fuzz import fuzz_onnx, fuzz_sidecars
 from .networks import DepthwiseWithGate, Residual, settled

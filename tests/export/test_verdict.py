@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from export import ExportError, compare
+from compressor.errors import ExportError
+from compressor.export import compare
 
 LOGITS = np.array([[4.0, 1.0, -8.0], [0.0, 2.0, 1.0]])
 BATCHES = [LOGITS, LOGITS[:1]]

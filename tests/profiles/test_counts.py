@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from profiles import Counts, LayerCount, ProfileError, count
+from compressor.errors import ProfileError
+from compressor.profiles import Counts, LayerCount, count
 
 SMALL_FAMILIES = (
     "resnet18",

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from profiles import ProfileError
-from profiles.nodes import node_times
+from compressor.errors import ProfileError
+from compressor.profiles.nodes import node_times
 
 
 def two_convolutions() -> bytes:

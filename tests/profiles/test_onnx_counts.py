@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torchvision import models
 
-from export import to_onnx
-from profiles import ProfileError, count, count_file
+from compressor.errors import ProfileError
+from compressor.export import to_onnx
+from compressor.profiles import count, count_file
 
 
 def exported(network: nn.Module, image: torch.Tensor, folder: Path) -> Path:

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from profiles import Launch, ProfileError, Reason, Rule, Timing, decide
+from compressor.errors import ProfileError
+from compressor.profiles import Launch, Reason, Rule, Timing, decide
 
 QUIET = [0.001, -0.002, 0.0, 0.002, -0.001, 0.001]
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.saliency.kernels import tiles
+from compressor.pruning.scoring.kernels import tiles
 
 SOURCE = Path(tiles.__file__).with_name("channel_saliency.cu")
 ON_CPU = Path(__file__).with_name("on_cpu.cpp")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CompressError
-from compressor.saliency.kernels import cuda, reference
-from compressor.saliency.kernels.driver import why_no_driver
+from compressor.pruning.scoring.kernels import cuda, reference
+from compressor.pruning.scoring.kernels.driver import why_no_driver
 
 ALL = ("wg", "abs_wg", "wg2", "w2", "abs_w")
 DEVICE = "cuda"
@@ -92,8 +92,8 @@ def test_a_machine_without_a_driver_names_the_library_that_is_missing() -> None:
 
 def test_importing_the_launcher_starts_neither_the_compiler_nor_the_driver() -> None:
     code = (
-        "import compressor.saliency.kernels.cuda\n"
-        "from compressor.saliency.kernels import driver, instances, nvrtc\n"
+        "import compressor.pruning.scoring.kernels.cuda\n"
+        "from compressor.pruning.scoring.kernels import driver, instances, nvrtc\n"
         "made = [f.cache_info().currsize for f in (driver.find_driver, nvrtc.find_compiler, instances.loaded)]\n"
         "assert made == [0, 0, 0], made"
     )

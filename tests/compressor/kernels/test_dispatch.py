@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from compressor.errors import CompressError, UsageError
-from compressor.saliency.kernels import sums
-from compressor.saliency.kernels.sums import BACKENDS, Choice, channel_sums, choose, gate_sums
+from compressor.pruning.scoring.kernels import sums
+from compressor.pruning.scoring.kernels.sums import BACKENDS, Choice, channel_sums, choose, gate_sums
 
 ONES = torch.ones(2, 3)
 
@@ -101,9 +101,9 @@ def test_nothing_asked_for_is_nothing_given() -> None:
 
 def test_a_cpu_never_loads_what_belongs_to_cuda() -> None:
     code = (
-        "import sys, torch; from compressor.saliency.kernels.sums import channel_sums, gate_sums\n"
+        "import sys, torch; from compressor.pruning.scoring.kernels.sums import channel_sums, gate_sums\n"
         "x = torch.ones(2, 3); channel_sums([x], [x], [(0, 0)], ['wg']); gate_sums(x, x, 1)\n"
-        "print([name for name in sys.modules if name.startswith('compressor.saliency.kernels.')])"
+        "print([name for name in sys.modules if name.startswith('compressor.pruning.scoring.kernels.')])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import CompressError
-from compressor.saliency.kernels.instances import KERNELS, NAME, Instance, source
-from compressor.saliency.kernels.nvrtc import compile_source, find_compiler
-from compressor.saliency.kernels.tiles import LOAD_BYTES, SCALAR_BYTES, moment_mask
+from compressor.pruning.scoring.kernels.builds import KERNELS, NAME, Instance, source
+from compressor.pruning.scoring.kernels.nvrtc import compile_source, find_compiler
+from compressor.pruning.scoring.kernels.tiles import LOAD_BYTES, SCALAR_BYTES, moment_mask
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_120")
 TAYLOR, SQUARES, ALL = moment_mask(["wg"]), moment_mask(["w2"]), 0b11111

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compressor.errors import CompressError
-from compressor.saliency.kernels.nvrtc import COMMON_OPTIONS, compile_source, cubin, find_compiler
+from compressor.pruning.scoring.kernels.nvrtc import COMMON_OPTIONS, compile_source, cubin, find_compiler
 
 SOURCE = """
 #ifndef FACTOR

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.saliency.kernels import operator, reference
+from compressor.pruning.scoring.kernels import operator, reference
 
 
 def pair() -> tuple[list[Tensor], list[Tensor]]:

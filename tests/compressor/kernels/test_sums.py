@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compressor.saliency.kernels import host, reference
-from compressor.saliency.kernels.sums import MOMENTS, channel_sums, gate_sums
+from compressor.pruning.scoring.kernels import reference, torch_sums
+from compressor.pruning.scoring.kernels.sums import MOMENTS, channel_sums, gate_sums
 
 # Within a block float32: torch adds in a cascade of four levels, each of at most 32 numbers in a row for the 2^18 of a
 # block; a product and its square are two roundings more. Sums of blocks are float64. The error is relative to the sum
@@ -22,7 +22,7 @@ SETTINGS = settings(max_examples=60, deadline=None)
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor of some dozen numbers then has several blocks, some of them less than a row."""
-    monkeypatch.setattr(host, "CPU_BLOCK", 24)
+    monkeypatch.setattr(torch_sums, "CPU_BLOCK", 24)
 
 
 def laid_out(value: Tensor, layout: str) -> Tensor:
@@ -97,7 +97,7 @@ def test_the_sums_of_a_small_matrix_are_those_of_a_pencil() -> None:
 
 def test_a_tensor_of_blocks_of_the_usual_size_is_summed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert host.CPU_BLOCK > 100_000
+    assert torch_sums.CPU_BLOCK > 100_000
     for shape in [(3, 300_000), (700, 1031), (1, 600_001)]:
         assert_equal_to_reference(numbers(shape, 0, torch.float32), numbers(shape, 1, torch.float32), (0, 1))
 

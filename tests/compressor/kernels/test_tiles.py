@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.errors import CompressError, UsageError
-from compressor.saliency.kernels import tiles
-from compressor.saliency.kernels.tiles import Weight, gate_tiles, moment_mask, moment_order, weight_tiles
+from compressor.pruning.scoring.kernels import tiles
+from compressor.pruning.scoring.kernels.tiles import (
+    Weight,
+    gate_tiles,
+    moment_mask,
+    moment_order,
+    weight_tiles,
+)
 from tests.compressor.kernels.machine import Machine
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compressor.data.split import Data
-from compressor.distill import train
+from compressor.training import train
 
 from .stripes import SCHEDULE, stripes
 

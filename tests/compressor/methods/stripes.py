@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compressor.budget.request import Budget
 from compressor.data.split import WHOLE, Bad, Batch, Data, Part, batch_indices
-from compressor.distill import Guide, Progress, Schedule
-from compressor.distill.request import Distilling
-from compressor.graph.trace import trace
 from compressor.methods import Task, stages
-from compressor.saliency.score import score
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import Distilling
+from compressor.training import Guide, Progress, Schedule
 
 SCHEDULE = Schedule(
     epochs=4, batch=32, warmup_epochs=0, learning_rate=0.05, precision="fp32", test_every=1, checkpoint_s=1e-9

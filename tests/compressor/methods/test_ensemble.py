@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.budget.request import Budget
 from compressor.data.split import Data
-from compressor.distill import Arithmetic, accuracy
-from compressor.distill.losses import cross_entropy, kd
-from compressor.distill.request import Distilling
 from compressor.errors import UsageError
-from compressor.graph.trace import trace
 from compressor.methods import METHODS, stages
 from compressor.methods.ensemble import AtOnce
-from compressor.saliency.score import score
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import Distilling
+from compressor.training import Arithmetic, accuracy
+from compressor.training.losses import cross_entropy, kd
 
 from .stripes import CPU, SCHEDULE, task_for
 

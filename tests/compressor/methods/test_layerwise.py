@@ -9,22 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.budget.plan import Plan
-from compressor.cutting import cut
 from compressor.data.split import Data
-from compressor.distill.request import Distilling
 from compressor.errors import UsageError
 from compressor.methods import METHODS
-from compressor.methods.flow import flow_losses, without_answers
-from compressor.methods.indistill import curriculum, indistill, shown_channels, warm_up_losses
-from compressor.methods.matching import (
+from compressor.methods.layerwise.indistill import curriculum, indistill, shown_channels, warm_up_losses
+from compressor.methods.layerwise.information_flow import flow_losses, without_answers
+from compressor.methods.layerwise.layer_pairs import (
     compared_layers,
     label_information,
     nearest_in_order,
     nearest_mean_accuracy,
 )
-from compressor.methods.narrow import kept_by_plan, largest_filters, makers_of
-from compressor.methods.path import Stage
+from compressor.methods.layerwise.teacher_channels import kept_by_plan, largest_filters, makers_of
+from compressor.methods.stages import Stage
+from compressor.pruning.cutting import cut
+from compressor.pruning.widths.plan import Plan
+from compressor.recipe.distilling import Distilling
 
 from .stripes import SCHEDULE, task_for
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.budget.plan import Plan
-from compressor.budget.request import Budget
-from compressor.cutting import cut
+from compressor.artifacts.student import same_bits
 from compressor.data.split import Data
-from compressor.distill import Guide, Progress, accuracy, train
-from compressor.distill.request import CUTTING, LAYERWISE, METHOD_TITLES, UNTAUGHT, Distilling
-from compressor.graph.trace import trace
 from compressor.methods import METHODS, Stage, Task, Training, stages
-from compressor.saliency.score import score
-from compressor.student import same_bits
+from compressor.pruning.cutting import cut
+from compressor.pruning.graph.trace import trace
+from compressor.pruning.scoring.score import score
+from compressor.pruning.widths.plan import Plan
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import CUTTING, LAYERWISE, METHOD_TITLES, UNTAUGHT, Distilling
+from compressor.training import Guide, Progress, accuracy, train
 
 from .stripes import SCHEDULE, task_for
 

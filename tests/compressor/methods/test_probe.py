@@ -9,10 +9,10 @@ import pytest
 from torch import Tensor, nn
 
 from compressor.data.split import Data
-from compressor.distill import Guide
-from compressor.distill.request import Distilling
 from compressor.errors import UsageError
-from compressor.methods.probe import probed, verdict
+from compressor.methods.probe_teacher import probed, verdict
+from compressor.recipe.distilling import Distilling
+from compressor.training import Guide
 
 from .stripes import SCHEDULE, task_for
 
@@ -32,7 +32,7 @@ class Liar(nn.Module):
 
 @pytest.fixture
 def trained(teacher: nn.Module, data: Data) -> nn.Module:
-    from compressor.distill import train
+    from compressor.training import train
 
     return train(teacher, data, SCHEDULE).network
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.artifacts.student import same_bits
 from compressor.data.split import Data, Part
-from compressor.distill import accuracy
-from compressor.distill.request import Distilling
 from compressor.methods import start as starting
 from compressor.methods.start import begun, images_of
-from compressor.repairing.request import Repairing
-from compressor.student import same_bits
+from compressor.recipe.distilling import Distilling
+from compressor.recipe.repair import Repairing
+from compressor.training import accuracy
 
 from .stripes import SCHEDULE, task_for
 

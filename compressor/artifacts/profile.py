@@ -1,0 +1,89 @@
+"""What networks and files cost, side by side: counted exactly, and timed interleaved in one process.
+
+Two subjects at most are compared, and they are called teacher and student here as everywhere; a
+single one is simply measured. ``latency`` times them, ``layers`` says where the time goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from compressor.artifacts.latency import Row, latencies
+from compressor.artifacts.runtimes import KINDS, kind_of
+from compressor.errors import ProfileError
+from compressor.profiles import Counts, FileCounts, count, count_file, fingerprint
+from compressor.pruning.cutting.proof import Check
+from compressor.recipe import ProfileRecipe
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Counts of each network and file, a latency row for each batch and runtime, the device.
+
+    ``notes``: what was not counted and not measured, with the reason.
+    """
+
+    counts: Mapping[str, Counts]
+    file_counts: Mapping[str, FileCounts]
+    file_bytes: Mapping[str, int]
+    latency: tuple[Row, ...]
+    device: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    layers: Mapping[str, Any] | None = None
+    """Where the time goes, if that was asked (`compressor.artifacts.layer_times`)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "counts": {name: counts.to_dict() for name, counts in self.counts.items()},
+            "file_counts": {name: counts.to_dict() for name, counts in self.file_counts.items()},
+            "file_bytes": dict(self.file_bytes),
+            "latency": list(self.latency),
+            "device": dict(self.device),
+            "notes": list(self.notes),
+            "layers": None if self.layers is None else dict(self.layers),
+        }
+
+
+def profiled(
+    networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
+) -> Profile:
+    """Count all subjects for one image, and time them in the runtimes and at the batches that the recipe says."""
+    file_counts: dict[str, FileCounts] = {}
+    notes: list[str] = []
+    for name, path in files.items():
+        if kind_of(path) != "file":
+            notes.append(
+                f"`{path}` is {KINDS[kind_of(path)][0]}: what it computes is counted in its ONNX file"
+            )
+            continue
+        try:
+            file_counts[name] = count_file(path, side=image.shape[2:])
+        except ProfileError as error:  # what cannot be counted can still be timed
+            notes.append(str(error))
+    rows, left_out = latencies(networks, files, image, recipe)
+    return Profile(
+        counts={name: count(network, (image[:1],)) for name, network in networks.items()},
+        file_counts=file_counts,
+        file_bytes={name: path.stat().st_size for name, path in files.items()},
+        latency=rows,
+        device=fingerprint(),
+        notes=(*notes, *left_out),
+    )
+
+
+def costs_alike(profile: Profile, name: str) -> Check:
+    """The multiply-adds counted in a file against those counted in its network."""
+    file, network = profile.file_counts[name].macs, profile.counts[name].macs
+    return Check(
+        f"{name}.onnx costs the MACs of the network",
+        file == network,
+        float(abs(file - network)),
+        0.0,
+        f"{file:,} in the file, {network:,} in the network",
+    )

@@ -1,0 +1,254 @@
+"""The files of a network: written in each format that is asked for, proven, and rejected where the proof fails.
+
+Networks come from names and folders (``subjects``) or from the run itself (``pipeline``); this file knows neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from compressor.artifacts.int8_layers import fewest
+from compressor.artifacts.prove import Proof, Truth, proven
+from compressor.artifacts.runtimes import kind_of
+from compressor.base.cache import cache_root
+from compressor.data.split import Data
+from compressor.errors import CompressError, ExportError, UsageError
+from compressor.export import (
+    FORMATS,
+    NEEDS,
+    Artifact,
+    Asked,
+    EngineAsk,
+    EngineLayer,
+    derived,
+    engine_layers,
+    load_engine,
+    sensitivities,
+)
+from compressor.export.test_inputs import in_parts
+from compressor.pruning.cutting.proof import Check
+from compressor.recipe import ExportRecipe
+from compressor.recipe.names import ALL, AUTO
+
+Array = np.ndarray[Any, np.dtype[Any]]
+REJECTED = ".rejected"
+SEEN = 32
+"""Images by which layers are ranked."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What files are made of: the network, where there is one, and its ONNX file.
+
+    ``stem``: where the files go, a path without the suffix of a format.
+    """
+
+    onnx: Path
+    stem: Path
+    network: nn.Module | None = None
+    image: Tensor | None = None
+    calibration: Sequence[Array] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file, and what was found when it ran. One that could not be written has a check that says why."""
+
+    artifact: Artifact | None
+    proofs: tuple[Proof, ...] = ()
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+    engine: tuple[EngineLayer, ...] = ()
+    """The layers of an engine that ran here, with their times."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed; what could not be run here has not failed."""
+        return all(check.passed for check in self.checks)
+
+
+def formats_of(recipe: ExportRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The formats to write, and why others are left out. What is asked for by name has to be possible.
+
+    ``auto`` is ONNX, and an engine where TensorRT is installed; ``all`` is every format that can be written here.
+    """
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for name, by_name in _wanted(recipe.to):
+        needs = FORMATS[name].needs
+        if needs is None or not NEEDS[needs].missing:
+            chosen.append(name)
+        elif by_name:
+            raise UsageError(
+                f"`{name}` needs {NEEDS[needs].title}, which is not installed", NEEDS[needs].install
+            )
+        elif needs != "tensorrt":
+            left_out.append(f"{name} is left out: {NEEDS[needs].title} is not installed")
+        elif not any("no engine was built" in reason for reason in left_out):
+            left_out.append(
+                "TensorRT is not installed, so no engine was built; where it is: "
+                "compress export student.onnx --to tensorrt --out student.engine"
+            )
+    return tuple(dict.fromkeys(chosen)), tuple(left_out)
+
+
+def _wanted(asked: Iterable[str]) -> list[tuple[str, bool]]:
+    """Formats, each with whether it was asked for by its name."""
+    groups = {AUTO: ("onnx", "tensorrt"), ALL: tuple(FORMATS)}
+    named = {name for name in asked if name not in groups}
+    return [(name, name in named) for each in asked for name in groups.get(each, (each,))]
+
+
+def calibration_images(data: Data, recipe: ExportRecipe, seed: int) -> tuple[Array, ...]:
+    """Training images, as they are tested: in batches, as many as the recipe says."""
+    size = min(32, recipe.calibration_images)
+    batches = data.train.batches(size, shuffle=seed)
+    chosen = islice(batches, -(-recipe.calibration_images // size))
+    return tuple(batch.images.numpy() for batch in chosen)
+
+
+def asked_of(
+    recipe: ExportRecipe, calibration: Sequence[Array] = (), metadata: Mapping[str, str] | None = None
+) -> Asked:
+    """What a recipe says of the formats."""
+    fewest, usual, most = recipe.engine_batches
+    return Asked(
+        tuple(calibration),
+        recipe.calibration,
+        recipe.int8_weight_bits,
+        engine=EngineAsk((fewest, usual, most), recipe.workspace_mib, recipe.tf32, cache_root() / "engines"),
+        opset=recipe.opset,
+        metadata=metadata or {},
+        free_size=recipe.free_size,
+    )
+
+
+def written_onnx(
+    network: nn.Module, image: Tensor, path: Path, recipe: ExportRecipe, metadata: Mapping[str, str]
+) -> Artifact:
+    """The network as an ONNX file, which is not proven yet."""
+    return FORMATS["onnx"].function(network, image, path, asked_of(recipe, metadata=metadata))
+
+
+def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bool = True) -> Written:
+    """A file that was written, and what it is found to be."""
+    proofs, checks = proven(artifact, truth, recipe, ships=ships)
+    unproven = [
+        f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if proof.passed is None
+    ]
+    notes = tuple(f"{artifact.path.name}: {note}" for note in artifact.notes)
+    ran = kind_of(artifact.path) == "engine" and all(proof.passed is not None for proof in proofs)
+    layers = _layers(artifact.path, truth) if ran else ()
+    return Written(artifact, tuple(proofs), tuple(checks), (*notes, *unproven), layers)
+
+
+def _layers(path: Path, truth: Truth) -> tuple[EngineLayer, ...]:
+    """Timed at the fewest images that the engine takes; one that does not load has failed its proof already."""
+    try:
+        engine = load_engine(path)
+    except ExportError:
+        return ()
+    ((images, _), *_) = in_parts(truth.images[:1], *engine.batches)
+    return engine_layers(engine, {engine.inputs[0].name: images.astype(engine.inputs[0].dtype)})
+
+
+def written(
+    name: str, source: Source, truth: Truth, recipe: ExportRecipe, target: Path | None = None
+) -> Written:
+    """Write one format beside the others, or as ``target``, and prove it."""
+    row = FORMATS[name]
+    target = target or source.stem.with_name(source.stem.name + row.suffix)
+    asked = asked_of(
+        recipe, source.calibration
+    )  # half precision looks at the images too, where there are some
+    if row.calibrated:
+        if not source.calibration:
+            raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
+        return _within_the_drop(name, source, truth, recipe, target)
+    if row.of is not None:
+        return checked(derived(name, source.onnx, target, asked), truth, recipe)
+    if source.network is None:
+        raise UsageError(
+            f"`{name}` is made of a network, and `{source.onnx}` is a file",
+            "give the run, the student folder or the model name in its place",
+        )
+    return checked(row.function(source.network, source.image, target, asked), truth, recipe)
+
+
+def _within_the_drop(name: str, source: Source, truth: Truth, recipe: ExportRecipe, target: Path) -> Written:
+    """In INT8, but for as few layers as may stay float32 if the file is to pass; as it comes if no such few do."""
+    asked = asked_of(recipe, source.calibration)
+
+    def made(exclude: tuple[str, ...]) -> Written:
+        artifact = derived(name, source.onnx, target, replace(asked, exclude=exclude))
+        return checked(artifact, truth, recipe)
+
+    first = made(())
+    if first.passed:
+        return first
+    with TemporaryDirectory() as folder:
+        row = FORMATS[name]
+        quantised = name if row.suffix.endswith(".onnx") else str(row.of)
+        plain = derived(quantised, source.onnx, Path(folder) / "int8.onnx", asked).path
+        order = sensitivities(source.onnx, plain, np.concatenate(source.calibration)[:SEEN])
+    tried: dict[tuple[str, ...], bool] = {}
+    last = first
+
+    def passes(exclude: tuple[str, ...]) -> bool:
+        nonlocal last
+        last = made(exclude)
+        tried[exclude] = last.passed
+        return last.passed
+
+    found = fewest(list(order), passes)
+    if found is None:
+        most = max(map(len, tried), default=0)
+        told = f"{target.name}: it fails also with the {most} most sensitive layers in float32"
+        last = made(())
+        return replace(last, notes=(*last.notes, told))
+    return last if found == next(reversed(tried)) else made(found)
+
+
+def written_all(names: Iterable[str], source: Source, truth: Truth, recipe: ExportRecipe) -> list[Written]:
+    """Each format but ONNX, which is there. Where one cannot be written the rest is worth keeping."""
+    found = []
+    for name in names:
+        if name == "onnx":
+            continue
+        try:
+            found.append(written(name, source, truth, recipe))
+        except ExportError as error:
+            by_name = dict(_wanted(recipe.to))[name]
+            fact = f"{name} could not be written: {error}"
+            failed = Check(f"{name} is written", False, float("inf"), 0.0, str(error))
+            found.append(Written(None, checks=(failed,)) if by_name else Written(None, notes=(fact,)))
+    return found
+
+
+def engine_rows(files: Iterable[Written]) -> dict[str, list[dict[str, Any]]]:
+    """The layers of every engine that ran here, by its file."""
+    return {
+        file.artifact.path.name: [layer.to_dict() for layer in file.engine]
+        for file in files
+        if file.artifact is not None and file.engine
+    }
+
+
+def settled(file: Written) -> Written:
+    """A file of which a check failed gets the suffix ``.rejected``: nobody ships it by mistake."""
+    if file.passed or file.artifact is None:
+        return file
+    path = file.artifact.path.with_name(file.artifact.path.name + REJECTED)
+    try:
+        file.artifact.path.replace(path)
+    except OSError as error:
+        raise CompressError(f"cannot rename `{file.artifact.path}`: {error.strerror}") from error
+    return replace(file, artifact=replace(file.artifact, path=path))

@@ -1,0 +1,1 @@
+"""Files, caches, devices, the terminal: what every package stands on."""

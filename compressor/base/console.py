@@ -1,0 +1,16 @@
+"""The terminal: messages and errors, on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(message: str, hint: str | None) -> None:
+    """An error and the way out, on stderr, in two lines."""
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)

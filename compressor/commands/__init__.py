@@ -1,0 +1,1 @@
+"""The work behind the smaller commands; loaded only when one is called."""

@@ -1,0 +1,69 @@
+"""One process of a measured check: opens both files, times interleaved pairs, prints every sample as JSON.
+
+It is a program of its own (`python -m compressor.commands.check.measuring_process`) because the process is what must be
+repeated: where its memory and its threads fell stays the same as long as it lives. It does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from compressor.commands.check.random_inputs import random_feed, refuse_other_inputs, run_finite
+from compressor.errors import ExportError, ProfileError
+from compressor.export import Session, open_session
+from compressor.profiles import measure, watching
+
+LEAST_MS = 1.0
+"""A sample takes at least as long: a clock and a scheduler can do little with less."""
+
+
+def launch(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Time ``baseline`` against ``candidate`` as the order says."""
+    sides = ("baseline", "candidate")
+    sessions = {side: open_session(Path(order[side]), threads=order["threads"]) for side in sides}
+    refuse_other_inputs(*sessions.values())
+    feed = random_feed(sessions["baseline"], order["batch"], order["seed"])
+    for session in sessions.values():
+        run_finite(session, feed)
+    repeats = max(_repeats(session, feed) for session in sessions.values())
+    calls = {side: _repeated(session, feed, repeats) for side, session in sessions.items()}
+    with watching(gpu=None) as watch:  # both run on the CPU
+        timings = measure(calls, samples=order["pairs"], warmup_s=order["warmup_s"], seed=order["seed"])
+    return {side: timing.to_dict() for side, timing in timings.items()} | {
+        "calls_in_a_sample": repeats,
+        "conditions": watch.conditions.to_dict(),
+    }
+
+
+def _repeats(session: Session, feed: Mapping[str, Any]) -> int:
+    started = time.perf_counter()
+    for _ in range(3):
+        session.run(feed)
+    each = (time.perf_counter() - started) / 3
+    return max(1, round(LEAST_MS / 1e3 / each + 0.5))
+
+
+def _repeated(session: Session, feed: Mapping[str, Any], times: int) -> Callable[[], object]:
+    def call() -> None:
+        for _ in range(times):
+            session.run(feed)
+
+    return call
+
+
+def main() -> None:
+    """Read the order from stdin; answer on stdout, errors included."""
+    try:
+        answer = launch(json.load(sys.stdin))
+    except (ExportError, ProfileError) as error:
+        answer = {"error": str(error), "hint": error.hint}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""A simple set with as many classes as anybody wants: pictures of the number of each class."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Generator, Tensor
+
+from compressor.data.in_memory import TensorSplit
+from compressor.data.scaling import Scaling
+from compressor.data.split import Data
+from compressor.errors import UsageError
+
+SIDE = 32
+_SCALING = Scaling((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+_INK = 0.8  # the share of the side that a number takes
+
+# How much pictures of one number differ; each is the end of a uniform range.
+_TURN = math.radians(8)
+_SCALE = 0.15
+_SHIFT = 0.12
+_NOISE = 0.1
+
+
+def load_numbers(classes: int, *, train: int, test: int, digits: Data | None = None, seed: int = 0) -> Data:
+    """Class c of ``classes`` shows the number c, all of them with as many digits.
+
+    ``digits``: a set whose ten classes are the digits 0 to 9 and whose pictures are put side by side; without one,
+    numbers are drawn in Pillow's own font.
+    """
+    if digits is not None and len(digits.classes) != 10:
+        raise UsageError(
+            f"numbers are made of ten digits, and `{digits.name}` has {len(digits.classes)} classes",
+            "give a data set whose classes are the digits 0 to 9, in that order",
+        )
+    places = len(str(classes - 1))
+    names = tuple(f"{number:0{places}}" for number in range(classes))
+    random = Generator().manual_seed(seed)
+    halves = []
+    for count, train_half in ((train, True), (test, False)):
+        labels = torch.arange(count) % classes
+        if digits is None:
+            pictures = _drawn(names, labels, random)
+        else:
+            pictures = _tiled(names, labels, digits, train_half, random)
+        pixels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+        halves.append(TensorSplit(pixels.expand(-1, 3, -1, -1).contiguous(), labels, _SCALING))
+    name = f"numbers of {digits.name}" if digits else "numbers"
+    return Data(name, names, (3, SIDE, SIDE), halves[0], halves[1])
+
+
+def _drawn(names: tuple[str, ...], labels: Tensor, random: Generator) -> Tensor:
+    """A picture (N, 1, SIDE, SIDE) from 0 to 1 of each label: turned, scaled and shifted a little, with noise."""
+    masks = torch.stack([_mask(name) for name in names])[labels]
+    count = len(labels)
+    turn, scale, right, down = (_between(reach, count, random) for reach in (_TURN, _SCALE, _SHIFT, _SHIFT))
+    cos, sin = (1 + scale) * turn.cos(), (1 + scale) * turn.sin()
+    rows = torch.stack([torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)], 1)
+    grid = F.affine_grid(rows, [count, 1, SIDE, SIDE], align_corners=False)
+    moved = F.grid_sample(masks, grid, align_corners=False)
+    return moved + _NOISE * torch.randn(moved.shape, generator=random)
+
+
+def _mask(name: str) -> Tensor:
+    """The number upright in the middle (1, SIDE, SIDE): 1 is ink."""
+    image = Image.new("L", (SIDE, SIDE))
+    draw, size = ImageDraw.Draw(image), SIDE
+    while draw.textlength(name, font=ImageFont.load_default(size=size)) > _INK * SIDE and size > 6:
+        size -= 1
+    draw.text((SIDE / 2, SIDE / 2), name, fill=255, font=ImageFont.load_default(size=size), anchor="mm")
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, SIDE, SIDE) / 255
+
+
+def _tiled(names: tuple[str, ...], labels: Tensor, digits: Data, train: bool, random: Generator) -> Tensor:
+    """A picture of each label made of pictures of its digits, side by side."""
+    batches = list((digits.train if train else digits.test).batches(512))
+    images = torch.cat([batch.images for batch in batches]).mean(dim=1, keepdim=True)
+    digit = torch.cat([batch.labels for batch in batches])
+    wanted = torch.tensor([[int(each) for each in name] for name in names])[labels]
+    chosen = torch.empty_like(wanted)
+    for each in range(10):
+        places, here = (digit == each).nonzero()[:, 0], wanted == each
+        chosen[here] = places[torch.randint(len(places), (int(here.sum()),), generator=random)]
+    tiled = torch.cat([images[column] for column in chosen.unbind(dim=1)], dim=3)
+    small = F.interpolate(tiled, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    return (small - images.amin()) / (images.amax() - images.amin())
+
+
+def _between(reach: float, count: int, random: Generator) -> Tensor:
+    return (torch.rand(count, generator=random) * 2 - 1) * reach

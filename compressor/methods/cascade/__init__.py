@@ -1,0 +1,1 @@
+"""All networks of a cascade learn together while channels are chosen."""

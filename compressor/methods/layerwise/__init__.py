@@ -1,0 +1,1 @@
+"""Methods that compare layers: information flow, and one layer after the other."""

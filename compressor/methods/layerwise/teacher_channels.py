@@ -1,0 +1,83 @@
+"""Which channels of a teacher's layer a narrower student is shown.
+
+A student that was cut from the teacher has some of its very channels. Any other is shown those that are made by the
+filters with the largest L1 norm (Sarridis et al. 2022). Which convolutions make the channels of a layer is found by
+changing their filters and looking at what the layer gives out: nothing is guessed from names.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import UsageError
+from compressor.pruning.widths.plan import Plan
+from compressor.training.evaluate import in_eval_mode
+from compressor.training.layer_outputs import watching
+
+Kept = tuple[int, ...]
+
+
+def kept_by_plan(network: nn.Module, layer: str, plan: Plan, image: Tensor) -> Kept:
+    """The channels of a layer that the plan leaves to the student; all of them if it takes none."""
+    makers, channels = makers_of(network, layer, image)
+    return plan.slices.get(f"{makers[0]}.weight", {}).get(0, tuple(range(channels)))
+
+
+def largest_filters(network: nn.Module, layer: str, count: int, image: Tensor) -> Kept:
+    """The ``count`` channels of a layer whose filters have the largest Σ|w|, over all convolutions that make it."""
+    makers, channels = makers_of(network, layer, image)
+    if count > channels:
+        raise UsageError(
+            f"layer `{layer}` of the teacher has {channels} channels, the student's beside it {count}",
+            "a teacher is at least as wide as its student: name other layers in distil.layers",
+        )
+    weights = [network.get_submodule(maker).weight for maker in makers]
+    norms = torch.stack([weight.detach().abs().flatten(1).sum(1) for weight in weights]).sum(0)  # type: ignore[operator]
+    return tuple(sorted(norms.topk(count).indices.tolist()))
+
+
+def makers_of(network: nn.Module, layer: str, image: Tensor) -> tuple[list[str], int]:
+    """The convolutions whose filter i makes channel i of what the layer gives out, and nothing else; and the width.
+
+    Those after which everything works channel by channel: norms, activations, pooling, a sum with a shortcut.
+    """
+    changed = copy.deepcopy(network).eval()
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    with torch.no_grad(), in_eval_mode(changed):
+        before = _given_out(changed, layer, noise)
+        channels = before.shape[1]
+        chosen = torch.randperm(channels, generator=torch.Generator().manual_seed(1))[: (channels + 1) // 2]
+        others = sorted(set(range(channels)) - set(chosen.tolist()))
+        makers = []
+        for path, module in changed.named_modules():
+            weight = getattr(module, "weight", None)
+            if not isinstance(weight, Tensor) or weight.ndim < 3 or len(weight) != channels:
+                continue
+            kept = weight.data.clone()
+            weight.data[chosen] *= -1.5
+            after = _given_out(changed, layer, noise)
+            weight.data.copy_(kept)
+            if not torch.equal(after, before) and _alike(after, before, others):
+                makers.append(path)
+    if not makers:
+        raise UsageError(
+            f"no convolution of the teacher makes the {channels} channels of layer `{layer}` one by one",
+            "name layers after a convolution, its norm and activation in distil.layers",
+        )
+    return makers, channels
+
+
+def _alike(after: Tensor, before: Tensor, channels: Sequence[int]) -> bool:
+    """The same up to rounding: a kernel may sum in another order where other filters are in its block."""
+    index = torch.tensor(channels, device=before.device, dtype=torch.int64)
+    return torch.allclose(after[:, index], before[:, index], rtol=1e-4, atol=1e-6)
+
+
+def _given_out(network: nn.Module, layer: str, image: Tensor) -> Tensor:
+    with watching(network, [layer], None) as seen:
+        network(image)
+    return seen[layer]

@@ -1,0 +1,60 @@
+"""After a student is taught: a few epochs more by the same teacher, computing as its INT8 file will.
+
+Prune, distil, quantise: what eight bits take is learnt back before the file is written. The student that is handed out
+is the one of after that, in float32; its INT8 file is what gains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+from compressor.export.int8 import WEIGHT_STEPS
+from compressor.methods.start import Start
+from compressor.methods.task import Task, Training, taught
+from compressor.recipe.distilling import EIGHT_BITS, WITHOUT_TEACHER
+from compressor.training import accuracy
+from compressor.training.fake_int8 import can_round, rounding, without_rounding
+
+SLOWER = 0.05
+"""Of the schedule's learning rate: the student knows its task already."""
+CALIBRATION_BATCHES, CALIBRATION_IMAGES = 4, 32
+
+
+def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Training, str]:
+    """The student's training as it was and what it learnt after it, and a sentence that says what that changed."""
+    asked, before = task.distilling, training.trained.network
+    if not can_round(before):
+        return training, (
+            "distil.quantise_aware_epochs was passed over: the student is a program, whose layers cannot be rounded"
+        )
+    batches = islice(task.data.train.batches(CALIBRATION_IMAGES, shuffle=task.seed), CALIBRATION_BATCHES)
+    rounded = rounding(before, [batch.images for batch in batches], WEIGHT_STEPS[weight_bits])
+    first = accuracy(rounded, task.data.test, device=task.device)
+    schedule = replace(
+        asked.schedule,
+        epochs=asked.quantise_aware_epochs,
+        learning_rate=asked.schedule.learning_rate * SLOWER,
+        warmup_epochs=0.0,
+        compile=False,  # it would have to see through the rounding
+        ema=None,
+    )
+    guides = () if asked.method in WITHOUT_TEACHER else (task.guide,)
+    trained = taught(task, replace(training.stage, name=EIGHT_BITS), Start(rounded), schedule, guides)
+    student = without_rounding(trained.network, before).to(task.device).eval()
+    right = accuracy(student, task.data.test, device=task.device)
+    told = (
+        f"in eight bits (simulated) the student had {first:.2%}, after {trained.epochs} epochs {trained.accuracy:.2%}; "
+        f"in float32 {training.trained.accuracy:.2%}, after them {right:.2%}"
+    )
+    whole = replace(
+        training.trained,
+        network=student,
+        history=(
+            *training.trained.history,
+            *trained.history[:-1],
+            replace(trained.history[-1], accuracy=right),
+        ),
+        warnings=(*training.trained.warnings, *trained.warnings),
+    )
+    return replace(training, trained=whole), told

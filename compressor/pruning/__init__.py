@@ -1,0 +1,1 @@
+"""From a trained network to a smaller one: channel graph, scores, widths, cut, repair."""

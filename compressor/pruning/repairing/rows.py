@@ -1,0 +1,137 @@
+"""What a layer multiplies by its weights, as rows of a matrix: one row for each position of an image, or some of them.
+
+A layer gives Y = X Wᵀ + b, block by block where it has groups: X has (blocks, rows, unknowns), Y (blocks, rows,
+outputs). For a convolution the unknowns of a row are the window that a position sees; for a transposed one the same
+window of its input, spread out with zeros between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compressor.pruning.graph.recording.record import Operation
+
+POSITIONS = 400
+"""So many positions of an image are looked at, at most: neighbours say nearly the same (docs/repair.md)."""
+ROWS = 200
+"""And so many of all images together for each unknown of a layer."""
+
+
+def positions_for(unknowns: int, images: int) -> int:
+    """How many positions of each image are looked at, for a layer with so many unknowns."""
+    return min(POSITIONS, -(-ROWS * unknowns // images))
+
+
+class Positions:
+    """The positions that are looked at of some images, the same in what a layer reads and in what it gives out.
+
+    Chosen by the number of the layer and the ``numbers`` of the images, so that it does not matter how these are put
+    into batches.
+    """
+
+    def __init__(self, layer: int, numbers: Tensor, most: int) -> None:
+        self._layer, self._numbers, self._most = layer, numbers, most
+
+    def of(self, x: Tensor, dims: int) -> Tensor:
+        """(N, C, *positions, *more) -> (rows, C, *more), with so many dimensions of positions."""
+        space = x.shape[2 : 2 + dims]
+        x = x.permute(0, *range(2, 2 + dims), 1, *range(2 + dims, x.dim()))
+        count = prod(space)
+        if count <= self._most:
+            return x.flatten(0, dims)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self._layer))
+        # Each image goes on in that order where the one before it ended.
+        chosen = order[(self._numbers.view(-1, 1) * self._most + torch.arange(self._most)) % count].to(
+            x.device
+        )
+        image = torch.arange(len(x), device=x.device).view(-1, 1).expand_as(chosen)
+        return x[(image, *torch.unravel_index(chosen, space))].flatten(0, 1)
+
+
+class Multiplication:
+    """A convolution or a linear layer, as it is called: its weight as a matrix, what it reads and gives as rows."""
+
+    def __init__(self, operation: Operation, args: tuple[Any, ...], weight: Tensor) -> None:
+        self._kernel: tuple[int, ...] = ()
+        self._transposed, self.blocks = False, 1
+        if operation.operator == "linear":
+            self.outputs, self.unknowns = weight.shape
+            return
+        _, _, _, stride, padding, dilation, self._transposed, more, self.blocks = args
+        self._kernel = tuple(weight.shape[2:])
+        dims = len(self._kernel)
+        self._stride, self._padding, self._dilation, self._more = (
+            _several(value, dims) for value in (stride, padding, dilation, more)
+        )
+        first, second = weight.shape[:2]
+        inputs = first // self.blocks if self._transposed else second
+        self.outputs = second if self._transposed else first // self.blocks
+        self.unknowns = inputs * prod(self._kernel)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight as (blocks, outputs, unknowns)."""
+        if self._transposed:
+            by_block = weight.unflatten(0, (self.blocks, -1)).movedim(2, 1)
+            weight = by_block.flip(tuple(range(-len(self._kernel), 0)))
+        return weight.reshape(self.blocks, self.outputs, self.unknowns)
+
+    def weight(self, matrix: Tensor) -> Tensor:
+        """A matrix as the layer holds it."""
+        if self._transposed:
+            by_block = matrix.reshape(self.blocks, self.outputs, -1, *self._kernel)
+            return by_block.flip(tuple(range(-len(self._kernel), 0))).movedim(1, 2).flatten(0, 1)
+        return matrix.reshape(self.blocks * self.outputs, -1, *self._kernel)
+
+    def read(self, x: Tensor, seen: Positions) -> Tensor:
+        """What it is given, as (blocks, rows, unknowns)."""
+        if not self._kernel:
+            return seen.of(_as_maps(x), 1).unsqueeze(0)
+        found = seen.of(self._windows(x), len(self._kernel))
+        return found.reshape(len(found), self.blocks, self.unknowns).movedim(1, 0)
+
+    def given(self, y: Tensor, seen: Positions) -> Tensor:
+        """What it gives out, or anything of that shape, as (blocks, rows, outputs)."""
+        found = seen.of(y, len(self._kernel)) if self._kernel else seen.of(_as_maps(y), 1)
+        return found.reshape(len(found), self.blocks, self.outputs).movedim(1, 0)
+
+    def row_bytes(self) -> int:
+        """The memory of one row in float32, all blocks together."""
+        return 4 * self.blocks * (self.unknowns + 3 * self.outputs)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """(N, C, *positions, *kernel), a view of the padded input."""
+        steps, sides = self._stride, [(each, each) for each in self._padding]
+        if self._transposed:
+            x, steps = _spread(x, steps), [1] * len(steps)
+            reach = [d * (k - 1) for d, k in zip(self._dilation, self._kernel, strict=True)]
+            around = zip(reach, self._padding, self._more, strict=True)
+            sides = [(far - pad, far - pad + more) for far, pad, more in around]
+        x = F.pad(x, [side for pair in reversed(sides) for side in pair])
+        for axis, size in enumerate(self._kernel):
+            dilation = self._dilation[axis]
+            x = x.unfold(2 + axis, dilation * (size - 1) + 1, steps[axis])[..., ::dilation]
+        return x
+
+
+def _as_maps(x: Tensor) -> Tensor:
+    """(N, *positions, C) -> (N, C, positions)."""
+    return x.reshape(len(x), -1, x.shape[-1]).movedim(-1, 1)
+
+
+def _several(value: Any, dims: int) -> list[int]:
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return values * dims if len(values) == 1 else values
+
+
+def _spread(x: Tensor, steps: Sequence[int]) -> Tensor:
+    """Zeros between the values, as a transposed convolution with this stride sees them."""
+    space = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], steps, strict=True)]
+    wide = x.new_zeros((*x.shape[:2], *space))
+    wide[(slice(None), slice(None), *(slice(None, None, step) for step in steps))] = x
+    return wide

@@ -1,0 +1,1 @@
+"""Widths under several limits: a small integer program, exact or with a bound."""

@@ -1,0 +1,40 @@
+"""Widths that meet every limit at once, where the narrowest do not: a measured cost may rise as layers get narrower.
+
+The costs, each as a share of what is allowed, get weights; the widths of the least weighted sum are found exactly, and
+what they overspend makes its weight heavier.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compressor.pruning.widths.solver.elimination import cheapest, order_of
+from compressor.pruning.widths.solver.lagrange import Problem
+from compressor.pruning.widths.solver.terms import Terms, add
+
+ROUNDS = 60
+STEP = 4.0
+
+
+def nearest(problem: Problem) -> list[int]:
+    """The places of which the worst cost is least beside its limit, as far as weights find them."""
+    best = [0] * len(problem.choices)
+    if problem.fits(best):
+        return best
+    order = order_of([scope for limit in problem.limits for scope in limit.terms], problem.choices)
+    if order is None:
+        return best
+    weights = np.ones(len(problem.limits))
+    for _ in range(ROUNDS):
+        terms: Terms = {}
+        for weight, limit in zip(weights / weights.sum(), problem.limits, strict=True):
+            for scope, table in limit.terms.items():
+                add(terms, scope, table * (weight / limit.allowed))
+        places = cheapest(terms, problem.choices, order)
+        costs = problem.costs(places)
+        if costs.max() < problem.costs(best).max():
+            best = places
+        if problem.fits(places) or len(weights) == 1:
+            break
+        weights = weights * np.exp(STEP * (costs - costs.max()))
+    return best

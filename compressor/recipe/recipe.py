@@ -1,0 +1,291 @@
+"""The whole intent of a run, as one frozen value that survives TOML.
+
+A recipe says everything that decides the outcome, so that ``recipe.toml`` in a run folder is enough
+to repeat the run. Where results go, and how they are shown, is no part of it. An unknown key is an
+error with the nearest right name: a misspelt setting that is silently ignored is a wrong result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from compressor.errors import UsageError, unknown_name
+from compressor.recipe.budget import Budget
+from compressor.recipe.distilling import REPAIR, Distilling
+from compressor.recipe.names import (
+    ALL,
+    AUTO,
+    CALIBRATIONS,
+    DEFAULT_RUNTIMES,
+    FORMAT_NAMES,
+    INT8_WEIGHT_BITS,
+    RUNTIME_PRECISIONS,
+    runtimes_named,
+)
+from compressor.recipe.repair import Repairing
+from compressor.recipe.saliency import Scoring
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The teacher: a name, and its weights (a file, ``pretrained``, ``random``, or nothing).
+
+    ``trust``: where the name is a student folder, import and call the code that it names.
+    """
+
+    name: str = "glyphnet"
+    weights: str = ""
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The data: a name, a folder, shards or ``package.module:factory``; empty values mean the set's own defaults.
+
+    ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
+    ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
+    ``teacher_augment``: what the teacher is shown, where that is not what the student sees; ``none`` asks it once.
+    ``max_bad``: how many samples of each half may be unreadable.
+    """
+
+    name: str = "glyphs"
+    test: str = ""
+    unlabelled: str = ""
+    root: str = ""
+    download: bool = False
+    size: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: int | None = None
+    samples: tuple[int, ...] = ()
+    augment: str = "default"
+    teacher_augment: str = ""
+    max_bad: int = 10
+    workers: int = 2
+    prefetch: int = 2
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """The formats (names of docs/exporting.md, ``auto`` or ``all``), how they are made, how far a file may be off.
+
+    ``opset``: none is the exporter's own choice, which is recorded. ``free_size``: the ONNX file takes any height and
+    width. ``max_accuracy_drop``: points of top-1. ``engine_batches``: the fewest, the usual and the most images.
+    """
+
+    opset: int | None = None
+    free_size: bool = False
+    relative_tolerance: float = 1e-4
+    to: tuple[str, ...] = (AUTO,)
+    calibration: str = "minmax"
+    calibration_images: int = 128
+    int8_weight_bits: int = 7
+    max_accuracy_drop: float = 0.5
+    tf32: bool = False
+    engine_batches: tuple[int, ...] = (1, 1, 8)
+    workspace_mib: int = 1024
+
+    def __post_init__(self) -> None:
+        names = (*FORMAT_NAMES, AUTO, ALL)
+        for name in self.to:
+            if name not in names:
+                raise unknown_name("format", name, names)
+        if not self.to:
+            raise UsageError("export.to is empty, expected formats", f"some of {', '.join(names)}")
+        if self.calibration not in CALIBRATIONS:
+            raise unknown_name("calibration", self.calibration, CALIBRATIONS)
+        if self.int8_weight_bits not in INT8_WEIGHT_BITS:
+            raise UsageError(
+                f"export.int8_weight_bits is {self.int8_weight_bits}, expected 7 or 8",
+                "8 is for processors that add products in 32 bits: with VNNI or AMX, or Arm",
+            )
+        _at_least(1, "export", calibration_images=self.calibration_images, workspace_mib=self.workspace_mib)
+        if (
+            len(self.engine_batches) != 3
+            or not 1 <= self.engine_batches[0] <= self.engine_batches[1] <= (self.engine_batches[2])
+        ):
+            raise UsageError(
+                f"export.engine_batches is {list(self.engine_batches)}, expected three numbers that do not fall",
+                "the fewest, the usual and the most images, as in 1,1,8",
+            )
+        if not 0 <= self.max_accuracy_drop <= 100:
+            raise UsageError(
+                f"export.max_accuracy_drop is {self.max_accuracy_drop:g}, expected points from 0 to 100"
+            )
+        if not 0 <= self.relative_tolerance < 1:
+            raise UsageError(
+                f"export.relative_tolerance is {self.relative_tolerance:g}, expected at least 0 and below 1"
+            )
+
+
+@dataclass(frozen=True)
+class ProfileRecipe:
+    """How latency is measured. One image on one thread is the least noisy, and usual at the edge.
+
+    ``runtimes``: none means the usual ones, as far as they take what is there. ``budget_s`` is that of one batch.
+    """
+
+    runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
+    batches: tuple[int, ...] = (1,)
+    threads: int = 1
+    precision: str = "fp32"
+    cuda_graph: bool = False
+    samples: int = 60
+    budget_s: float = 6.0
+
+    def __post_init__(self) -> None:
+        runtimes_named(self.runtimes)
+        if self.precision not in RUNTIME_PRECISIONS:
+            raise unknown_name("precision", self.precision, RUNTIME_PRECISIONS)
+        if not self.batches or min(self.batches) < 1:
+            shown = ", ".join(str(batch) for batch in self.batches)
+            raise UsageError(f"profile.batches is [{shown}], expected batches of at least 1 image")
+        _at_least(1, "profile", threads=self.threads, samples=self.samples)
+        if not 0 < self.budget_s < float("inf"):
+            raise UsageError(f"profile.budget_s is {self.budget_s:g}, expected seconds above 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of a run."""
+
+    seed: int = 0
+    device: str = "auto"
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    budget: Budget = field(default_factory=Budget)
+    saliency: Scoring = field(default_factory=Scoring)
+    repair: Repairing = field(default_factory=Repairing)
+    distil: Distilling = field(default_factory=Distilling)
+    export: ExportRecipe = field(default_factory=ExportRecipe)
+    profile: ProfileRecipe = field(default_factory=ProfileRecipe)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+        if self.distil.method == REPAIR and not self.repair.images:
+            raise UsageError(
+                "method `repair` fits the student on images, and repair.images is 0",
+                "use at least 128, or choose cut-only",
+            )
+        if self.distil.student and self.budget.limits():
+            raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
+        if self.distil.student and self.budget.of != Budget.of:
+            raise _nothing_to_cut(self.distil.student, "of")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; a setting that is not given (None) is left out, as TOML has no word for it."""
+        value = typing.cast(dict[str, Any], _plain(self))
+        if self.distil.student:  # nothing is removed, and a recipe that says so is refused
+            del value["budget"]["remove"]
+        return value
+
+    def to_toml(self) -> str:
+        """The text of ``recipe.toml``."""
+        return tomli_w.dumps(self.to_dict())
+
+
+def read_recipe(path: Path, changes: Mapping[str, Any] = types.MappingProxyType({})) -> Recipe:
+    """The recipe in a TOML file, with ``changes`` by dotted path (``budget.remove``)."""
+    try:
+        value = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read recipe `{path}`: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe `{path}` is not TOML: {error}") from error
+    return recipe_from(_with(value, changes))
+
+
+def recipe_from(value: Mapping[str, Any]) -> Recipe:
+    """The recipe that these plain values describe; what is not given keeps its default.
+
+    Where limits are given and no share to remove, there is none: the default share would be a limit of its own.
+    """
+    budget, distil = value.get("budget"), value.get("distil")
+    student = distil.get("student") if isinstance(distil, Mapping) else None
+    if student and isinstance(budget, Mapping) and "remove" in budget:
+        raise _nothing_to_cut(student, "remove")
+    if (
+        isinstance(budget, Mapping)
+        and "remove" not in budget
+        and any(key.startswith("max_") for key in budget)
+    ):
+        value = {**value, "budget": {**budget, "remove": 0.0}}
+    return _build(Recipe, value, "")
+
+
+def _nothing_to_cut(student: str, setting: str) -> UsageError:
+    return UsageError(
+        f"budget.{setting} is given, and so is the student `{student}`: nothing is cut from the teacher",
+        "leave out --ratio, --of and --max-…, or --student",
+    )
+
+
+def recipe_with(changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of which only some settings are given, each by its dotted path (``budget.remove``)."""
+    return recipe_from(_with({}, changes))
+
+
+def _with(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain values in which some are replaced."""
+    result = dict(value)
+    for path, setting in changes.items():
+        section, dot, rest = path.partition(".")
+        below = result.get(section, {})
+        # What is no section is left as it is, for the error that says so.
+        result[section] = (
+            (_with(below, {rest: setting}) if isinstance(below, Mapping) else below) if dot else setting
+        )
+    return result
+
+
+def _at_least(least: int, section: str, **numbers: int) -> None:
+    for key, number in numbers.items():
+        if number < least:
+            raise UsageError(f"{section}.{key} is {number}, expected at least {least}")
+
+
+def _build(kind: type[T], value: Any, path: str) -> T:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"recipe key `{path}` is {value!r}, expected a section [{path}]")
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise unknown_name("recipe key" if not path else f"key in recipe section [{path}]", key, hints)
+    given = {key: _setting(hints[key], each, f"{path}.{key}".strip(".")) for key, each in value.items()}
+    return kind(**given)
+
+
+def _setting(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, path)
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for each in allowed:
+        if typing.get_origin(each) is tuple and isinstance(value, list | tuple):
+            return tuple(_setting(typing.get_args(each)[0], item, path) for item in value)
+        if each is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if each in (int, float, str, bool) and type(value) is each:
+            return value
+        if each is type(None) and value is None:
+            return None
+    names = " or ".join(getattr(each, "__name__", str(each)) for each in allowed if each is not type(None))
+    raise UsageError(f"recipe key `{path}` is {value!r}, expected {names}")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        pairs = ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+        return {name: _plain(item) for name, item in pairs if item is not None}
+    return list(value) if isinstance(value, tuple) else value

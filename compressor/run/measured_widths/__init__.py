@@ -1,0 +1,1 @@
+"""Widths chosen by latency, corrected by building and timing students."""

@@ -1,0 +1,313 @@
+"""The teacher of a run: a network with weights that know the data, and how its class is built.
+
+Four origins: the built-in network, trained on first use and cached; a student folder of an earlier
+run; a name with a weights file or published weights; a factory that returns a trained network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from compressor.artifacts.student import is_student, load_student
+from compressor.base import cache
+from compressor.base.files import write_atomic
+from compressor.data import load_data
+from compressor.data.split import Data
+from compressor.errors import CompressError, UsageError
+from compressor.models.names import BUILTIN, ModelSource, build, builder_of
+from compressor.models.weights import PRETRAINED, fetch_pretrained, load_weights
+from compressor.pruning.widths.plan import Plan
+from compressor.recipe import DataRecipe, ModelRecipe, Recipe
+from compressor.recipe.distilling import TEACHER_NONE
+from compressor.training import Guide, Progress, Schedule, accuracy, choose_precision, train
+from compressor.training.distributed.sharded_teacher import sharded
+from compressor.training.distributed.world import here
+
+RANDOM = "random"
+RENDERED = "glyphs"
+
+BUILTIN_SCHEDULE = Schedule(
+    epochs=13,
+    learning_rate=0.15,
+    weight_decay=2e-3,
+    warmup_epochs=1.3,
+    label_smoothing=0.1,
+    test_every=13,
+)
+"""How the built-in teacher is trained: strong decay and smoothing give answers that are worth distilling."""
+
+
+INGREDIENTS = (
+    "models/glyphnet.py",
+    "data/augment.py",
+    "data/glyphs.py",
+    "data/scaling.py",
+    "data/split.py",
+    "data/in_memory.py",
+    "training/distributed/exchange.py",
+    "training/hints.py",
+    "training/lesson.py",
+    "training/course.py",
+    "training/loop.py",
+    "training/batchnorm_statistics.py",
+    "training/losses/logits.py",
+    "training/losses/float32.py",
+    "training/distributed/sync_batchnorm.py",
+    "training/optimizers.py",
+    "training/distributed/world.py",
+    "training/precision.py",
+    "training/seeds.py",
+    "recipe/schedule.py",
+)
+"""The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
+
+
+KEPT = "built-in.safetensors"
+"""The built-in teacher of a run, in the folder of its checkpoints."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in evaluation mode, how to build its class, and the cut it has had already."""
+
+    network: nn.Module
+    source: ModelSource
+    origin: str
+    done: Plan = field(default_factory=lambda: Plan({}))
+    warning: str | None = None
+
+
+def check_teacher(model: ModelRecipe) -> None:
+    """Fail at once, before data is read, if this cannot become a teacher."""
+    if is_student(Path(model.name)):
+        return
+    _refuse_other_folder(Path(model.name))
+    builder_of(model.name)
+    if model.name != BUILTIN:
+        check_weights(model)
+
+
+def check_weights(model: ModelRecipe) -> None:
+    """A name alone builds random weights, which nobody wants by accident; a factory may bring its own."""
+    has_own = ":" in model.name and not model.name.startswith("timm:")
+    if not model.weights and not has_own:
+        builder_of(model.name)
+        raise UsageError(
+            f"`{model.name}` has no weights",
+            f"--weights FILE, `--weights {PRETRAINED}` to download the published ones, or `--weights {RANDOM}`",
+        )
+
+
+def load_teacher(
+    recipe: Recipe,
+    data: Data,
+    *,
+    device: torch.device,
+    progress: Callable[[str, Progress], None],
+    checkpoints: Path | None = None,
+    fresh: bool = False,
+) -> Teacher:
+    """The teacher that the recipe names, ready for this data.
+
+    ``checkpoints`` and ``fresh`` are for the built-in one: where its training can be taken up again, and
+    whether to train it although it is in the cache.
+    """
+    if recipe.model.name == BUILTIN and not recipe.model.weights:
+        teacher = _trained_builtin(recipe, data, device, progress, checkpoints, fresh)
+    else:
+        teacher = _named(recipe.model, data, device)
+    here().same(teacher.network.state_dict().values())
+    outputs = outputs_of(teacher.network, data)
+    if outputs != len(data.classes):
+        raise UsageError(
+            f"`{recipe.model.name}` tells {outputs} classes apart, `{data.name}` has {len(data.classes)}",
+            "the teacher must be trained on this data: give its weights with --weights",
+        )
+    return teacher
+
+
+def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, ModelSource, Plan]:
+    """The network that a recipe names, with weights if it names any; for looking at it, without data."""
+    path = Path(model.name)
+    if is_student(path):
+        if model.weights:
+            raise UsageError(f"`{model.name}` is a student folder and has its own weights", "drop --weights")
+        student = load_student(path, trust=model.trust)
+        return student.network, student.source, student.plan
+    _refuse_other_folder(path)
+    source = ModelSource(model.name, classes)
+    network = build(source)
+    if model.weights == PRETRAINED:
+        fetch_pretrained(network, source)
+    elif model.weights not in ("", RANDOM):
+        load_weights(network, Path(model.weights))
+    return network, source, Plan({})
+
+
+def _refuse_other_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
+
+
+def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, device: torch.device) -> Guide:
+    """Who teaches at the top: the network that the recipe names for it, or the one that is cut.
+
+    ``right`` is how often that one is. Whoever teaches must know more than chance does.
+    """
+    asked = recipe.distil
+    if asked.teacher in ("", TEACHER_NONE):
+        guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
+        random = recipe.model.weights == RANDOM or asked.teacher == TEACHER_NONE
+    else:
+        model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
+        if not is_student(Path(model.name)):
+            check_weights(model)
+        # What is shared out need not fit on one device: it stays in memory, and its parts go there.
+        found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
+        here().same(found.network.state_dict().values())
+        outputs = outputs_of(found.network, data)
+        if outputs != len(data.classes):
+            raise UsageError(
+                f"the teacher `{model.name}` tells {outputs} classes apart, "
+                f"the student of `{recipe.model.name}` {len(data.classes)}",
+                "a teacher and its student must answer with the same classes",
+            )
+        network = found.network.eval()
+        answering = sharded(network, here()) if asked.shard_teacher else network
+        knows = accuracy(answering, data.test, device=device)
+        guide = Guide(model.name, network, knows, shared_out=asked.shard_teacher)
+        random = model.weights == RANDOM
+    assert guide.accuracy is not None
+    chance, tested = 1 / len(data.classes), len(data.test)
+    if not random and guide.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / tested):
+        raise UsageError(
+            f"`{asked.teacher or recipe.model.name}` is right on {guide.accuracy:.1%} of `{data.name}`, "
+            f"which is chance ({chance:.1%}): there is nothing to learn from it",
+            "give its weights with --weights, or data that it was trained on, scaled as it was then",
+        )
+    return guide
+
+
+def _named(model: ModelRecipe, data: Data, device: torch.device) -> Teacher:
+    """A teacher that somebody else trained."""
+    classes = None if model.weights == PRETRAINED else len(data.classes)
+    network, source, done = build_model(model, classes)
+    origin = {"": "its own weights", RANDOM: "random weights"}.get(model.weights, model.weights)
+    warning = "the teacher has random weights: accuracies mean nothing" if model.weights == RANDOM else None
+    return Teacher(network.to(device), source, origin, done, warning)
+
+
+def _trained_builtin(
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Callable[[str, Progress], None],
+    checkpoints: Path | None,
+    fresh: bool,
+) -> Teacher:
+    """The built-in network: from the cache, or trained now and put there."""
+    source = ModelSource(BUILTIN, len(data.classes))
+    ingredients = _ingredients(
+        replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed, device, source
+    )
+    key = cache.key_of(ingredients)
+    # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
+    cached = recipe.data.name == RENDERED
+    # All processes train it, or none: the first one's files decide.
+    stored, origin = here().from_first(lambda: _stored(key if cached and not fresh else None, checkpoints))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        network = build(source)
+    outputs_of(network, data)
+    if not data.train.labelled:  # it is the student that learns from these; its teacher needs the labels
+        data = load_data(replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed)
+    if stored is not None:
+        network.load_state_dict(stored)
+        return Teacher(network.to(device), source, origin)
+    trained = train(
+        network,
+        data,
+        BUILTIN_SCHEDULE,
+        seed=recipe.seed,
+        device=device,
+        checkpoints=checkpoints,
+        progress=partial(progress, "teacher"),
+    )
+    state = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
+    failure = cache.write_tensors("teachers", key, state, ingredients) if cached and here().first else None
+    warning = f"the teacher was not cached: {failure}" if failure else None
+    return Teacher(trained.network, source, "trained just now", warning=warning)
+
+
+def keep_teacher(recipe: Recipe, teacher: Teacher, checkpoints: Path) -> None:
+    """Keep the built-in teacher beside the checkpoints of the networks that it teaches.
+
+    With another number of threads the cache has another one, which is no less good, but not the one they began with.
+    """
+    path = checkpoints / KEPT
+    if recipe.model.name == BUILTIN and not recipe.model.weights and not path.exists():
+        state = teacher.network.state_dict()
+        write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+
+
+def _stored(key: str | None, checkpoints: Path | None) -> tuple[dict[str, Tensor] | None, str]:
+    """The built-in teacher with which this run went on before, or the one in the cache; and where it comes from."""
+    path = checkpoints / KEPT if checkpoints is not None else None
+    if path is None or not path.exists():
+        return cache.read_tensors("teachers", key) if key else None, f"cache entry {key}"
+    try:
+        return load(path.read_bytes()), "kept with this run"
+    except (OSError, SafetensorError) as error:
+        raise CompressError(f"`{path}` is damaged: {error}", "choose another --out") from error
+
+
+def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: ModelSource) -> dict[str, object]:
+    """All that decides the built-in teacher's weights, the code that makes it included."""
+    folder = Path(__file__).parents[1]
+    code = hashlib.sha256()
+    for part in INGREDIENTS:
+        code.update((folder / part).read_bytes())
+    return {
+        "model": source.to_dict(),
+        "data": {**asdict(data), "workers": 0, "prefetch": 0},
+        "schedule": asdict(BUILTIN_SCHEDULE),
+        "seed": seed,
+        "device": device.type,
+        "precision": choose_precision(BUILTIN_SCHEDULE.precision, device).name,
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "pillow": version("pillow"),
+        "code": code.hexdigest(),
+    }
+
+
+def outputs_of(network: nn.Module, data: Data, whose: str = "teacher") -> int:
+    """How many classes the network tells apart, for an image of this data."""
+    device = next(network.parameters()).device
+    image = torch.zeros(1, *data.shape, device=device)
+    try:
+        with torch.no_grad():
+            logits = network(image)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CompressError(
+            f"the {whose} does not run on images of shape {data.shape}: {reason}",
+            "set the size with --size; three values of data.mean and data.std make grey images colour",
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise CompressError(
+            f"the {whose} gives a {type(logits).__name__}, expected logits of shape (batch, classes)",
+            "wrap it in a factory that returns the logits alone",
+        )
+    return int(logits.shape[1])

@@ -1,7 +1,0 @@
-"""Students on disk: a folder without pickle, that loads back bit for bit and executes nothing."""
-
-from compressor.student.folder import Student, apply_plan, is_student, load_student, save_student
-from compressor.student.planfile import read_plan
-from compressor.student.tensorfile import same_bits
-
-__all__ = ["Student", "apply_plan", "is_student", "load_student", "read_plan", "same_bits", "save_student"]

@@ -1,0 +1,84 @@
+"""What a training tells: on its way (`Progress`), of an epoch (`Epoch`), at its end (`Trained`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from compressor.training.precision import Precision
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is. ``accuracy`` is given after a tested epoch, once its checkpoint is on disk."""
+
+    epoch: int  # from 1, like `step`
+    epochs: int
+    step: int
+    steps: int  # of one epoch
+    loss: float
+    images_per_second: float
+    accuracy: float | None = None
+    left_s: float = 0.0  # until the end of the training, at this speed
+    over: bool = False  # the epoch is, with its test and its checkpoint
+
+    @property
+    def done(self) -> float:
+        """The share of the whole training that is done."""
+        return (self.epoch - 1 + self.step / self.steps) / self.epochs
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch: mean loss over its steps; if it was tested, the share of the test set that is right."""
+
+    loss: float
+    accuracy: float | None
+    images_per_second: float
+    seconds: float  # of training, without the test
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and how it went.
+
+    ``network`` has the LAST weights. To hand out those of the best epoch would be to choose by
+    test accuracy, and the accuracy reported for the choice would then be too good.
+    """
+
+    network: nn.Module
+    history: tuple[Epoch, ...]
+    resumed_from: int | None  # steps found done in the checkpoint
+    precision: Precision
+    warnings: tuple[str, ...] = ()
+    before: float | None = None  # accuracy, where nothing was trained
+
+    @property
+    def epochs(self) -> int:
+        return len(self.history)
+
+    @property
+    def accuracy(self) -> float:
+        return self._tested[-1][0]
+
+    @property
+    def best_accuracy(self) -> float:
+        return max(accuracy for accuracy, _ in self._tested)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch, from 1, with the best accuracy; 0 where nothing was trained."""
+        return next(epoch for accuracy, epoch in self._tested if accuracy == self.best_accuracy)
+
+    @property
+    def _tested(self) -> list[tuple[float, int]]:
+        numbered = enumerate(self.history, start=1)
+        tested = [(epoch.accuracy, number) for number, epoch in numbered if epoch.accuracy is not None]
+        return tested if self.before is None else [(self.before, 0), *tested]
+
+    @property
+    def images_per_second(self) -> float:
+        images = sum(epoch.images_per_second * epoch.seconds for epoch in self.history)
+        return images / (sum(epoch.seconds for epoch in self.history) or 1.0)

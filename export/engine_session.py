@@ -1,0 +1,128 @@
+"""A TensorRT engine, loaded if its sidecar fits, and run: named arrays in, named arrays out.
+
+Buffers are torch's, on the first GPU. What is timed elsewhere binds once and starts often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import ExportError, NotHereError
+from compressor.export.engine import trusted_bytes
+from compressor.export.extras import load_tensorrt
+from compressor.export.sessions import Session, TensorSpec
+from compressor.export.tensorrt import place_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+DEVICE = "cuda"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine on the GPU with a context to run it in; it can be asked as ONNX Runtime's session is."""
+
+    library: Any
+    engine: Any
+    context: Any
+    runtime: Any
+    """Kept alive: the engine needs it."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The fewest and the most images that its profile allows."""
+        given = self.inputs[0]
+        if isinstance(given.shape[0], int):
+            return given.shape[0], given.shape[0]
+        fewest, _, most = self.engine.get_tensor_profile_shape(given.name, 0)
+        return int(fewest[0]), int(most[0])
+
+    def with_context(self) -> Engine:
+        """The same engine with a context of its own, whose state is nobody else's."""
+        context = self.engine.create_execution_context()
+        return Engine(self.library, self.engine, context, self.runtime, self.inputs, self.outputs)
+
+    def bind(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Copy the inputs to the GPU and make room for the outputs; whoever starts the engine keeps them alive."""
+        import torch
+
+        held = {name: torch.from_numpy(array).to(DEVICE).contiguous() for name, array in arrays.items()}
+        for name, tensor in held.items():
+            if not self.context.set_input_shape(name, tuple(tensor.shape)):
+                raise ValueError(f"`{name}` of shape {tuple(tensor.shape)} is outside the engine's profile")
+        for output in self.outputs:  # their shapes are known once the inputs' are
+            shape = tuple(self.context.get_tensor_shape(output.name))
+            held[output.name] = torch.empty(shape, dtype=getattr(torch, output.dtype), device=DEVICE)
+        for name, tensor in held.items():
+            self.context.set_tensor_address(name, tensor.data_ptr())
+        return held
+
+    def start(self) -> None:
+        """Hand one run over what is bound to the current stream, and do not wait."""
+        import torch
+
+        if not self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("the engine could not be started")
+
+    def run(self, names: Sequence[str], arrays: Mapping[str, Array]) -> list[Array]:
+        """Run once and wait."""
+        import torch
+
+        held = self.bind(arrays)
+        self.start()
+        torch.cuda.current_stream().synchronize()
+        return [held[name].cpu().numpy() for name in names]
+
+
+def open_engine(path: Path) -> Session:
+    """A session of an engine that was built here; without a GPU, or with another one, that is an error."""
+    engine = load_engine(path)
+    return Session(Path(path), engine.inputs, engine.outputs, engine, engine.batches)
+
+
+def load_engine(path: Path) -> Engine:
+    """Load an engine that was built here, or say why it is not."""
+    path = Path(path)
+    library = load_tensorrt(f"load `{path}`")
+    content = trusted_bytes(path, place_of(library))
+    gpu = _gpu_here()
+    if gpu is None:
+        raise NotHereError(
+            f"cannot load `{path}`: there is no CUDA device here", "run it where it was built for"
+        )
+    runtime = library.Runtime(library.Logger(library.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise ExportError(
+            f"cannot load `{path}`: {library.__name__} refuses it on {gpu}",
+            "rebuild it here from its ONNX file",
+        )
+    specs = [_spec(library, engine, engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
+    inputs, outputs = (
+        tuple(spec for mode, spec in specs if mode == wanted)
+        for wanted in (library.TensorIOMode.INPUT, library.TensorIOMode.OUTPUT)
+    )
+    return Engine(library, engine, engine.create_execution_context(), runtime, inputs, outputs)
+
+
+def _gpu_here() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _spec(library: Any, engine: Any, name: str) -> tuple[Any, TensorSpec]:
+    import numpy as np
+
+    shape = tuple("batch" if size < 0 else int(size) for size in engine.get_tensor_shape(name))
+    dtype = np.dtype(library.nptype(engine.get_tensor_dtype(name)))
+    return engine.get_tensor_mode(name), TensorSpec(name, shape, dtype.name)

@@ -1,0 +1,137 @@
+"""From a name to a fresh network: every way to name one, and a clear word for every way to fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.errors import CompressError, UsageError
+from compressor.models.glyphnet import GlyphNet
+from compressor.models.names import ModelSource, build, load_attribute
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder, whose modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def classes_of(network: nn.Module, side: int = 32) -> int:
+    return int(network(torch.zeros(2, 3, side, side)).shape[1])
+
+
+def test_the_built_in_network_is_built_with_the_classes_asked_for() -> None:
+    network = build(ModelSource("glyphnet", 7))
+    assert isinstance(network, GlyphNet)
+    assert classes_of(network) == 7
+    assert classes_of(build(ModelSource("glyphnet"))) == 36
+
+
+def test_a_torchvision_network_is_built_in_evaluation_mode() -> None:
+    network = build(ModelSource("squeezenet1_1", 4))
+    assert not any(module.training for module in network.modules())
+    assert classes_of(network, 64) == 4
+
+
+def test_networks_with_auxiliary_heads_are_built_without_them() -> None:
+    network = build(ModelSource("googlenet", 4))
+    assert isinstance(network.train()(torch.zeros(2, 3, 64, 64)), torch.Tensor)
+
+
+def test_a_timm_network_is_built() -> None:
+    pytest.importorskip("timm")
+    assert classes_of(build(ModelSource("timm:mobilenetv3_small_050", 4))) == 4
+
+
+def test_a_factory_in_the_current_folder_is_found(here: Path) -> None:
+    (here / "mine_a.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes=3):\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))\n"
+        "def fixed():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 9))\n"
+    )
+    assert classes_of(build(ModelSource("mine_a:make", 6))) == 6
+    assert classes_of(build(ModelSource("mine_a:make"))) == 3
+    assert classes_of(build(ModelSource("mine_a:fixed", 6))) == 9  # it takes no number of classes
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("resnet81", "unknown model `resnet81`", "`resnet18`"),
+        ("glyphnt", "unknown model `glyphnt`", "`glyphnet`"),
+        (
+            "runs/nothing",
+            "unknown model `runs/nothing`: there is no such folder or file",
+            "a run folder has student/",
+        ),
+        (
+            "nowhere_at_all:make",
+            "cannot import model `nowhere_at_all:make`: no module named",
+            "run from the folder",
+        ),
+        ("torch.nn:Liner", "unknown model `torch.nn:Liner`", "`torch.nn:Linear`"),
+        ("math:pi", "model `math:pi` is a float, expected something to call", ""),
+    ],
+)
+def test_a_wrong_name_is_a_mistake_with_a_way_out(name: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        build(ModelSource(name))
+    assert hint in (caught.value.hint or "")
+
+
+def test_an_unknown_timm_name_suggests_the_nearest() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match="unknown timm model `resnet81`") as caught:
+        build(ModelSource("timm:resnet81"))
+    assert "did you mean" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise RuntimeError('no luck')", "model factory `{}:make` failed: RuntimeError: no luck"),
+        ("return {}", "`{}:make` gave a dict, expected a torch.nn.Module"),
+        ("return None", "`{}:make` gave a NoneType, expected a torch.nn.Module"),
+    ],
+)
+def test_a_factory_that_fails_is_named(here: Path, body: str, message: str) -> None:
+    module = f"mine_{abs(hash(body))}"
+    (here / f"{module}.py").write_text(f"def make():\n    {body}\n")
+    with pytest.raises(CompressError) as caught:
+        build(ModelSource(f"{module}:make"))
+    assert str(caught.value) == message.replace("{}", module, 1)
+
+
+def test_a_factory_that_needs_more_than_a_number_of_classes_is_named(here: Path) -> None:
+    (here / "mine_b.py").write_text("def make(width):\n    pass\n")
+    with pytest.raises(CompressError, match=r"model factory `mine_b:make` failed: TypeError: .*'width'"):
+        build(ModelSource("mine_b:make"))
+
+
+def test_a_builtin_without_a_signature_is_no_factory() -> None:
+    with pytest.raises(CompressError, match="model factory `builtins:dict` failed"):
+        build(ModelSource("builtins:dict"))
+
+
+def test_a_module_that_cannot_be_imported_says_why(here: Path) -> None:
+    (here / "mine_c.py").write_text("1 / 0\n")
+    with pytest.raises(CompressError, match="cannot import model `mine_c:make`: ZeroDivisionError"):
+        load_attribute("mine_c:make", "model")
+    (here / "mine_d.py").write_text("import not_installed_anywhere\n")
+    with pytest.raises(UsageError, match="no module named `not_installed_anywhere`"):
+        load_attribute("mine_d:make", "model")
+
+
+def test_a_source_survives_plain_values() -> None:
+    source = ModelSource("timm:resnet18", 5)
+    assert ModelSource(**source.to_dict()) == source
