@@ -179,6 +179,17 @@ class Recipe:
                 "method `repair` fits the student on images, and repair.images is 0",
                 "use at least 128, or choose cut-only",
             )
+        if "latency" in self.budget.needs and "onnxruntime" not in self.profile.runtimes:
+            raise UsageError(
+                f"widths are chosen by time in onnxruntime, and profile.runtimes is {list(self.profile.runtimes)}",
+                "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
+            )
+        if self.budget.latency_of != "onnx" and not {self.budget.latency_of, ALL} & set(self.export.to):
+            raise UsageError(
+                f"widths are chosen by the time of `{self.budget.latency_of}`, and export.to is "
+                f"{list(self.export.to)}",
+                f"add `--to {self.budget.latency_of}`",
+            )
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
         if self.distil.student and self.budget.of != Budget.of:

@@ -39,7 +39,7 @@ class Logged:
         self.listener.warned(message)
 
 
-def showing(
+def training_progress(
     steps: Steps, step: Step, epochs: Mapping[str, int], run: RunFolder
 ) -> Callable[[str, Progress], None]:
     """Tells the listener how far the trainings are, all together, the log of every epoch, and the curves."""
@@ -67,7 +67,7 @@ def showing(
     return show
 
 
-def showing_repairs(steps: Steps, step: Step) -> Callable[[str, float], None]:
+def repair_progress(steps: Steps, step: Step) -> Callable[[str, float], None]:
     """Tells the listener how many layers of a network are fitted; of all trainings none has begun then."""
     return lambda name, done: steps.listener.moved(step, 0.0, f"{name}: repair, {done:.0%} of its layers")
 

@@ -1,11 +1,12 @@
-"""How a run comes to its student: scores, widths that are chosen anew or taken up again, the cut and its proof."""
+"""The student is cut from the teacher: scores, widths (chosen now, or read from a broken run), cut and proof."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from compressor.base.files import write_atomic, write_json
 from compressor.data.split import Data
 from compressor.errors import CompressError
 from compressor.methods import Stage, stages
+from compressor.methods.start import PROOF_IMAGES
 from compressor.pruning.cutting import FORMS, cut, form_of
-from compressor.pruning.cutting.proof import Check, check_cut, require
+from compressor.pruning.cutting.proof import check_cut, require
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.scoring.score import criterion_named, score
 from compressor.pruning.scoring.scores import Scores
@@ -26,21 +28,21 @@ from compressor.recipe import Recipe
 from compressor.run.folder import RunFolder
 from compressor.run.measured_widths.bench import Bench
 from compressor.run.measured_widths.fit import fit, measured_costs, on_its_granule
+from compressor.run.state import Run
 from compressor.run.steps import Step, Steps
 from compressor.training import accuracy
-from compressor.training.distributed.world import World
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The networks on the way, and how their widths came to be where they had to be measured."""
+    """The networks from teacher to student, and the search for their widths where latency was measured."""
 
-    path: tuple[Stage, ...]
+    stages: tuple[Stage, ...]
     fit: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``plan.json``."""
-        return {"schema": 1, "stages": [stage.to_dict() for stage in self.path], "fit": self.fit}
+        return {"schema": 1, "stages": [stage.to_dict() for stage in self.stages], "fit": self.fit}
 
 
 def scored(
@@ -52,23 +54,21 @@ def scored(
     return score(teacher, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
 
 
-def chosen_widths(
-    recipe: Recipe,
-    teacher: nn.Module,
-    graph: ChannelGraph,
-    scores: Scores,
-    data: Data,
-    steps: Steps,
-    step: Step,
-) -> Chosen:
-    """The networks on the way; their widths by counting, or by timing real networks where time is what they cost."""
-    budget = recipe.budget
+def chosen_widths(run: Run, scores: Scores, step: Step) -> Chosen:
+    """The stages; their widths by counting, or by timing real networks where latency is what they cost."""
+    budget, distil, graph = run.recipe.budget, run.recipe.distil, run.graph
     if not budget.needs:
-        return Chosen(stages(graph, scores, budget, recipe.distil.assistants, between=recipe.distil.between))
-    image = next(iter(data.test.batches(1))).images
+        return Chosen(stages(graph, scores, budget, distil.assistants, between=distil.between))
+    steps = run.steps
     with tempfile.TemporaryDirectory() as folder:
-        plain = copy.deepcopy(teacher).cpu()
-        bench = Bench(plain, image, Path(folder), recipe.export, recipe.profile, budget.latency_of)
+        bench = Bench(
+            copy.deepcopy(run.teacher.network).cpu(),
+            run.images(1),
+            Path(folder),
+            run.recipe.export,
+            run.recipe.profile,
+            budget.latency_of,
+        )
         budget = on_its_granule(budget, bench)
         costs = measured_costs(
             graph,
@@ -77,7 +77,7 @@ def chosen_widths(
             lambda done: steps.listener.moved(step, done / 2, f"timing blocks in {bench.about}"),
         )
         fitted = fit(
-            teacher,
+            run.teacher.network,
             graph,
             scores,
             budget,
@@ -91,8 +91,8 @@ def chosen_widths(
         graph,
         scores,
         budget,
-        recipe.distil.assistants,
-        between=recipe.distil.between,
+        distil.assistants,
+        between=distil.between,
         student=fitted.allocation,
         measured=costs,
     )
@@ -110,48 +110,21 @@ def begun(run: RunFolder) -> Chosen | None:
         raise CompressError(f"`{run.plan}` is damaged: {error}", "choose another --out") from error
 
 
-@dataclass(frozen=True)
-class Way:
-    """The networks on the way; for a student that is cut also scores, proof, and how often it is right at first."""
-
-    choice: Chosen
-    scores: Scores = field(default_factory=lambda: Scores("none", {}))
-    checks: tuple[Check, ...] = ()
-    cut: float = 0.0
-
-
-def cut_away(
-    recipe: Recipe,
-    teacher: nn.Module,
-    graph: ChannelGraph,
-    data: Data,
-    device: torch.device,
-    run: RunFolder,
-    world: World,
-    steps: Steps,
-) -> Way:
-    """Score, choose widths, cut and prove."""
+def prune(run: Run) -> Run:
+    """Score the teacher's channels, choose widths, cut, and prove the cut."""
+    recipe, world, steps, teacher = run.recipe, run.world, run.steps, run.teacher.network
     with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
         # By one process: gradients and times may not repeat, and all must keep the same channels.
-        scores = world.from_first(lambda: scored(recipe, teacher, graph, data, device))
-        write_atomic(run.scores, scores.to_bytes())
-        if criterion_named(recipe.saliency.criterion).by_teacher:
-            steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
-        if scores.fallback:
-            steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
-        if scores.unscored:
-            steps.warn(
-                f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
-            )
-        step.outcome = f"{sum(group.units for group in graph.groups)} units, {scores.backend}"
+        scores = world.from_first(lambda: scored(recipe, teacher, run.graph, run.data, world.device))
+        write_atomic(run.folder.scores, scores.to_bytes())
+        _warn_of_scores(recipe, scores, steps)
+        step.outcome = f"{sum(group.units for group in run.graph.groups)} units, {scores.backend}"
 
     with steps.step("Choose widths") as step:
-        choice = world.from_first(
-            lambda: begun(run) or chosen_widths(recipe, teacher, graph, scores, data, steps, step)
-        )
-        path, plan = choice.path, choice.path[-1].plan
-        write_json(run.plan, choice.to_dict())
-        for stage in path:
+        choice = world.from_first(lambda: begun(run.folder) or chosen_widths(run, scores, step))
+        plan = choice.stages[-1].plan
+        write_json(run.folder.plan, choice.to_dict())
+        for stage in choice.stages:
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
         of = recipe.budget.of if recipe.budget.remove else "macs"
@@ -159,12 +132,46 @@ def cut_away(
 
     with steps.step("Cut") as step:
         merely_cut = cut(teacher, plan)
-        right = accuracy(merely_cut, data.test, device=device)
-        step.outcome = f"top-1 {right:.2%} before any training; the student is {FORMS[form_of(merely_cut)]}"
+        top1 = accuracy(merely_cut, run.data.test, device=world.device)
+        step.outcome = f"top-1 {top1:.2%} before any training; the student is {FORMS[form_of(merely_cut)]}"
 
     with steps.step("Verify the cut") as step:
-        real = next(iter(data.test.batches(4))).images
-        checks = check_cut(teacher, merely_cut, plan, (real,))
+        checks = check_cut(teacher, merely_cut, plan, (run.images(PROOF_IMAGES),))
         require(checks)
         step.outcome = f"equal to the silenced teacher within {checks[1].max_abs_error:.1e}"
-    return Way(choice, scores, tuple(checks), right)
+    origin = replace(
+        run.origin,
+        stages=choice.stages,
+        scores=scores,
+        fit=choice.fit,
+        request=_request(recipe, choice),
+        about=_about(run),
+    )
+    return replace(run, origin=origin).proven(*checks, cut=top1)
+
+
+def _warn_of_scores(recipe: Recipe, scores: Scores, steps: Steps) -> None:
+    if criterion_named(recipe.saliency.criterion).by_teacher:
+        steps.warn("the teacher has no teacher of its own, so its loss is that of the labels alone")
+    if scores.fallback:
+        steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
+    if scores.unscored:
+        steps.warn(
+            f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
+        )
+
+
+def _request(recipe: Recipe, choice: Chosen) -> dict[str, Any]:
+    budget = recipe.budget
+    request = {"remove": budget.remove, "of": budget.of, "limits": budget.limits()}
+    return request | ({"latency_of": budget.latency_of} if choice.fit else {})
+
+
+def _about(run: Run) -> dict[str, str]:
+    budget = run.recipe.budget
+    return {
+        "teacher": run.recipe.model.name,
+        "remove": f"{budget.remove:g}",
+        "of": budget.of,
+        "plan": hashlib.sha256(run.folder.plan.read_bytes()).hexdigest(),
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.artifacts.runtimes import RUNTIMES
@@ -11,6 +12,7 @@ from compressor.run.report.report import compared
 
 if TYPE_CHECKING:
     from compressor.artifacts.profile import Profile
+    from compressor.artifacts.write import Written
     from compressor.methods import Training
     from compressor.pruning.graph.channels import ChannelGraph, Factor
     from compressor.pruning.widths.plan import Plan
@@ -87,3 +89,14 @@ def training_row(training: Training) -> dict[str, Any]:
         "losses": [epoch.loss for epoch in trained.history],
         "accuracies": [epoch.accuracy for epoch in trained.history],
     }
+
+
+def repair_row(training: Training) -> dict[str, Any]:
+    """The repair that a network began with."""
+    repair = training.start.repair or {}
+    return {"network": training.stage.name, "accuracy": training.start.accuracy, **repair}
+
+
+def artifact_rows(files: Iterable[Written], folder: Path) -> list[dict[str, Any]]:
+    """The files that were written, with paths relative to the run folder."""
+    return [file.artifact.to_dict(relative_to=folder) for file in files if file.artifact is not None]
