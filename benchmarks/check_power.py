@@ -41,7 +41,7 @@ from record import keep, write_figures
 
 from compressor.commands.check.sides import Side, read_side
 from compressor.commands.check.slowdown import Measured, measure_slowdown
-from compressor.profiles import Rule, fingerprint
+from compressor.profiling import Rule, fingerprint
 
 RULE = Rule()
 SLOWDOWNS = {"identical": (0.0, 0.0), "2.5": (2.2, 2.5), "5": (5.0, 5.3), "10": (9.8, 10.3)}

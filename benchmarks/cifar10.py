@@ -33,19 +33,20 @@ from torch import nn
 from compressor.base.device import choose_device
 from compressor.data.in_memory import crop_and_flip
 from compressor.data.split import Data
-from compressor.methods import METHODS, Task, stages
-from compressor.profiles import count
+from compressor.methods import Task, method_named, stages
+from compressor.profiling import count
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
 from compressor.recipe.budget import Budget
-from compressor.recipe.distilling import METHOD_TITLES, Distilling
+from compressor.recipe.distilling import CascadeRecipe, Distilling
+from compressor.recipe.method_table import METHODS
 from compressor.training import Guide, Progress, Schedule, accuracy, reestimate, train
 
 FACTORS = (2.13, 2.57, 3.33)
 IMAGES = 50_000
 OURS = {
-    **{name: Distilling(name) for name in METHOD_TITLES},
-    "cascade-scored": Distilling("cascade", masks="scored"),
+    **{name: Distilling(name) for name in METHODS},
+    "cascade-scored": Distilling("cascade", cascade=CascadeRecipe(masks="scored")),
 }
 TORCH_PRUNING = "torch-pruning-"
 ARMS = (*OURS, *(f"{TORCH_PRUNING}{name}" for name in PEERS))
@@ -127,7 +128,7 @@ def ours(arm: str, given: Given) -> dict[str, Any]:
         copy.deepcopy(given.teacher), Guide("teacher", given.teacher), graph, scores, budget, path, asked,
         given.data, given.seed, given.device, given.folder.joinpath, shown(arm),
     )  # fmt: skip
-    trainings = METHODS[asked.method](task)
+    trainings = method_named(asked.method)(task)
     last = trainings[-1]
     return {
         "accuracy": last.trained.accuracy,

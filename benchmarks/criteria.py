@@ -39,7 +39,7 @@ from compressor.data import load_data
 from compressor.data.in_memory import TensorSplit
 from compressor.data.split import Data
 from compressor.errors import CompressError
-from compressor.profiles import fingerprint
+from compressor.profiling import fingerprint
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.trace import trace

@@ -42,7 +42,7 @@ from compressor.data import load_data
 from compressor.data.in_memory import crop_and_flip
 from compressor.data.split import Data
 from compressor.errors import ExportError
-from compressor.export import NEEDS, Asked, Session, compare, derived, open_session, to_onnx
+from compressor.exporting import NEEDS, Asked, Session, compare, derived, open_session, to_onnx
 from compressor.recipe import ExportRecipe, read_recipe
 from compressor.recipe.budget import Budget
 from compressor.training import Schedule, accuracy
@@ -273,7 +273,7 @@ def part_fuzz(count: int) -> Row:
 def _engine(path: Path) -> Path:
     import hashlib
 
-    from compressor.export.engine import Sidecar, sidecar_path
+    from compressor.exporting.engine import Sidecar, sidecar_path
 
     path.write_bytes(b"an engine" * 100)
     sidecar = Sidecar(hashlib.sha256(path.read_bytes()).hexdigest(), "0" * 64, PLACE, {"tf32": False})

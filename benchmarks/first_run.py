@@ -26,19 +26,20 @@ import torch
 from record import write_figures
 
 from compressor.data.sources import load_data
-from compressor.methods import METHODS, Task, stages
+from compressor.methods import Task, method_named, stages
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
 from compressor.recipe import recipe_with
-from compressor.recipe.distilling import METHOD_TITLES, Distilling
+from compressor.recipe.distilling import CascadeRecipe, Distilling
+from compressor.recipe.method_table import METHODS
 from compressor.run.teacher import load_teacher
 from compressor.training import Guide, accuracy
 
 CPU = torch.device("cpu")
 REMOVE = 0.7
 ARMS = {
-    **{name: Distilling(name) for name in METHOD_TITLES},
-    "cascade-scored": Distilling("cascade", masks="scored"),
+    **{name: Distilling(name) for name in METHODS},
+    "cascade-scored": Distilling("cascade", cascade=CascadeRecipe(masks="scored")),
     "cascade-without-assistants": Distilling("cascade", assistants=0),
 }
 
@@ -116,7 +117,7 @@ def taught(seed: int, arms: Sequence[str]) -> dict[str, float]:
                 lambda name, now: None,
             )
             start = time.perf_counter()
-            trainings = METHODS[asked.method](task)
+            trainings = method_named(asked.method)(task)
         result[f"accuracy_{arm}"] = trainings[-1].trained.accuracy
         result[f"seconds_{arm}"] = time.perf_counter() - start
         result[f"macs_removed_{arm}"] = trainings[-1].stage.plan.removed("macs")

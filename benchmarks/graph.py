@@ -41,7 +41,7 @@ from record import write_figures
 from torch import Tensor, nn
 
 from compressor.models.names import ModelSource, build
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.scores import Scores

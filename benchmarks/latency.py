@@ -3,9 +3,9 @@
     python benchmarks/latency.py --work DIR --json FILE [--networks mobilenet_v2,...]
 
 For each network and each share of MACs removed: torch-pruning uniform and global, as it comes and rounded to 8 and 16;
-ours with no more MACs, no less of the scores kept than the best of these, and the least time; and `--of latency` with
+ours with no more MACs, no less of the scores kept than the best of these, and the least time; and `of = latency` with
 the same share. All files of a network are timed in one interleaved run, by CPU time and by wall time. ``--again`` times
-the files of an earlier run once more, ``--refit`` makes those of `--of latency` anew before that. The scores are the
+the files of an earlier run once more, ``--refit`` makes those of `of = latency` anew before that. The scores are the
 same for all (l2 of weights, by the mean of each group). Published weights are not at hand everywhere: without
 ``--pretrained`` weights are random, with scales of channels from a log-normal distribution, which spreads scores about
 as training does.
@@ -28,9 +28,9 @@ from record import keep
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
-from compressor.export import open_session
-from compressor.export.onnx import to_onnx
-from compressor.profiles import measure
+from compressor.exporting import open_session
+from compressor.exporting.onnx import to_onnx
+from compressor.profiling import measure
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.cost import costs_of, full_widths
@@ -69,7 +69,7 @@ def main() -> None:
     options.add_argument("--networks", default=",".join(NETWORKS))
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--pretrained", action="store_true")
-    options.add_argument("--refit", action="store_true", help="choose the widths of `--of latency` once more")
+    options.add_argument("--refit", action="store_true", help="choose the widths of `of = latency` once more")
     options.add_argument("--again", action="store_true", help="time the files in --work once more")
     given = options.parse_args()
     known = json.loads(given.json.read_text())["samples"] if given.json.exists() else {}
@@ -124,7 +124,7 @@ def measured(name: str, work: Path, threads: int, pretrained: bool) -> dict[str,
 
 
 def refit(name: str, known: dict[str, Any], work: Path) -> None:
-    """The files of `--of latency` anew, in place."""
+    """The files of `of = latency` anew, in place."""
     network, image = network_named(name, known["pretrained"]), an_image()
     graph = trace(network, image)
     scores = score(network, graph, Scoring("l2", normalise="mean"))

@@ -2,8 +2,8 @@
 
     python benchmarks/latency_int8.py --work DIR --json FILE [--networks resnet18,...] [--data DIR]
 
-For each network and share: widths by the time in float32 (`--of latency`), and the INT8 file of that student; then
-widths by the time in INT8 (`--latency-of onnx-int8`) that take as long as that file. At the same INT8 time, which keeps
+For each network and share: widths by the time in float32 (`of = latency`), and the INT8 file of that student; then
+widths by the time in INT8 (`latency_of = onnx-int8`) that take as long as that file. At the same INT8 time, which keeps
 more of the scores? All files of a network are then timed in one interleaved run, by CPU time. Scores and weights as in
 latency.py; `resnet56` is trained, on CIFAR-10 (``--data``, with its weights).
 """
@@ -24,8 +24,8 @@ from record import keep
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
-from compressor.export import Asked, derived, open_session
-from compressor.profiles import measure
+from compressor.exporting import Asked, derived, open_session
+from compressor.profiling import measure
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.scoring.scores import Scores
 from compressor.pruning.widths.limits import worth_of

@@ -37,12 +37,13 @@ from compressor.base.device import choose_device
 from compressor.data.in_memory import crop_and_flip
 from compressor.data.sources import load_data
 from compressor.data.split import Data
-from compressor.methods import METHODS, Task, stages
+from compressor.methods import Task, method_named, stages
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
 from compressor.recipe import recipe_with
 from compressor.recipe.budget import Budget
-from compressor.recipe.distilling import METHOD_TITLES, Distilling
+from compressor.recipe.distilling import Distilling
+from compressor.recipe.method_table import METHODS
 from compressor.run.teacher import load_teacher
 from compressor.training import Guide, Progress, Schedule, accuracy
 from compressor.training.losses import LOSSES, TEACHER_LOSSES
@@ -50,7 +51,7 @@ from compressor.training.losses import LOSSES, TEACHER_LOSSES
 REMOVE = 0.7
 OTHERS = [name for name in LOSSES if name not in ("labels", "kd", "same-channels")]
 ARMS: dict[str, Distilling] = {
-    **{name: Distilling(name) for name in METHOD_TITLES},
+    **{name: Distilling(name) for name in METHODS},
     **{
         f"by {name}": Distilling("kd", schedule=Schedule(teacher_loss=name))
         for name in TEACHER_LOSSES
@@ -133,7 +134,7 @@ def one(arm: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
             Path(folder).joinpath, seen,
         )  # fmt: skip
         start = time.process_time()
-        trainings = METHODS[asked.method](task)
+        trainings = method_named(asked.method)(task)
         seconds = time.process_time() - start
     last = trainings[-1].trained
     return {

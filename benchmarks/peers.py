@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compressor.data.split import Data
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.training.losses import cross_entropy
 
 PEERS = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.profiles import fingerprint
+from compressor.profiling import fingerprint
 
 
 def write_figures(path: Path | None, figures: Mapping[str, float], samples: Any) -> None:

@@ -39,7 +39,7 @@ from torchvision import models
 from zoo_torch_pruning import torch_pruning
 
 from compressor.errors import CompressError
-from compressor.profiles import fingerprint
+from compressor.profiling import fingerprint
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.cost import costs_of, full_widths
 from compressor.pruning.graph.trace import trace

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.models.copying import named_tensors
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.cutting.proof import TOLERANCE, check_cut
 from compressor.pruning.graph.labelled import walk
 from compressor.pruning.graph.recording.example import inputs_of

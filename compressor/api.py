@@ -28,7 +28,7 @@ from compressor.data import load_data
 from compressor.data.factory import data_from
 from compressor.data.split import Data
 from compressor.errors import CompressError
-from compressor.export import Artifact
+from compressor.exporting import Artifact
 from compressor.models.names import ModelSource
 from compressor.pruning.cutting import cut
 from compressor.pruning.cutting.folding import fold_constants

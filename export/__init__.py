@@ -14,21 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.export.artifact import Artifact
-    from compressor.export.divergence import Divergence, between_files, from_pytorch
-    from compressor.export.engine_inspect import EngineLayer, engine_layers
-    from compressor.export.engine_session import Engine, load_engine, open_engine
-    from compressor.export.executorch import open_program
-    from compressor.export.extras import NEEDS, Need
-    from compressor.export.formats import FORMATS, Format, derived
-    from compressor.export.int8_sensitivity import sensitivities
-    from compressor.export.onnx import to_onnx
-    from compressor.export.options import Asked, EngineAsk
-    from compressor.export.runners import RUNNERS, Runner
-    from compressor.export.sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
-    from compressor.export.test_inputs import hard_batches, real_batches
-    from compressor.export.untrusted import check_file, open_stranger
-    from compressor.export.verdict import TOLERANCES, Verdict, compare
+    from compressor.exporting.artifact import Artifact
+    from compressor.exporting.divergence import Divergence, between_files, from_pytorch
+    from compressor.exporting.engine_inspect import EngineLayer, engine_layers
+    from compressor.exporting.engine_session import Engine, load_engine, open_engine
+    from compressor.exporting.executorch import open_program
+    from compressor.exporting.extras import NEEDS, Need
+    from compressor.exporting.formats import FORMATS, Format, derived
+    from compressor.exporting.int8_sensitivity import sensitivities
+    from compressor.exporting.onnx import to_onnx
+    from compressor.exporting.options import Asked, EngineAsk
+    from compressor.exporting.runners import RUNNERS, Runner
+    from compressor.exporting.sessions import Session, TensorSpec, open_on_cuda, open_openvino, open_session
+    from compressor.exporting.test_inputs import hard_batches, real_batches
+    from compressor.exporting.untrusted import check_file, open_stranger
+    from compressor.exporting.verdict import TOLERANCES, Verdict, compare
 
 __all__ = [
     "FORMATS",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError
-from compressor.export.onnx_files import first_input, read_model
-from compressor.export.test_inputs import in_parts
+from compressor.exporting.onnx_files import first_input, read_model
+from compressor.exporting.test_inputs import in_parts
 
 if TYPE_CHECKING:
     import numpy as np

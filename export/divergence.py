@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressor.errors import ExportError
-from compressor.export.hygiene import LAYER_NAMES, layers_of
-from compressor.export.onnx_files import first_input
-from compressor.export.test_inputs import in_parts
+from compressor.exporting.hygiene import LAYER_NAMES, layers_of
+from compressor.exporting.onnx_files import first_input
+from compressor.exporting.test_inputs import in_parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from compressor.export.engine_session import Engine
+from compressor.exporting.engine_session import Engine
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError, NotHereError
-from compressor.export.engine import trusted_bytes
-from compressor.export.extras import load_tensorrt
-from compressor.export.sessions import Session, TensorSpec
-from compressor.export.tensorrt import place_of
+from compressor.exporting.engine import trusted_bytes
+from compressor.exporting.extras import load_tensorrt
+from compressor.exporting.sessions import Session, TensorSpec
+from compressor.exporting.tensorrt import place_of
 
 if TYPE_CHECKING:
     import numpy as np

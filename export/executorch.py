@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError, first_line
-from compressor.export.artifact import Artifact, appearing_whole, describe
-from compressor.export.capture import BATCH, captured, copied, undisturbed
-from compressor.export.extras import require
-from compressor.export.options import Asked
-from compressor.export.rejections import explained
-from compressor.export.sessions import Session, TensorSpec
+from compressor.exporting.artifact import Artifact, appearing_whole, describe
+from compressor.exporting.capture import BATCH, captured, copied, undisturbed
+from compressor.exporting.extras import require
+from compressor.exporting.options import Asked
+from compressor.exporting.rejections import explained
+from compressor.exporting.sessions import Session, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.export.artifact import Artifact
-from compressor.export.executorch import to_executorch
-from compressor.export.half import to_bf16, to_fp16
-from compressor.export.int8 import to_int8_cpu, to_int8_nvidia
-from compressor.export.onnx import to_onnx
-from compressor.export.openvino import to_openvino
-from compressor.export.options import Asked
-from compressor.export.tensorrt import to_tensorrt
+from compressor.exporting.artifact import Artifact
+from compressor.exporting.executorch import to_executorch
+from compressor.exporting.half import to_bf16, to_fp16
+from compressor.exporting.int8 import to_int8_cpu, to_int8_nvidia
+from compressor.exporting.onnx import to_onnx
+from compressor.exporting.openvino import to_openvino
+from compressor.exporting.options import Asked
+from compressor.exporting.tensorrt import to_tensorrt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError
-from compressor.export.artifact import Artifact
-from compressor.export.onnx_files import read_model, write_model
-from compressor.export.options import Asked
+from compressor.exporting.artifact import Artifact
+from compressor.exporting.onnx_files import read_model, write_model
+from compressor.exporting.options import Asked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def _overflowing(source: Path, model: Any, asked: Asked) -> dict[str, float]:
     import numpy as np
     import onnx
 
-    from compressor.export.calibration import checked, largest
+    from compressor.exporting.calibration import checked, largest
 
     reach = dict(largest(source, checked(asked.batches))) if asked.batches else {}
     for tensor in model.graph.initializer:

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError
-from compressor.export.artifact import Artifact
-from compressor.export.calibration import checked, few_at_a_time
-from compressor.export.int8_exceptions import spare
-from compressor.export.onnx_files import first_input, read_model, write_model
-from compressor.export.options import Asked
+from compressor.exporting.artifact import Artifact
+from compressor.exporting.calibration import checked, few_at_a_time
+from compressor.exporting.int8_exceptions import spare
+from compressor.exporting.onnx_files import first_input, read_model, write_model
+from compressor.exporting.options import Asked
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.export.int8_exceptions import quantised_nodes, ways_around
-from compressor.export.onnx_files import first_input, read_model
-from compressor.export.test_inputs import in_parts
+from compressor.exporting.int8_exceptions import quantised_nodes, ways_around
+from compressor.exporting.onnx_files import first_input, read_model
+from compressor.exporting.test_inputs import in_parts
 
 if TYPE_CHECKING:
     import numpy as np

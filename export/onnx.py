@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError, first_line
-from compressor.export.artifact import Artifact, appearing_whole, describe
-from compressor.export.capture import BATCH, Free, captured, copied, undisturbed
-from compressor.export.hygiene import LAYER_NAMES, tidy
-from compressor.export.rejections import explained
-from compressor.export.streaming import weight_bytes, write_in_parts
+from compressor.exporting.artifact import Artifact, appearing_whole, describe
+from compressor.exporting.capture import BATCH, Free, captured, copied, undisturbed
+from compressor.exporting.hygiene import LAYER_NAMES, tidy
+from compressor.exporting.rejections import explained
+from compressor.exporting.streaming import weight_bytes, write_in_parts
 
 # torch and onnx are imported where they are used: the table of formats names `to_onnx`, and
 # reading that table must stay instant.

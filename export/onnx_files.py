@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ExportError
-from compressor.export.artifact import Artifact, appearing_whole, describe
+from compressor.exporting.artifact import Artifact, appearing_whole, describe
 
 ROOM = 1_900_000_000
 """Bytes that one protobuf file may have, less some room for the graph."""

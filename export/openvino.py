@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.errors import ExportError
-from compressor.export.artifact import Artifact, appearing_whole, describe
-from compressor.export.extras import require
-from compressor.export.options import Asked
+from compressor.exporting.artifact import Artifact, appearing_whole, describe
+from compressor.exporting.extras import require
+from compressor.exporting.options import Asked
 
 
 def to_openvino(source: Path, path: Path, asked: Asked) -> Artifact:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.export.engine_session import open_engine
-from compressor.export.executorch import open_program
-from compressor.export.sessions import Session, open_openvino, open_session, open_unfused
+from compressor.exporting.engine_session import open_engine
+from compressor.exporting.executorch import open_program
+from compressor.exporting.sessions import Session, open_openvino, open_session, open_unfused
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError, first_line
-from compressor.export.extras import require
+from compressor.exporting.extras import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class Session:
         """The first output for any number of images: in parts, and filled up, where the file takes no such batch."""
         import numpy as np
 
-        from compressor.export.test_inputs import in_parts
+        from compressor.exporting.test_inputs import in_parts
 
         given, answer = self.inputs[0].name, self.outputs[0].name
         parts = in_parts(images, *self.batches)

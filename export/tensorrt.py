@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ExportError
-from compressor.export.artifact import Artifact, appearing_whole, content_of, describe
-from compressor.export.engine import ANY_DEVICE, Place, Sidecar, cache_key, sidecar_path, trusted_bytes
-from compressor.export.extras import load_tensorrt
-from compressor.export.options import Asked, EngineAsk
+from compressor.exporting.artifact import Artifact, appearing_whole, content_of, describe
+from compressor.exporting.engine import ANY_DEVICE, Place, Sidecar, cache_key, sidecar_path, trusted_bytes
+from compressor.exporting.extras import load_tensorrt
+from compressor.exporting.options import Asked, EngineAsk
 
 
 def to_tensorrt(source: Path, path: Path, asked: Asked) -> Artifact:

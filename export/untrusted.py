@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ExportError
-from compressor.export.sessions import Session, open_session
+from compressor.exporting.sessions import Session, open_session
 
 OLDEST_OPSET = 7
 """Before it, broadcasting was another thing."""
@@ -26,7 +26,7 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from compressor.export.untrusted import opened_alone
+from compressor.exporting.untrusted import opened_alone
 sys.exit(opened_alone(Path(sys.argv[2])))
 """
 MEMORY = 8 << 30

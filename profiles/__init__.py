@@ -9,19 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from compressor.profiles.conditions import Conditions, watching
-from compressor.profiles.machine import fingerprint
-from compressor.profiles.reasons import NOTES, REASONS, Reason
-from compressor.profiles.regression import Launch, Regression, Rule, decide
-from compressor.profiles.timing import Clock, Speedup, Timing, measure, paired_speedup
+from compressor.profiling.conditions import Conditions, watching
+from compressor.profiling.machine import fingerprint
+from compressor.profiling.reasons import NOTES, REASONS, Reason
+from compressor.profiling.regression import Launch, Regression, Rule, decide
+from compressor.profiling.timing import Clock, Speedup, Timing, measure, paired_speedup
 
 if TYPE_CHECKING:
-    from compressor.profiles.between_products import Between, lies_between
-    from compressor.profiles.block_times import BlockTimes, time_blocks
-    from compressor.profiles.blocks import Block, blocks_of
-    from compressor.profiles.counts import Counts, LayerCount, count
-    from compressor.profiles.nodes import NodeTime, NodeTimes, node_times
-    from compressor.profiles.onnx_counts import FileCounts, NodeCount, count_file
+    from compressor.profiling.between_products import Between, lies_between
+    from compressor.profiling.block_times import BlockTimes, time_blocks
+    from compressor.profiling.blocks import Block, blocks_of
+    from compressor.profiling.counts import Counts, LayerCount, count
+    from compressor.profiling.nodes import NodeTime, NodeTimes, node_times
+    from compressor.profiling.onnx_counts import FileCounts, NodeCount, count_file
 
 __all__ = [
     "NOTES",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.profiles.blocks import readers_of, tail_of
-from compressor.profiles.onnx_counts import PRODUCTS, read_model, shapes_as_it_ran
+from compressor.profiling.blocks import readers_of, tail_of
+from compressor.profiling.onnx_counts import PRODUCTS, read_model, shapes_as_it_ran
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressor.profiles.blocks import Block, side_by_side
-from compressor.profiles.nodes import node_times
-from compressor.profiles.timing import quantile
+from compressor.profiling.blocks import Block, side_by_side
+from compressor.profiling.nodes import node_times
+from compressor.profiling.timing import quantile
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressor.profiles.onnx_counts import as_it_ran, read_model
+from compressor.profiling.onnx_counts import as_it_ran, read_model
 
 Shape = tuple[int, ...]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ProfileError
-from compressor.profiles.nvml import POWER_LIMITED, THROTTLED, GpuState, gpu_state, load_library
-from compressor.profiles.reasons import Reason
+from compressor.profiling.nvml import POWER_LIMITED, THROTTLED, GpuState, gpu_state, load_library
+from compressor.profiling.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.errors import ProfileError
-from compressor.profiles.activations import Activations
-from compressor.profiles.module_steps import Watch
+from compressor.profiling.activations import Activations
+from compressor.profiling.module_steps import Watch
 
 Shape = tuple[int, ...]
 Device = Literal["meta", "cpu"]

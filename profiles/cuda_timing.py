@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.profiles.nvml import gpu_state, load_library
-from compressor.profiles.timing import quantile
+from compressor.profiling.nvml import gpu_state, load_library
+from compressor.profiling.timing import quantile
 
 LAUNCH_BOUND = 0.8
 # The energy counter moves about ten times a second; over five seconds that is an error of two per cent.

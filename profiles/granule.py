@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from compressor.profiles.block_times import REFERENCE, time_blocks
-from compressor.profiles.blocks import Block, named_blocks
+from compressor.profiling.block_times import REFERENCE, time_blocks
+from compressor.profiling.blocks import Block, named_blocks
 
 STEPS = (1, 2, 4, 8, 16)
 """Granules that are looked for; 32 is what a device has that charges for everything below."""

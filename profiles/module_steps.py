@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compressor.profiles.activations import Activations, Step, activations
+from compressor.profiling.activations import Activations, Step, activations
 
 aten = torch.ops.aten
 

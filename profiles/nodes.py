@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ProfileError
-from compressor.profiles.timing import quantile
+from compressor.profiling.timing import quantile
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ProfileError
-from compressor.profiles.onnx_steps import file_activations
+from compressor.profiling.onnx_steps import file_activations
 
 Shape = tuple[int, ...]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compressor.profiles.activations import Activations, Step, activations
+from compressor.profiling.activations import Activations, Step, activations
 
 Shape = tuple[int, ...]
 

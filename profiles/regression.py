@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.errors import ProfileError
-from compressor.profiles.reasons import Reason
-from compressor.profiles.student_t import quantile
-from compressor.profiles.timing import Timing
+from compressor.profiling.reasons import Reason
+from compressor.profiling.student_t import quantile
+from compressor.profiling.timing import Timing
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ClockName = Literal["wall", "cpu"]

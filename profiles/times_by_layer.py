@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.profiles.nodes import NodeTime, NodeTimes, node_times
-from compressor.profiles.onnx_counts import PRODUCTS, read_model
-from compressor.profiles.timing import quantile
+from compressor.profiling.nodes import NodeTime, NodeTimes, node_times
+from compressor.profiling.onnx_counts import PRODUCTS, read_model
+from compressor.profiling.timing import quantile
 
 if TYPE_CHECKING:
     import numpy as np

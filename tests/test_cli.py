@@ -22,12 +22,11 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safeten
 
 # A flag that is not in this table was not decided upon: it is a promise to users, and is documented.
 FLAGS = {
-    "run": """--ratio --of --max-macs --max-params --max-bytes --max-latency-ms --latency-of --threads --keep
-              --granule --whole-heads --data --data-test --unlabelled --augment --data-root --download
-              --size --weights --classes --criterion --combine --normalise --backend
-              --method --assistants --between --masks --teacher --teacher-weights --teacher-augment --student
-              --student-weights --loss --probe --shard-teacher
-              --epochs --qat-epochs --to --seed --device --trust --recipe --out --fresh --json""",
+    "run": """--weights --trust --data --size --unlabelled --ratio --max-macs --max-params --max-latency-ms --keep
+              --method --epochs --lr --batch --teacher --student --criterion
+              --to --out --json --recipe --set --device --seed --threads""",
+    "recipe": "--set",
+    "docs": "",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
     "export": """--to --out --weights --classes --shape --opset --free-size --data --calibration

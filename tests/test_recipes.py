@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from compressor.api import compress
 from compressor.models.names import ModelSource, build
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.graph.trace import trace
 from compressor.recipe import DataRecipe, read_recipe
 

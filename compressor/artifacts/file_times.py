@@ -17,7 +17,7 @@ from compressor.artifacts.latency import Row, latencies
 from compressor.artifacts.prove import Proof
 from compressor.artifacts.runtimes import RUNTIMES
 from compressor.errors import ExportError, ProfileError
-from compressor.profiles.timing import quantile
+from compressor.profiling.timing import quantile
 from compressor.recipe import ProfileRecipe
 
 

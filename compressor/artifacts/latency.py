@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from compressor.artifacts.runtimes import RUNTIMES, Asked, Kind, choose, kind_of
-from compressor.export import to_onnx
-from compressor.profiles import Conditions, Timing, measure, paired_speedup, watching
-from compressor.profiles.cuda_timing import CudaCall, energy_mj
+from compressor.exporting import to_onnx
+from compressor.profiling import Conditions, Timing, measure, paired_speedup, watching
+from compressor.profiling.cuda_timing import CudaCall, energy_mj
 from compressor.recipe import ProfileRecipe
 
 Row = dict[str, Any]

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from compressor.artifacts.latency import in_files
 from compressor.artifacts.runtimes import KINDS, RUNTIMES, engine_for, kind_of
 from compressor.errors import UsageError
-from compressor.export import EngineLayer, engine_layers, open_session
-from compressor.profiles import NodeTime, NodeTimes
-from compressor.profiles.cuda_timing import CudaCall
-from compressor.profiles.granule import Waste, wasteful_widths
-from compressor.profiles.onnx_counts import PRODUCTS, read_model
-from compressor.profiles.times_by_layer import LayerTimes, gathered, layer_times
+from compressor.exporting import EngineLayer, engine_layers, open_session
+from compressor.profiling import NodeTime, NodeTimes
+from compressor.profiling.cuda_timing import CudaCall
+from compressor.profiling.granule import Waste, wasteful_widths
+from compressor.profiling.onnx_counts import PRODUCTS, read_model
+from compressor.profiling.times_by_layer import LayerTimes, gathered, layer_times
 from compressor.recipe import ProfileRecipe
 from compressor.recipe.names import runtimes_named
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compressor.artifacts.latency import Row, latencies
 from compressor.artifacts.runtimes import KINDS, kind_of
 from compressor.errors import ProfileError
-from compressor.profiles import Counts, FileCounts, count, count_file, fingerprint
+from compressor.profiling import Counts, FileCounts, count, count_file, fingerprint
 from compressor.pruning.cutting.proof import Check
 from compressor.recipe import ProfileRecipe
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from compressor.artifacts.student import Student, load_student, same_bits, save_student
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.cutting.proof import Check
 from compressor.pruning.widths.plan import Plan
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compressor.data.split import Data
 from compressor.errors import ExportError, NotHereError
-from compressor.export import (
+from compressor.exporting import (
     FORMATS,
     NEEDS,
     RUNNERS,
@@ -31,7 +31,7 @@ from compressor.export import (
     open_session,
     real_batches,
 )
-from compressor.export.verdict import Tolerance
+from compressor.exporting.verdict import Tolerance
 from compressor.pruning.cutting.proof import Check
 from compressor.recipe import ExportRecipe
 from compressor.training import accuracy

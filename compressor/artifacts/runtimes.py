@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from compressor.errors import UsageError
-from compressor.export import NEEDS
+from compressor.exporting import NEEDS
 from compressor.recipe.names import ALL, runtimes_named
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compressor.export import Engine, Session
+    from compressor.exporting import Engine, Session
 
 Call = Callable[[], object]
 Kind = Literal["network", "file", "engine", "ir", "program"]
@@ -85,7 +85,7 @@ def _compiled(network: nn.Module, images: Tensor, asked: Asked) -> Call:
 
 
 def _pytorch_cuda(network: nn.Module, images: Tensor, asked: Asked) -> Call:
-    from compressor.profiles.cuda_timing import CudaCall, as_graph, peak_bytes
+    from compressor.profiling.cuda_timing import CudaCall, as_graph, peak_bytes
 
     network, images = _in_precision(network, images, asked.precision)
     network, images = copy.deepcopy(network).cuda(), images.cuda()
@@ -98,19 +98,19 @@ def _pytorch_cuda(network: nn.Module, images: Tensor, asked: Asked) -> Call:
 
 
 def _onnxruntime(path: Path, images: Tensor, asked: Asked) -> Call:
-    from compressor.export import open_session
+    from compressor.exporting import open_session
 
     return _fed(open_session(path, threads=asked.threads), images)
 
 
 def _openvino(path: Path, images: Tensor, asked: Asked) -> Call:
-    from compressor.export import open_openvino
+    from compressor.exporting import open_openvino
 
     return _fed(open_openvino(path, threads=asked.threads), images)
 
 
 def _executorch(path: Path, images: Tensor, asked: Asked) -> Call:
-    from compressor.export import open_program
+    from compressor.exporting import open_program
 
     return _fed(open_program(path, threads=asked.threads), images)
 
@@ -120,8 +120,8 @@ def _onnxruntime_cuda(path: Path, images: Tensor, asked: Asked) -> Call:
     import onnxruntime
     import torch
 
-    from compressor.export import open_on_cuda
-    from compressor.profiles.cuda_timing import CudaCall
+    from compressor.exporting import open_on_cuda
+    from compressor.profiling.cuda_timing import CudaCall
 
     session = open_on_cuda(path, stream=torch.cuda.current_stream().cuda_stream, graph=asked.cuda_graph)
     given, binding = session.inputs[0], session.runtime.io_binding()
@@ -139,7 +139,7 @@ def _onnxruntime_cuda(path: Path, images: Tensor, asked: Asked) -> Call:
 
 def _tensorrt(path: Path, images: Tensor, asked: Asked) -> Call:
     """Input and output stay on the GPU, as with the other runtimes there."""
-    from compressor.profiles.cuda_timing import CudaCall, as_graph
+    from compressor.profiling.cuda_timing import CudaCall, as_graph
 
     engine = engine_for(path, len(images))
     given = engine.inputs[0]
@@ -150,8 +150,8 @@ def _tensorrt(path: Path, images: Tensor, asked: Asked) -> Call:
 def engine_for(path: Path, batch: int) -> Engine:
     """An engine as it is, or one for exactly this batch: built of an ONNX file, or taken from the cache."""
     from compressor.base.cache import cache_root
-    from compressor.export import Asked as AskedOfFile
-    from compressor.export import EngineAsk, derived, load_engine
+    from compressor.exporting import Asked as AskedOfFile
+    from compressor.exporting import EngineAsk, derived, load_engine
 
     if kind_of(path) == "engine":
         return load_engine(path)

@@ -21,7 +21,7 @@ from compressor.artifacts.runtimes import kind_of
 from compressor.base.cache import cache_root
 from compressor.data.split import Data
 from compressor.errors import CompressError, ExportError, UsageError
-from compressor.export import (
+from compressor.exporting import (
     FORMATS,
     NEEDS,
     Artifact,
@@ -33,7 +33,7 @@ from compressor.export import (
     load_engine,
     sensitivities,
 )
-from compressor.export.test_inputs import in_parts
+from compressor.exporting.test_inputs import in_parts
 from compressor.pruning.cutting.proof import Check
 from compressor.recipe import ExportRecipe
 from compressor.recipe.names import ALL, AUTO

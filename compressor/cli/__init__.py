@@ -10,9 +10,16 @@ from typing import NoReturn
 
 import click
 
+from compressor.cli.check import check
+from compressor.cli.docs import docs
+from compressor.cli.doctor import doctor
+from compressor.cli.evaluate import evaluate
 from compressor.cli.exit_codes import exit_code
-from compressor.cli.files import check, export, profile
-from compressor.cli.looking import doctor, evaluate, inspect, report
+from compressor.cli.export import export
+from compressor.cli.inspect import inspect
+from compressor.cli.profile import profile
+from compressor.cli.recipe import recipe
+from compressor.cli.report import report
 from compressor.cli.run import run
 
 __all__ = ["cli", "main"]
@@ -32,7 +39,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (run, inspect, profile, export, check, evaluate, report, doctor):
+for command in (run, recipe, inspect, profile, export, check, evaluate, report, doctor, docs):
     cli.add_command(command)
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from compressor.export import NEEDS
+from compressor.exporting import NEEDS
 
 
 @dataclass(frozen=True)

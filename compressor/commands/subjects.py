@@ -37,7 +37,7 @@ from compressor.artifacts.write import (
 from compressor.data import glyphs, load_data
 from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
-from compressor.export import (
+from compressor.exporting import (
     FORMATS,
     Engine,
     Session,
@@ -48,8 +48,8 @@ from compressor.export import (
     open_stranger,
 )
 from compressor.models.names import BUILTIN
-from compressor.profiles import Counts, FileCounts
-from compressor.profiles.granule import Waste
+from compressor.profiling import Counts, FileCounts
+from compressor.profiling.granule import Waste
 from compressor.recipe import DataRecipe, ExportRecipe, ModelRecipe, ProfileRecipe, read_recipe
 from compressor.run.folder import RunFolder
 from compressor.run.report.report_rows import latency_title, measured, percent, short, spread

@@ -63,7 +63,7 @@ def load_published(published: Published, wanted: DataRecipe) -> Data:
     if not wanted.root:
         raise UsageError(
             f"data set `{wanted.name}` needs a folder for its files",
-            "--data-root FOLDER, and --download if they are not there yet",
+            "data.root=FOLDER in the recipe or by --set, and data.download=true if they are not there yet",
         )
     root = Path(wanted.root).expanduser()
     train, test = (_read(published, root, train, wanted) for train in (True, False))
@@ -96,7 +96,7 @@ def _read(published: Published, root: Path, train: bool, wanted: DataRecipe) -> 
         if wanted.download:
             hint = f"or put the files in `{where}` yourself"
         else:
-            hint = f"--download, or put the published files in `{where}`"
+            hint = f"--set data.download=true, or put the published files in `{where}`"
         raise CompressError(f"cannot read data set `{wanted.name}` in `{where}`: {reason}", hint) from error
 
 

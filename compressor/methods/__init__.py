@@ -1,41 +1,19 @@
-"""How a student comes to know what its teacher knows: the methods of distillation, and the controls beside them."""
+"""How a student comes to know what its teacher knows: the methods of distillation, and the controls beside them.
 
-from compressor.methods.cascade.cascade import cascade
-from compressor.methods.ensemble import ensemble
-from compressor.methods.layerwise.indistill import indistill
-from compressor.methods.layerwise.information_flow import information_flow
-from compressor.methods.lightweight_teacher import lightweight_teacher
-from compressor.methods.plain import (
-    cut_only,
-    finetune,
-    itself,
-    kd,
-    label_smoothing,
-    multi_teacher,
-    repair,
-    steps,
-)
+The table is `compressor.recipe.method_table`: names, titles and epochs are needed where no torch is loaded.
+"""
+
+from importlib import import_module
+
 from compressor.methods.stages import Stage, stages
 from compressor.methods.task import Method, Task, Training
-from compressor.methods.teacher_free import teacher_free, teacher_free_self
+from compressor.recipe.method_table import METHODS
 
-__all__ = ["METHODS", "Method", "Stage", "Task", "Training", "stages"]
+__all__ = ["Method", "Stage", "Task", "Training", "method_named", "stages"]
 
-METHODS: dict[str, Method] = {
-    "steps": steps,
-    "cascade": cascade,
-    "multi-teacher": multi_teacher,
-    "ensemble": ensemble,
-    "kd": kd,
-    "lightweight-teacher": lightweight_teacher,
-    "teacher-free": teacher_free,
-    "teacher-free-self": teacher_free_self,
-    "self": itself,
-    "label-smoothing": label_smoothing,
-    "finetune": finetune,
-    "information-flow": information_flow,
-    "indistill": indistill,
-    "repair": repair,
-    "cut-only": cut_only,
-}
-"""Each method by the name that a recipe gives (``distil.method``)."""
+
+def method_named(name: str) -> Method:
+    """The function of a method."""
+    module, function = METHODS[name].function.split(":")
+    method: Method = getattr(import_module(f"{__name__}.{module}"), function)
+    return method

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compressor.methods.start import cut_and_repaired
 from compressor.methods.task import Task, Training
-from compressor.recipe.distilling import ENSEMBLE
+from compressor.recipe.method_table import ENSEMBLE
 from compressor.training import Arithmetic, Schedule, Trained, accuracy, follow
 from compressor.training.lesson import Backward, digest, loss_of
 from compressor.training.losses import cross_entropy

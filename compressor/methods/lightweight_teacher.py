@@ -17,7 +17,7 @@ from compressor.data.split import Data
 from compressor.methods.start import begun
 from compressor.methods.task import Task, Training, taught
 from compressor.recipe import DataRecipe
-from compressor.recipe.distilling import LIGHTWEIGHT, LIGHTWEIGHT_EPOCHS
+from compressor.recipe.method_table import LIGHTWEIGHT, LIGHTWEIGHT_EPOCHS
 from compressor.training import Guide, Schedule, Trained, train
 from compressor.training.label_teachers import Drawn
 
@@ -78,7 +78,7 @@ def answers(small: Trained, numbers: Data) -> torch.Tensor:
 
 
 def _numbers(task: Task) -> Data:
-    classes, name = len(task.data.classes), task.distilling.digits
+    classes, name = len(task.data.classes), task.distilling.lightweight.digits
     digits = load_data(DataRecipe(name=name), task.seed) if name else None
     return load_numbers(
         classes, train=IMAGES * classes, test=IMAGES // 2 * classes, digits=digits, seed=task.seed

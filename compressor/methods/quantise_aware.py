@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
-from compressor.export.int8 import WEIGHT_STEPS
+from compressor.exporting.int8 import WEIGHT_STEPS
 from compressor.methods.start import Start
 from compressor.methods.task import Task, Training, taught
-from compressor.recipe.distilling import EIGHT_BITS, WITHOUT_TEACHER
+from compressor.recipe.distilling import EIGHT_BITS
 from compressor.training import accuracy
 from compressor.training.fake_int8 import can_round, rounding, without_rounding
 
@@ -39,7 +39,7 @@ def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Tra
         compile=False,  # it would have to see through the rounding
         ema=None,
     )
-    guides = () if asked.method in WITHOUT_TEACHER else (task.guide,)
+    guides = (task.guide,) if asked.asks_teacher else ()
     trained = taught(task, replace(training.stage, name=EIGHT_BITS), Start(rounded), schedule, guides)
     student = without_rounding(trained.network, before).to(task.device).eval()
     right = accuracy(student, task.data.test, device=task.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from compressor.errors import UsageError, unknown_name
+from compressor.recipe.setting import setting
 
 COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
 """Each cost by its name in recipes, and as people write it."""
@@ -32,19 +33,21 @@ class Budget:
     ``latency_of``: the file whose time is meant (`TIMED_FILES`): in eight bits other widths are fast.
     """
 
-    remove: float = 0.5
-    of: str = "macs"
-    keep: tuple[str, ...] = ()
-    granule: int = 8
-    granules: tuple[str, ...] = ()
-    keep_at_least: float = 0.1
-    least_width: int = 1
-    whole_heads: bool = False
-    max_macs: int | None = None
-    max_params: int | None = None
-    max_bytes: int | None = None
-    max_latency_ms: float | None = None
-    latency_of: str = "onnx"
+    remove: float = setting(0.5, "Share of the teacher's cost to remove (--ratio)")
+    of: str = setting("macs", "Cost that remove counts: macs, params, channels or latency")
+    keep: tuple[str, ...] = setting((), 'Patterns of modules that are not touched, as in ["head.*"]')
+    granule: int = setting(8, "Widths are multiples of this where a layer is wide enough")
+    granules: tuple[str, ...] = setting((), 'Other granules for some modules, as in ["layer4.*=16"]')
+    keep_at_least: float = setting(0.1, "Share of the channels of each group that always stays")
+    least_width: int = setting(1, "Channels of each group that always stay")
+    whole_heads: bool = setting(False, "Attention loses heads instead of width inside every head")
+    max_macs: int | None = setting(None, "Most MACs that may stay")
+    max_params: int | None = setting(None, "Most parameters that may stay")
+    max_bytes: int | None = setting(None, "Most bytes of the ONNX file")
+    max_latency_ms: float | None = setting(
+        None, "Most milliseconds in ONNX Runtime (first batch, threads of profile)"
+    )
+    latency_of: str = setting("onnx", "File whose time is meant: onnx or onnx-int8")
 
     def __post_init__(self) -> None:
         if self.of not in COST_TITLES:
@@ -68,7 +71,7 @@ class Budget:
         if self.latency_of != "onnx" and "latency" not in self.needs:
             raise UsageError(
                 f"budget.latency_of is {self.latency_of}, and no time is asked for",
-                "add --of latency, or --max-latency-ms",
+                "add --set budget.of=latency, or --max-latency-ms",
             )
         self.granule_patterns()
 

@@ -20,7 +20,7 @@ import tomli_w
 
 from compressor.errors import UsageError, unknown_name
 from compressor.recipe.budget import Budget
-from compressor.recipe.distilling import REPAIR, Distilling
+from compressor.recipe.distilling import Distilling
 from compressor.recipe.names import (
     ALL,
     AUTO,
@@ -33,6 +33,7 @@ from compressor.recipe.names import (
 )
 from compressor.recipe.repair import Repairing
 from compressor.recipe.saliency import Scoring
+from compressor.recipe.setting import setting
 
 T = TypeVar("T")
 
@@ -44,9 +45,9 @@ class ModelRecipe:
     ``trust``: where the name is a student folder, import and call the code that it names.
     """
 
-    name: str = "glyphnet"
-    weights: str = ""
-    trust: bool = False
+    name: str = setting("glyphnet", "torchvision name, timm:NAME, package.module:factory or student folder")
+    weights: str = setting("", "File, `pretrained`, or `random`; empty: the built-in weights of a factory")
+    trust: bool = setting(False, "Import and call the code that a student folder names")
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,29 @@ class DataRecipe:
     ``max_bad``: how many samples of each half may be unreadable.
     """
 
-    name: str = "glyphs"
-    test: str = ""
-    unlabelled: str = ""
-    root: str = ""
-    download: bool = False
-    size: int | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    classes: int | None = None
-    samples: tuple[int, ...] = ()
-    augment: str = "default"
-    teacher_augment: str = ""
-    max_bad: int = 10
-    workers: int = 2
-    prefetch: int = 2
+    name: str = setting(
+        "glyphs", "Built-in name, folder, shards as in x-{00..12}.tar, or package.module:factory"
+    )
+    test: str = setting("", "Other shards for the test half; empty: some of the training half are held out")
+    unlabelled: str = setting("", "Folder of pictures without classes to train on instead")
+    root: str = setting("", "Folder of a torchvision data set")
+    download: bool = setting(False, "Allow a torchvision data set to be downloaded into root")
+    size: int | None = setting(None, "Side of the images in pixels; default: the size of the data set")
+    mean: tuple[float, ...] = setting(
+        (), "Mean of each channel, for images in 0..1; empty: that of the data set"
+    )
+    std: tuple[float, ...] = setting((), "Standard deviation of each channel")
+    classes: int | None = setting(
+        None, "Number of classes of the built-in glyphs, or where the data does not say"
+    )
+    samples: tuple[int, ...] = setting((), "[train, test] of iterables without a length")
+    augment: str = setting("default", "default, none, randaugment, trivialaugment or autoaugment")
+    teacher_augment: str = setting(
+        "", "Augmentation for the teacher; empty: as the student; none: it runs once"
+    )
+    max_bad: int = setting(10, "Samples of each half that may be unreadable; 0: stop at the first")
+    workers: int = setting(2, "Threads that decode images of folders and shards")
+    prefetch: int = setting(2, "Batches that they decode ahead")
 
 
 @dataclass(frozen=True)
@@ -84,17 +93,20 @@ class ExportRecipe:
     width. ``max_accuracy_drop``: points of top-1. ``engine_batches``: the fewest, the usual and the most images.
     """
 
-    opset: int | None = None
-    free_size: bool = False
-    relative_tolerance: float = 1e-4
-    to: tuple[str, ...] = (AUTO,)
-    calibration: str = "minmax"
-    calibration_images: int = 128
-    int8_weight_bits: int = 7
-    max_accuracy_drop: float = 0.5
-    tf32: bool = False
-    engine_batches: tuple[int, ...] = (1, 1, 8)
-    workspace_mib: int = 1024
+    opset: int | None = setting(None, "Operator set; default: that of the exporter")
+    free_size: bool = setting(False, "The ONNX file takes any height and width")
+    relative_tolerance: float = setting(1e-4, "Largest difference of outputs, relative to the largest output")
+    to: tuple[str, ...] = setting(
+        (AUTO,),
+        "Formats; auto: ONNX, and an engine where TensorRT is; all: what can be written",
+    )
+    calibration: str = setting("minmax", "Calibration of INT8: minmax, entropy or percentile")
+    calibration_images: int = setting(128, "Training images for it")
+    int8_weight_bits: int = setting(7, "7, or 8 for processors with VNNI or AMX, and Arm")
+    max_accuracy_drop: float = setting(0.5, "Points of top-1 that a file may lose")
+    tf32: bool = setting(False, "Let TensorRT multiply float32 in TF32")
+    engine_batches: tuple[int, ...] = setting((1, 1, 8), "Fewest, usual and most images of an engine")
+    workspace_mib: int = setting(1024, "GPU memory that TensorRT may use while building, in MiB")
 
     def __post_init__(self) -> None:
         names = (*FORMAT_NAMES, AUTO, ALL)
@@ -136,13 +148,15 @@ class ProfileRecipe:
     ``runtimes``: none means the usual ones, as far as they take what is there. ``budget_s`` is that of one batch.
     """
 
-    runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
-    batches: tuple[int, ...] = (1,)
-    threads: int = 1
-    precision: str = "fp32"
-    cuda_graph: bool = False
-    samples: int = 60
-    budget_s: float = 6.0
+    runtimes: tuple[str, ...] = setting(
+        DEFAULT_RUNTIMES, 'Runtimes, or ["all"]; empty: the usual ones that fit'
+    )
+    batches: tuple[int, ...] = setting((1,), "Batch sizes")
+    threads: int = setting(1, "Threads of every runtime")
+    precision: str = setting("fp32", "Precision of PyTorch: fp32, fp16 or bf16; a file has its own")
+    cuda_graph: bool = setting(False, "Replay the work of a GPU as one CUDA graph")
+    samples: int = setting(60, "Interleaved rounds")
+    budget_s: float = setting(6.0, "Seconds for one batch size; fewer rounds if they take longer")
 
     def __post_init__(self) -> None:
         runtimes_named(self.runtimes)
@@ -160,8 +174,8 @@ class ProfileRecipe:
 class Recipe:
     """Everything that decides the outcome of a run."""
 
-    seed: int = 0
-    device: str = "auto"
+    seed: int = setting(0, "Seed of everything random")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     budget: Budget = field(default_factory=Budget)
@@ -174,12 +188,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
-        if self.distil.method == REPAIR and not self.repair.images:
+        if self.distil.method == "repair" and not self.repair.images:
             raise UsageError(
                 "method `repair` fits the student on images, and repair.images is 0",
                 "use at least 128, or choose cut-only",
             )
-        if "latency" in self.budget.needs and "onnxruntime" not in self.profile.runtimes:
+        if "latency" in self.budget.needs and "onnxruntime" not in runtimes_named(self.profile.runtimes):
             raise UsageError(
                 f"widths are chosen by time in onnxruntime, and profile.runtimes is {list(self.profile.runtimes)}",
                 "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
@@ -251,12 +265,12 @@ def recipe_with(changes: Mapping[str, Any]) -> Recipe:
 def _with(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of plain values in which some are replaced."""
     result = dict(value)
-    for path, setting in changes.items():
+    for path, changed in changes.items():
         section, dot, rest = path.partition(".")
         below = result.get(section, {})
         # What is no section is left as it is, for the error that says so.
         result[section] = (
-            (_with(below, {rest: setting}) if isinstance(below, Mapping) else below) if dot else setting
+            (_with(below, {rest: changed}) if isinstance(below, Mapping) else below) if dot else changed
         )
     return result
 
@@ -283,8 +297,9 @@ def _setting(kind: Any, value: Any, path: str) -> Any:
         return _build(typing.cast(type, kind), value, path)
     allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for each in allowed:
-        if typing.get_origin(each) is tuple and isinstance(value, list | tuple):
-            return tuple(_setting(typing.get_args(each)[0], item, path) for item in value)
+        if typing.get_origin(each) is tuple:
+            items = value if isinstance(value, list | tuple) else [value]  # one alone needs no brackets
+            return tuple(_setting(typing.get_args(each)[0], item, path) for item in items)
         if each is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if each in (int, float, str, bool) and type(value) is each:

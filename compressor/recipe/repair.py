@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressor.errors import UsageError
+from compressor.recipe.setting import setting
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,9 @@ class Repairing:
     More images give more (docs/repair.md has the table); labels and augmentation are not used.
     """
 
-    images: int = 512
+    images: int = setting(
+        512, "Training images on which every cut network is fitted to its teacher; 0: no repair"
+    )
 
     def __post_init__(self) -> None:
         if self.images < 0:

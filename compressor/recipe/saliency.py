@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
 from compressor.recipe.names import COMBINATIONS, NORMALISATIONS
+from compressor.recipe.setting import setting
 
 BACKENDS = ("auto", "torch", "cuda")
 
@@ -21,12 +22,16 @@ class Scoring:
     by criteria that need data. ``backend``: who sums weights and gradients; ``auto`` takes the kernel where it runs.
     """
 
-    criterion: str = "lamp"
-    combine: str = ""
-    normalise: str = ""
-    batches: int = 8
-    batch: int = 128
-    backend: str = "auto"
+    criterion: str = setting("lamp", "Criterion by which channels are scored, or package.module:function")
+    combine: str = setting(
+        "", "Score of a group from its layers: sum, mean, max or first; empty: as the criterion"
+    )
+    normalise: str = setting("", "Scale between groups: none, mean, max or per-macs; empty: as the criterion")
+    batches: int = setting(8, "Batches of training images for criteria that read data")
+    batch: int = setting(128, "Images of such a batch")
+    backend: str = setting(
+        "auto", "Implementation of the sums over weights and gradients: auto, torch or cuda"
+    )
 
     def __post_init__(self) -> None:
         for name, number in (("batches", self.batches), ("batch", self.batch)):

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
+from compressor.recipe.setting import setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ANNEALINGS = ("cosine", "constant")
@@ -36,28 +37,30 @@ class Schedule:
     one every ``checkpoint_s`` seconds.
     """
 
-    epochs: int = 6
-    batch: int = 128
-    micro_batch: int | None = None
-    optimizer: str = "sgd"
-    optimizer_settings: tuple[str, ...] = ()
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_epochs: float = 0.5
-    annealing: str = "cosine"
-    label_smoothing: float = 0.0
-    teacher_loss: str = "kd"
-    temperature: float = 2.0
-    teacher_weight: float = 0.9
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    clip_norm: float | None = None
-    ema: float | None = None
-    precision: str = "auto"
-    compile: bool = False
-    test_every: int = 3
-    checkpoint_s: float = 60.0
+    epochs: int = setting(6, "Epochs of every network that is taught")
+    batch: int = setting(128, "Images of a step")
+    micro_batch: int | None = setting(None, "Images at once; gradients add up to those of the batch")
+    optimizer: str = setting("sgd", "Optimizer of torch.optim")
+    optimizer_settings: tuple[str, ...] = setting((), 'Its own settings, as in ["betas=[0.9, 0.95]"]')
+    learning_rate: float = setting(0.1, "Peak of the learning rate")
+    momentum: float = setting(0.9, "Momentum of SGD (Nesterov)")
+    weight_decay: float = setting(5e-4, "Weight decay")
+    warmup_epochs: float = setting(0.5, "Epochs of linear warm-up")
+    annealing: str = setting("cosine", "Learning rate after the warm-up: cosine (down to zero) or constant")
+    label_smoothing: float = setting(0.0, "Share of the labels that is spread over all classes")
+    teacher_loss: str = setting("kd", "Loss by the teacher: kd, dkd, dist, ofa, comparative or none")
+    temperature: float = setting(2.0, "Temperature of the softmax in that loss")
+    teacher_weight: float = setting(
+        0.9, "Share of the loss given to the teacher; the rest goes to the labels"
+    )
+    mixup: float = setting(0.0, "Alpha of mixup; 0: none")
+    cutmix: float = setting(0.0, "Alpha of cutmix; 0: none")
+    clip_norm: float | None = setting(None, "Bound of the gradient's norm")
+    ema: float | None = setting(None, "Decay of the moving average of the weights that is handed out")
+    precision: str = setting("auto", "auto, fp32, bf16 or fp16")
+    compile: bool = setting(False, "Train through torch.compile")
+    test_every: int = setting(3, "Epochs between tests")
+    checkpoint_s: float = setting(60.0, "Seconds between checkpoints within an epoch")
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")

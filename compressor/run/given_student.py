@@ -52,9 +52,9 @@ def given_student(recipe: Recipe, data: Data, teacher: nn.Module) -> Origin:
 def _auxiliary(
     recipe: Recipe, data: Data, student: nn.Module, graph: ChannelGraph, image: Tensor
 ) -> nn.Module:
-    if not recipe.distil.auxiliary:
+    if not recipe.distil.layerwise.auxiliary:
         return twice_as_wide(student, graph, image, recipe.seed)
-    return _built(recipe.distil.auxiliary, "", data, recipe, "auxiliary network")[0]
+    return _built(recipe.distil.layerwise.auxiliary, "", data, recipe, "auxiliary network")[0]
 
 
 def _built(

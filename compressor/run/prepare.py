@@ -17,7 +17,7 @@ from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.kernels.sums import choose
 from compressor.pruning.scoring.score import criterion_named
 from compressor.recipe import Recipe
-from compressor.recipe.distilling import TEACHER_NONE, UNTAUGHT, WITHOUT_TEACHER
+from compressor.recipe.distilling import TEACHER_NONE
 from compressor.recipe.loss_terms import terms_of
 from compressor.run.given_student import given_student
 from compressor.run.progress import training_progress, warn_of_unsupported
@@ -41,7 +41,7 @@ def check_request(recipe: Recipe, world: World) -> None:
     """Refuse before data is read: unknown names, missing weights, a device or processes that are not there."""
     criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
-    for name in (recipe.distil.student, recipe.distil.auxiliary):
+    for name in (recipe.distil.student, recipe.distil.layerwise.auxiliary):
         if name and not is_student(Path(name)):
             builder_of(name)
     if recipe.distil.shard_teacher:
@@ -73,7 +73,7 @@ def prepare(run: Run) -> Run:
         else:
             origin = Origin(teacher.network, teacher.source, teacher.done)
         image = torch.zeros(1, *data.shape)
-        teaches = recipe.distil.method not in WITHOUT_TEACHER
+        teaches = recipe.distil.asks_teacher
         check_layers(
             terms_of(recipe.distil.losses), origin.network, guide.network if teaches else None, image
         )
@@ -97,7 +97,7 @@ def _check_data(recipe: Recipe, data: Data, world: World) -> None:
             f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
             "lamp, l2 and hrank need none",
         )
-    if recipe.distil.method not in UNTAUGHT:
-        taught = recipe.distil.method not in WITHOUT_TEACHER
+    if recipe.distil.trains:
+        taught = recipe.distil.asks_teacher
         check_sense(data, recipe.distil.schedule, taught=taught, losses=recipe.distil.losses)
         check_enough(data, recipe.distil.schedule, world.size)

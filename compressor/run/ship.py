@@ -11,7 +11,7 @@ from compressor.artifacts.prove import in_pytorch, truth_of_network
 from compressor.artifacts.student import Student
 from compressor.artifacts.write import Source, Written, calibration_images, checked, written_all, written_onnx
 from compressor.errors import CompressError
-from compressor.export import Artifact
+from compressor.exporting import Artifact
 from compressor.run.state import Run
 
 VERIFIED_IMAGES = 16

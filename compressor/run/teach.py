@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from compressor.artifacts.promises import counted
-from compressor.methods import METHODS, Task, Training
+from compressor.methods import Task, Training, method_named
 from compressor.methods.probe_teacher import probed
 from compressor.methods.quantise_aware import in_eight_bits
 from compressor.pruning.cutting.proof import Check, require
@@ -28,7 +28,7 @@ def teach(run: Run) -> Run:
         warning = probed(task) if recipe.distil.probe else None
         if warning:
             steps.warn(warning)
-        trainings = METHODS[recipe.distil.method](task)
+        trainings = method_named(recipe.distil.method)(task)
         if recipe.distil.quantise_aware_epochs:
             last, told = in_eight_bits(task, trainings[-1], recipe.export.int8_weight_bits)
             trainings = (*trainings[:-1], last)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import CompressError, ExportError
-from compressor.export import open_session, to_onnx
+from compressor.exporting import open_session, to_onnx
 from compressor.training.precision import Arithmetic
 
 Forward = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from torch import nn
 from compressor.errors import CompressError
 from compressor.training.evaluate import accuracy
 
-from .test_distill_loop import Pixels, toy_data
+from .test_training_loop import Pixels, toy_data
 
 
 def test_accuracy_is_the_share_of_right_answers_over_an_uneven_last_batch():

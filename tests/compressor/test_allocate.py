@@ -14,7 +14,7 @@ from torch import nn
 from compressor.artifacts.student import same_bits
 from compressor.errors import UsageError
 from compressor.models.names import ModelSource, build
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.channels import ChannelGraph, Group, Slot
 from compressor.pruning.graph.cost import COSTS

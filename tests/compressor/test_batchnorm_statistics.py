@@ -11,7 +11,7 @@ from torch import nn
 from compressor.errors import CompressError, UsageError
 from compressor.training.batchnorm_statistics import reestimate
 
-from .test_distill_loop import Pixels, state_of, toy_data
+from .test_training_loop import Pixels, state_of, toy_data
 
 
 def test_the_statistics_are_the_plain_average_over_the_batches_asked_for():

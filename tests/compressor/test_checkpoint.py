@@ -13,7 +13,7 @@ from torch import nn
 from compressor.errors import CompressError
 from compressor.training import checkpoint, train
 
-from .test_distill_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
+from .test_training_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
 
 OFTEN = replace(QUICK, checkpoint_s=1e-9)
 """A checkpoint after every step."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.graph.cost import costs_of, full_widths
 from compressor.pruning.graph.trace import trace
 from tests.compressor.networks import Function, images

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from compressor.artifacts.student import same_bits
 from compressor.errors import CompressError
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.cutting import cut, form_of
 from compressor.pruning.cutting.program import Program
 from compressor.pruning.cutting.proof import check_cut

@@ -168,14 +168,14 @@ def test_a_mean_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
 def test_a_published_set_without_a_root_says_which_flag_is_missing(name: str) -> None:
     with pytest.raises(UsageError, match="needs a folder") as caught:
         load_data(DataRecipe(name))
-    assert "--data-root" in str(caught.value.hint)
+    assert "data.root" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
 def test_absent_files_are_not_downloaded_unasked(tmp_path: Path, name: str) -> None:
     with pytest.raises(CompressError, match=f"cannot read data set `{name}`") as caught:
         load_data(DataRecipe(name, root=str(tmp_path)))
-    assert "--download" in str(caught.value.hint)
+    assert "data.download=true" in str(caught.value.hint)
     assert str(tmp_path) in str(caught.value.hint)
     assert not any(file.is_file() for file in tmp_path.rglob("*"))
 

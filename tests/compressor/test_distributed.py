@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from compressor.base.torchrun import Launched, launched, patience
 from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
-from compressor.methods import METHODS
+from compressor.methods import method_named
+from compressor.methods.cascade import joint_lesson
 from compressor.recipe.distilling import Distilling
 from compressor.training import Arithmetic, Guide, Schedule, Trained, accuracy, train
 from compressor.training.distributed.exchange import Exchange
@@ -28,7 +29,7 @@ from compressor.training.guides import answers_of
 
 from .methods.stripes import stripes, task_for
 from .pair import Pair, two_processes
-from .test_distill_loop import QUICK, Pixels, toy_data, toy_network
+from .test_training_loop import QUICK, Pixels, toy_data, toy_network
 
 CPU = torch.device("cpu")
 GENTLE = replace(QUICK, epochs=2, batch=33, learning_rate=0.01)
@@ -173,10 +174,11 @@ def cascade() -> tuple[dict[str, tuple[int, int]], dict[str, Tensor]]:
     ).eval()  # fmt: skip
     data = Data("stripes", ("vertical", "horizontal"), (1, 8, 8), stripes(128, 0), stripes(64, 1))
     schedule = Schedule(epochs=4, batch=15, learning_rate=0.02, precision="fp32", warmup_epochs=0.5)
-    asked = Distilling("cascade", masks_every=2, score_travel=8.0, schedule=schedule)
+    asked = Distilling("cascade", schedule=schedule)
+    joint_lesson.MASKS_EVERY, joint_lesson.SCORE_TRAVEL = 2, 8.0
     with tempfile.TemporaryDirectory() as folder:
         task = task_for(teacher, data, Path(folder), asked)
-        last = METHODS["cascade"](task)[-1]
+        last = method_named("cascade")(task)[-1]
     same = last.stage.plan.slices == task.student.plan.slices
     assert not same, "no channel was exchanged, so this shows nothing"
     return last.stage.plan.widths, tensors(last.trained.network)

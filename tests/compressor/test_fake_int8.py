@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.export import Asked, derived, open_session, to_onnx
-from compressor.export.int8 import WEIGHT_STEPS
+from compressor.exporting import Asked, derived, open_session, to_onnx
+from compressor.exporting.int8 import WEIGHT_STEPS
 from compressor.pruning.cutting.program_write import program_of
 from compressor.pruning.graph.recording.example import inputs_of
 from compressor.pruning.widths.plan import Plan

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compressor.artifacts import file_times
 from compressor.artifacts.file_times import with_times
 from compressor.artifacts.prove import Proof
-from compressor.export import to_onnx
+from compressor.exporting import to_onnx
 from compressor.recipe import ProfileRecipe
 from compressor.run.report.report_rows import PROOF_HEAD, how_timed, proof_rows
 
@@ -95,7 +95,7 @@ def test_a_file_of_another_format_that_is_slower_is_named(
 
 def test_a_batch_that_a_file_does_not_take_is_told_and_ends_nothing(tmp_path: Path) -> None:
     pytest.importorskip("executorch", reason="executorch is not installed")
-    from compressor.export import FORMATS, Asked, EngineAsk
+    from compressor.exporting import FORMATS, Asked, EngineAsk
 
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
     asked = Asked(engine=EngineAsk(batches=(1, 1, 2)))

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 import compressor
 from compressor.api import compress, run_name
 from compressor.errors import UsageError
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.recipe import Recipe, read_recipe, recipe_with
 from compressor.run.folder import open_run
 from compressor.run.report.screen import print_report
@@ -106,8 +106,8 @@ def test_another_number_of_classes_is_one_line_before_training(tmp_path: Path) -
         ({"budget.remove": 0.5}, "budget.remove is given, and so is the student `resnet18`"),
         ({"budget.max_macs": 5}, "budget.max_macs is given, and so is the student `resnet18`"),
         (
-            {"distil.auxiliary": "resnet34"},
-            "distil.auxiliary is `resnet34`, and only method `information-flow`",
+            {"distil.layerwise.auxiliary": "resnet34"},
+            "distil.layerwise.auxiliary is `resnet34`, and only method `information-flow`",
         ),
         ({"distil.student": "", "distil.student_weights": "a.pt"}, "distil.student is not"),
     ],

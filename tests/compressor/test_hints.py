@@ -13,7 +13,7 @@ from compressor.errors import UsageError
 from compressor.training import train
 from compressor.training.hints import Hints, hints_for
 
-from .test_distill_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
+from .test_training_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
 
 
 def test_the_loss_is_the_mean_squared_difference_of_the_channels_that_both_have() -> None:

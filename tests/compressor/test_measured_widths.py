@@ -14,7 +14,7 @@ from torch import nn
 from compressor.base.cache import cache_root
 from compressor.errors import CompressError, UsageError
 from compressor.methods import stages
-from compressor.profiles import Between, NodeTime, NodeTimes, blocks_of, count_file
+from compressor.profiling import Between, NodeTime, NodeTimes, blocks_of, count_file
 from compressor.pruning.graph.cost import costs_of, full_widths
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score

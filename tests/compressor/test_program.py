@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.errors import CompressError
-from compressor.export.onnx import to_onnx
+from compressor.exporting.onnx import to_onnx
 from compressor.pruning.cutting import cut, form_of
 from compressor.pruning.cutting.program import Program
 from compressor.pruning.cutting.program_write import program_of

@@ -22,8 +22,8 @@ from compressor.artifacts.write import (
     written_onnx,
 )
 from compressor.errors import UsageError
-from compressor.export import FORMATS, NEEDS, TOLERANCES
-from compressor.export.verdict import Tolerance
+from compressor.exporting import FORMATS, NEEDS, TOLERANCES
+from compressor.exporting.verdict import Tolerance
 from compressor.recipe import ExportRecipe
 from compressor.run.report.report_rows import PROOF_HEAD, proof_rows
 from tests.compressor.test_comparisons import Staged, few

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressor.artifacts.runtimes import RUNTIMES
 from compressor.errors import UsageError
-from compressor.export import FORMATS
+from compressor.exporting import FORMATS
+from compressor.exporting.int8 import CALIBRATIONS, WEIGHT_STEPS
 from compressor.pruning.scoring.combine import COMBINATIONS, NORMALISATIONS
 from compressor.recipe import (
     DataRecipe,
@@ -19,12 +21,15 @@ from compressor.recipe import (
     ModelRecipe,
     ProfileRecipe,
     Recipe,
+    names,
     read_recipe,
     recipe_from,
     recipe_with,
 )
 from compressor.recipe.budget import COST_TITLES, TIMED_FILES, Budget
-from compressor.recipe.distilling import MASKS, METHOD_TITLES, SCORE_RULES, Distilling
+from compressor.recipe.distilling import MASKS, CascadeRecipe, Distilling, LightweightRecipe
+from compressor.recipe.listing import changes_from, keys_of, listed
+from compressor.recipe.method_table import METHODS
 from compressor.recipe.names import RUNTIME_PRECISIONS as PRECISIONS
 from compressor.recipe.saliency import BACKENDS, Scoring
 from compressor.recipe.schedule import Schedule
@@ -80,15 +85,13 @@ recipes = st.builds(
     ),
     distil=st.builds(
         Distilling,
-        st.sampled_from([*METHOD_TITLES]),
+        st.sampled_from([*METHODS]),
         texts,
         texts,
-        st.integers(1),
-        assistant_share=st.floats(0.01, 1),
+        assistants=st.integers(1),
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
-        digits=texts,
-        masks=st.sampled_from([*MASKS]),
-        score_rule=st.sampled_from([*SCORE_RULES]),
+        lightweight=st.builds(LightweightRecipe, texts),
+        cascade=st.builds(CascadeRecipe, st.floats(0.01, 1), st.sampled_from([*MASKS])),
         shard_teacher=st.booleans(),
         schedule=st.builds(
             Schedule,
@@ -102,12 +105,16 @@ recipes = st.builds(
         st.none() | st.integers(),
         st.booleans(),
         st.floats(0, 0.99),
-        st.lists(st.sampled_from([*FORMATS, "auto", "all"]), min_size=1, max_size=3).map(tuple),
+        st.lists(st.sampled_from([*FORMATS, "auto", "all"]), max_size=3).map(
+            lambda more: ("onnx-int8", *more)
+        ),
         engine_batches=st.lists(st.integers(1, 99), min_size=3, max_size=3).map(sorted).map(tuple),
     ),
     profile=st.builds(
         ProfileRecipe,
-        runtimes=st.lists(st.sampled_from(["pytorch", "ort", "openvino", "all"]), max_size=3).map(tuple),
+        runtimes=st.lists(st.sampled_from(["pytorch", "openvino", "all"]), max_size=3).map(
+            lambda names: ("ort", *names)
+        ),
         batches=st.lists(st.integers(1), min_size=1, max_size=3).map(tuple),
         precision=st.sampled_from(PRECISIONS),
         budget_s=st.floats(0.1, 1e300),
@@ -167,7 +174,7 @@ def test_an_unknown_key_suggests_the_nearest(value: dict[str, Any], message: str
         ({"seed": True}, "recipe key `seed` is True, expected int"),
         ({"data": {"download": 1}}, "recipe key `data.download` is 1, expected bool"),
         ({"data": {"size": "big"}}, "recipe key `data.size` is 'big', expected int"),
-        ({"data": {"mean": 0.5}}, "recipe key `data.mean` is 0.5, expected tuple"),
+        ({"data": {"mean": "x"}}, "recipe key `data.mean` is 'x', expected float"),
         ({"data": {"mean": [0.5, "x"]}}, "recipe key `data.mean` is 'x', expected float"),
         ({"budget": {"remove": True}}, "recipe key `budget.remove` is True, expected float"),
         ({"budget": 0.5}, "recipe key `budget` is 0.5, expected a section [budget]"),
@@ -226,7 +233,7 @@ def test_a_setting_that_is_not_given_is_not_written() -> None:
 
 
 def test_an_assistant_gets_its_share_of_the_epochs_and_of_the_warm_up() -> None:
-    recipe = Distilling(assistant_share=0.5, schedule=Schedule(epochs=6, warmup_epochs=0.6))
+    recipe = Distilling(schedule=Schedule(epochs=6, warmup_epochs=0.6))
     assert recipe.schedule_of("student") == recipe.schedule
     assistant = recipe.schedule_of("assistant-1")
     assert (assistant.epochs, assistant.warmup_epochs) == (3, 0.3)
@@ -243,3 +250,52 @@ def test_limits_without_a_share_ask_for_no_share(tmp_path: Path) -> None:
     assert read_recipe(file, {"budget.max_macs": 1000}).budget == Budget(0.4, max_macs=1000)
     assert recipe_with({"budget.max_macs": 1000}).budget.remove == 0.0
     assert recipe_with({}).budget == Budget()
+
+
+def test_names_in_recipes_are_the_rows_of_the_tables_above() -> None:
+    assert set(names.RUNTIME_NAMES) == set(RUNTIMES)
+    assert tuple(FORMATS) == names.FORMAT_NAMES
+    assert names.CALIBRATIONS == CALIBRATIONS
+    assert tuple(WEIGHT_STEPS) == names.INT8_WEIGHT_BITS
+    assert tuple(COMBINATIONS) == names.COMBINATIONS
+    assert tuple(NORMALISATIONS) == names.NORMALISATIONS
+
+
+def test_every_key_is_listed_with_an_explanation_and_the_list_is_a_recipe(tmp_path: Path) -> None:
+    recipe = recipe_with({"budget.max_macs": 7, "distil.losses": ["pkt=1"], "seed": 3})
+    assert read_recipe(written(tmp_path, listed(recipe))) == recipe
+    for path, _, explanation in keys_of(recipe):
+        assert path.rpartition(".")[2] in listed(recipe)
+        assert explanation.strip() == explanation != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("budget.granule=16", 16),
+        ("budget.keep=head.*", "head.*"),
+        ("distil.between=[0.2, 0.3]", [0.2, 0.3]),
+        ("data.download=true", True),
+        ("distil.losses=pkt=100, decay=0.7", "pkt=100, decay=0.7"),
+    ],
+)
+def test_a_change_is_a_dotted_key_and_a_value_of_toml_or_plain_text(text: str, value: object) -> None:
+    assert list(changes_from([text]).values()) == [value]
+
+
+def test_one_value_is_a_list_of_one_where_a_list_is_expected() -> None:
+    changed = recipe_with(changes_from(["budget.keep=head.*", "distil.losses=pkt=100, decay=0.7"]))
+    assert changed.budget.keep == ("head.*",)
+    assert changed.distil.losses == ("pkt=100, decay=0.7",)
+
+
+@pytest.mark.parametrize("text", ["budget.granule", "=3"])
+def test_a_change_without_a_key_or_a_value_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="has no value"):
+        changes_from([text])
+
+
+def test_a_misspelt_key_of_a_change_is_met_with_the_nearest_right_one() -> None:
+    with pytest.raises(UsageError, match="granul") as caught:
+        recipe_with(changes_from(["budget.granul=3"]))
+    assert "did you mean `granule`" in str(caught.value.hint)

@@ -18,7 +18,7 @@ from compressor.artifacts.profile import profiled
 from compressor.artifacts.runtimes import RUNTIMES, choose
 from compressor.commands.subjects import profile_subjects
 from compressor.errors import ExportError, UsageError
-from compressor.export import (
+from compressor.exporting import (
     FORMATS,
     NEEDS,
     RUNNERS,
@@ -29,7 +29,7 @@ from compressor.export import (
     open_session,
     to_onnx,
 )
-from compressor.profiles.times_by_layer import gathered
+from compressor.profiling.times_by_layer import gathered
 from compressor.recipe import ProfileRecipe
 from compressor.recipe.names import DEFAULT_RUNTIMES, runtimes_named
 from tests.export import stand_in

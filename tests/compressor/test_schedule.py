@@ -63,6 +63,6 @@ def test_a_wrong_schedule_is_refused_by_the_name_of_its_field(wrong, named):
 
 
 def test_a_schedule_is_read_without_loading_torch():
-    code = "import sys; from compressor.training import Schedule; print('torch' in sys.modules)"
+    code = "import sys; from compressor.recipe.schedule import Schedule; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

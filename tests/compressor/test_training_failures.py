@@ -12,7 +12,7 @@ from compressor.errors import CompressError, UsageError
 from compressor.training import accuracy, train
 from compressor.training.failures import first_not_finite, is_out_of_memory
 
-from .test_distill_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
+from .test_training_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
 
 
 class Explodes(nn.Module):

@@ -66,4 +66,4 @@ def test_a_class_that_knows_its_width_is_refused_in_one_line() -> None:
     network = Fixed().eval()
     with pytest.raises(CompressError, match="class cannot be made twice as wide") as caught:
         twice_as_wide(network, trace(network, image), image)
-    assert "distil.auxiliary" in str(caught.value.hint)
+    assert "distil.layerwise.auxiliary" in str(caught.value.hint)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from compressor.errors import CompressError, UsageError
-from compressor.profiles import count
+from compressor.profiling import count
 from compressor.pruning.cutting import cut, form_of
 from compressor.pruning.cutting.proof import TOLERANCE, Check, check_cut
 from compressor.pruning.graph.channels import ChannelGraph

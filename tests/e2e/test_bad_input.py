@@ -30,6 +30,9 @@ class Mistake:
     words: tuple[str, ...]
 
 
+BY_TIME, OF_INT8 = "--set budget.of=latency", "--set budget.latency_of=onnx-int8"
+
+
 def usual(options: str, model: str = "mypkg:teacher", data: str = "mypkg:data", share: str = "0.5") -> str:
     return f"run {model} --data {data} --ratio {share} --epochs 1 {options}"
 
@@ -45,13 +48,13 @@ MISTAKES = [
     Mistake("ratio below 0", usual("", share="-0.1"), WRONG, ("cannot remove -0.1", "above 0 and below 1")),
     Mistake("ratio nan", usual("", share="nan"), WRONG, ("cannot remove nan", "above 0 and below 1")),
     Mistake("no MACs allowed", usual("--max-macs 0"), WRONG, ("budget.max_macs is 0", "more than 0")),
-    Mistake("fewer than no bytes", usual("--max-bytes -5"), WRONG, ("budget.max_bytes is -5",)),
+    Mistake("fewer than no bytes", usual("--set budget.max_bytes=-5"), WRONG, ("budget.max_bytes is -5",)),
     Mistake("no time allowed", usual("--max-latency-ms 0"), WRONG, ("budget.max_latency_ms is 0",)),
     Mistake("time that is no number", usual("--max-latency-ms nan"), WRONG, ("budget.max_latency_ms is nan",)),
-    Mistake("time of no file", usual("--of latency --latency-of onnx-int9"), WRONG, ("`onnx-int9`", "`onnx-int8`")),
-    Mistake("time of a file that none asked for", usual("--latency-of onnx-int8"), WRONG, ("add --of latency",)),
-    Mistake("time of a file not written", usual("--of latency --latency-of onnx-int8"), WRONG, ("--to onnx-int8",)),
-    Mistake("unknown cost", usual("--of time"), WRONG, ("`time`", "latency")),
+    Mistake("time of no file", usual(f"{BY_TIME} --set budget.latency_of=onnx-int9"), WRONG, ("`onnx-int8`",)),
+    Mistake("time of a file that none asked for", usual(OF_INT8), WRONG, (f"add {BY_TIME}",)),
+    Mistake("time of a file not written", usual(f"{BY_TIME} {OF_INT8}"), WRONG, ("--to onnx-int8",)),
+    Mistake("unknown cost", usual("--set budget.of=time"), WRONG, ("`time`", "latency")),
     Mistake("fewer parameters than must stay", usual("--max-params 3"), WRONG, ("cannot meet --max-params 3",)),
     Mistake("unreachable ratio", usual("", share="0.999"), WRONG, ("the most that can go is", "use --ratio 0.")),
     Mistake("unknown model", usual("--weights random", model="resnt18"), WRONG, ("`resnt18`", "`resnet18`")),
@@ -75,12 +78,12 @@ MISTAKES = [
             WRONG, ("criterion `taylor` needs labels",)),
     Mistake("teacher at chance", usual("--size 8", data="torn/"), WRONG, ("which is chance (50.0%)",)),
     Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
-    Mistake("kernel without a GPU", usual("--device cpu --backend cuda"), WRONG, ("CUDA device",)),
+    Mistake("kernel without a GPU", usual("--device cpu --set saliency.backend=cuda"), WRONG, ("CUDA device",)),
     Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
-    Mistake("unknown cost", usual("--of mac"), WRONG, ("`mac`", "`macs`")),
+    Mistake("unknown cost", usual("--set budget.of=mac"), WRONG, ("`mac`", "`macs`")),
     Mistake("unknown device", usual("--device cud"), WRONG, ("`cud`", "cuda")),
     Mistake("missing device", usual("--device cuda:99"), WRONG, ("cuda:99", "not available")),
-    Mistake("fewer than no assistants", usual("--assistants -1"), WRONG, ("assistants is -1", "at least 0")),
+    Mistake("fewer than no assistants", usual("--set distil.assistants=-1"), WRONG, ("assistants is -1", "at least 0")),
     Mistake("no epochs", usual("--epochs 0"), WRONG, ("`epochs` is 0", "at least 1")),
     Mistake("unknown section", usual("--recipe section.toml"), WRONG, ("recipe key `distill`", "`distil`")),
     Mistake("unknown key", usual("--recipe key.toml"), WRONG, ("[budget] `remov`", "`remove`")),
@@ -252,7 +255,7 @@ def test_a_mistake_is_explained_in_one_line_and_a_hint(mistake: Mistake, user: P
 def test_the_largest_reachable_ratio_is_one_that_works(user: Path) -> None:
     shown = warm_shell(user, *usual("--out new/unreachable", share="0.999").split())
     largest = shown.complaint[-1].partition("use --ratio ")[2].split()[0]
-    command = usual("--recipe quick.toml --assistants 0 --out new/reachable", share=largest)
+    command = usual("--recipe quick.toml --set distil.assistants=0 --out new/reachable", share=largest)
     assert warm_shell(user, *command.split()).code == 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from compressor.export import NEEDS
+from compressor.exporting import NEEDS
 from tests.e2e.shell import shell, warm_shell
 
 pytest.importorskip("openvino", reason="openvino is not installed")
@@ -21,7 +21,7 @@ def test_a_run_exports_in_the_formats_that_it_is_asked_for(folder: Path) -> None
     )
     done = warm_shell(
         folder, "run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "formats.toml", "--ratio", "0.3",
-        "--epochs", "2", "--assistants", "0", "--out", "runs/a", "--json",
+        "--epochs", "2", "--set", "distil.assistants=0", "--out", "runs/a", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)
@@ -53,7 +53,7 @@ def test_a_run_exports_in_the_formats_that_it_is_asked_for(folder: Path) -> None
 def test_a_student_learns_on_for_eight_bits(folder: Path) -> None:
     done = warm_shell(
         folder, "run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "quick.toml", "--ratio", "0.3",
-        "--epochs", "2", "--method", "kd", "--qat-epochs", "1", "--out", "runs/a", "--json",
+        "--epochs", "2", "--method", "kd", "--set", "distil.quantise_aware_epochs=1", "--out", "runs/a", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)
@@ -70,7 +70,7 @@ def test_a_run_builds_an_engine_if_it_can_and_says_once_if_it_cannot(folder: Pat
     (folder / "usual.toml").write_text(recipe)
     done = warm_shell(
         folder, "run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "usual.toml", "--ratio", "0.3",
-        "--epochs", "2", "--assistants", "0", "--out", "runs/a", "--json",
+        "--epochs", "2", "--set", "distil.assistants=0", "--out", "runs/a", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)

@@ -15,7 +15,9 @@ BASE = ("run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "quick.toml"
 
 def test_a_share_of_the_latency_is_promised_measured_and_compared_with_a_share_of_macs(folder: Path) -> None:
     """How close a busy machine comes is not tested; that everything is said is."""
-    outcome = shell(folder, *BASE, "--ratio", "0.1", "--of", "latency", "--out", "runs/l", "--json")
+    outcome = shell(
+        folder, *BASE, "--ratio", "0.1", "--set", "budget.of=latency", "--out", "runs/l", "--json"
+    )
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
 
@@ -36,7 +38,16 @@ def test_a_share_of_the_latency_is_promised_measured_and_compared_with_a_share_o
 
 
 def test_widths_can_be_chosen_by_the_time_in_int8(folder: Path) -> None:
-    asked = ("--ratio", "0.05", "--of", "latency", "--latency-of", "onnx-int8", "--to", "onnx,onnx-int8")
+    asked = (
+        "--ratio",
+        "0.05",
+        "--set",
+        "budget.of=latency",
+        "--set",
+        "budget.latency_of=onnx-int8",
+        "--to",
+        "onnx,onnx-int8",
+    )
     outcome = shell(folder, *BASE, *asked, "--out", "runs/i", "--json")
     assert outcome.code in (0, 4), outcome.err  # a network that is hardly trained may not survive eight bits
     report = json.loads(outcome.out)
@@ -59,8 +70,8 @@ def test_limits_alone_are_a_request(folder: Path) -> None:
         "8000",
         "--max-macs",
         "600000",
-        "--assistants",
-        "0",
+        "--set",
+        "distil.assistants=0",
         "--out",
         "runs/m",
         "--json",
@@ -78,7 +89,7 @@ def test_limits_alone_are_a_request(folder: Path) -> None:
 
 def test_time_in_a_runtime_that_is_not_measured_is_refused(folder: Path) -> None:
     (folder / "torch.toml").write_text('[profile]\nruntimes = ["pytorch"]\n')
-    asked = ("--recipe", "torch.toml", "--ratio", "0.5", "--of", "latency")
+    asked = ("--recipe", "torch.toml", "--ratio", "0.5", "--set", "budget.of=latency")
     outcome = shell(folder, "run", "mypkg:teacher", "--data", "mypkg:data", *asked)
     assert outcome.code == 2
     assert "widths are chosen by time in onnxruntime" in outcome.err

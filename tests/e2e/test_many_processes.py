@@ -42,7 +42,7 @@ def test_two_processes_make_one_run_with_the_widths_that_one_would_choose(
     finished: tuple[Path, Outcome], folder: Path
 ) -> None:
     """The teacher is shared out as well: it has the weights of the network that is cut, so the student is the same."""
-    shared = ("--teacher", "mypkg:teacher", "--shard-teacher")
+    shared = ("--teacher", "mypkg:teacher", "--set", "distil.shard_teacher=true")
     begun = started(folder, *RUN, *shared, "--epochs", "4", "--json")
     out, err = begun.communicate(timeout=PATIENCE_S)
     assert begun.returncode == 0, err
@@ -90,7 +90,7 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_one_process_can_go_on(
 
 
 def test_a_teacher_cannot_be_shared_out_among_one_process(folder: Path) -> None:
-    said = warm_shell(folder, *RUN, "--shard-teacher")
+    said = warm_shell(folder, *RUN, "--set", "distil.shard_teacher=true")
     assert said.code == 2
     assert said.complaint == [
         "error: distil.shard_teacher shares the teacher out among several processes, and this is one",

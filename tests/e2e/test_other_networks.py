@@ -11,7 +11,15 @@ from tests.e2e.shell import warm_shell
 
 
 def test_a_network_without_batch_norm_on_data_of_another_size_without_assistants(folder: Path) -> None:
-    report = run(folder, "mypkg:without_norms", "mypkg:small_data", "--assistants", "0", "--of", "params")
+    report = run(
+        folder,
+        "mypkg:without_norms",
+        "mypkg:small_data",
+        "--set",
+        "distil.assistants=0",
+        "--set",
+        "budget.of=params",
+    )
     assert report["data"]["shape"] == [1, 12, 12]
     assert report["request"]["of"] == "params"
     assert report["cost"]["params"]["removed"] >= 0.5
@@ -27,10 +35,10 @@ def test_an_operator_without_a_rule_is_told_and_what_it_touches_stays_whole(fold
         "mypkg:data",
         "--method",
         "steps",
-        "--assistants",
-        "2",
-        "--of",
-        "channels",
+        "--set",
+        "distil.assistants=2",
+        "--set",
+        "budget.of=channels",
     )
     assert any("no rule for `logaddexp` (in 4 (mypkg.py:" in warning for warning in report["warnings"])
     reasons = {row["name"]: row["reason"] for row in report["not_cut"]}
@@ -80,7 +88,7 @@ def test_a_cascade_chooses_other_channels_and_ends_in_a_proven_file(folder: Path
 
 def test_an_ensemble_hands_out_every_network_proven_and_exported(folder: Path) -> None:
     report = run(
-        folder, "mypkg:teacher", "mypkg:data", "--method", "ensemble", "--between", "0.2", "--between", "0.35"
+        folder, "mypkg:teacher", "mypkg:data", "--method", "ensemble", "--set", "distil.between=[0.2, 0.35]"
     )
     rows = {row["network"]: row for row in report["trainings"]}
     assert list(rows) == ["assistant-1", "assistant-2", "student"]
@@ -105,7 +113,7 @@ def test_no_trained_teacher_is_needed_where_none_is_asked(folder: Path) -> None:
 
 
 def test_a_probe_is_trained_before_the_student(folder: Path) -> None:
-    run(folder, "mypkg:teacher", "mypkg:data", "--method", "kd", "--probe", "1")
+    run(folder, "mypkg:teacher", "mypkg:data", "--method", "kd", "--set", "distil.probe=1")
     (log,) = folder.glob("runs/*/log.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     names = list(dict.fromkeys(line["training"] for line in lines if "training" in line))

@@ -225,7 +225,7 @@ def test_a_student_can_be_compressed_again(after_run: Path, monkeypatch: pytest.
     first = json.loads((after_run / "runs/a/report.json").read_text())
     shown = warm_shell(
         after_run, "run", "runs/a/student", "--data", "mypkg:data", "--recipe", "quick.toml",
-        "--ratio", "0.3", "--epochs", "1", "--assistants", "0", "--out", "runs/again", "--trust", "--json",
+        "--ratio", "0.3", "--epochs", "1", "--set", "distil.assistants=0", "--out", "runs/again", "--trust", "--json",
     )  # fmt: skip
     assert shown.code == 0, shown.err
     report = json.loads(shown.out)

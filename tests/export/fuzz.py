@@ -18,9 +18,9 @@ from pathlib import Path
 import onnx
 
 from compressor.errors import ExportError
-from compressor.export import check_file
-from compressor.export.engine import Place, sidecar_path, trusted_bytes
-from compressor.export.untrusted import limit_memory, opened_alone
+from compressor.exporting import check_file
+from compressor.exporting.engine import Place, sidecar_path, trusted_bytes
+from compressor.exporting.untrusted import limit_memory, opened_alone
 
 PATIENCE_S = 20.0
 PLACE = Place("tensorrt", "11.4", "H100 sm_90", "580.1")

@@ -195,14 +195,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     library = sys.modules[__name__]
-    monkeypatch.setattr("compressor.export.engine_session.load_tensorrt", lambda doing: library)
-    monkeypatch.setattr("compressor.export.tensorrt.load_tensorrt", lambda doing: library)
-    monkeypatch.setattr("compressor.export.tensorrt._gpu", lambda: ("stand-in", "1.0"))
+    monkeypatch.setattr("compressor.exporting.engine_session.load_tensorrt", lambda doing: library)
+    monkeypatch.setattr("compressor.exporting.tensorrt.load_tensorrt", lambda doing: library)
+    monkeypatch.setattr("compressor.exporting.tensorrt._gpu", lambda: ("stand-in", "1.0"))
     monkeypatch.setattr(
-        "compressor.export.tensorrt.built", lambda library, source, *_: (source.read_bytes(), ["INFO: built"])
+        "compressor.exporting.tensorrt.built",
+        lambda library, source, *_: (source.read_bytes(), ["INFO: built"]),
     )
-    monkeypatch.setattr("compressor.export.engine_session.DEVICE", "cpu")
-    monkeypatch.setattr("compressor.export.engine_session._gpu_here", lambda: "stand-in")
+    monkeypatch.setattr("compressor.exporting.engine_session.DEVICE", "cpu")
+    monkeypatch.setattr("compressor.exporting.engine_session._gpu_here", lambda: "stand-in")
     stream = SimpleNamespace(cuda_stream=0, synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "Event", Event)

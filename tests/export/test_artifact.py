@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import ExportError
-from compressor.export import Artifact
-from compressor.export.artifact import appearing_whole, describe
+from compressor.exporting import Artifact
+from compressor.exporting.artifact import appearing_whole, describe
 
 
 def test_an_artifact_is_described_by_its_bytes(tmp_path: Path) -> None:

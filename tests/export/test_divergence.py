@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from compressor.errors import ExportError
-from compressor.export import to_onnx
-from compressor.export.divergence import between_files, first_difference, from_pytorch
+from compressor.exporting import to_onnx
+from compressor.exporting.divergence import between_files, first_difference, from_pytorch
 
 from .networks import Residual, settled
 from .test_onnx import EXAMPLE

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from compressor.errors import ExportError
-from compressor.export import NEEDS, Asked, EngineAsk, derived, open_engine, to_onnx
-from compressor.export.engine import Place, Sidecar, cache_key, read_sidecar, sidecar_path, trusted_bytes
+from compressor.exporting import NEEDS, Asked, EngineAsk, derived, open_engine, to_onnx
+from compressor.exporting.engine import Place, Sidecar, cache_key, read_sidecar, sidecar_path, trusted_bytes
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_int8 import IMAGES

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from compressor.errors import ExportError
-from compressor.export import (
+from compressor.exporting import (
     NEEDS,
     Asked,
     derived,
@@ -23,9 +23,9 @@ from compressor.export import (
     open_session,
     to_onnx,
 )
-from compressor.export.engine import sidecar_path
-from compressor.export.engine_inspect import EngineLayer, described, timed
-from compressor.export.extras import load_tensorrt
+from compressor.exporting.engine import sidecar_path
+from compressor.exporting.engine_inspect import EngineLayer, described, timed
+from compressor.exporting.extras import load_tensorrt
 
 from . import stand_in
 from .networks import Residual, of_one_batch, settled

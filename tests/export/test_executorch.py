@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compressor.errors import ExportError
-from compressor.export import FORMATS, Asked, EngineAsk, open_program
+from compressor.exporting import FORMATS, Asked, EngineAsk, open_program
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_int8 import IMAGES

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import ExportError
-from compressor.export import NEEDS, RUNNERS
-from compressor.export.extras import load_tensorrt, require
+from compressor.exporting import NEEDS, RUNNERS
+from compressor.exporting.extras import load_tensorrt, require
 
 
 @pytest.mark.parametrize("name", NEEDS)

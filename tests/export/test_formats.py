@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from compressor import export
-from compressor.export import FORMATS, NEEDS, RUNNERS, TOLERANCES
+from compressor import exporting
+from compressor.exporting import FORMATS, NEEDS, RUNNERS, TOLERANCES
 
 
 def test_every_format_stands_under_its_own_name() -> None:
@@ -40,8 +40,8 @@ def test_every_format_comes_from_the_network_in_the_end_and_no_two_share_a_file(
 
 def test_reading_every_public_name_that_needs_no_model_loads_no_heavy_package() -> None:
     program = (
-        "import sys, export\n"
-        "export.FORMATS, export.ExportError, export.Artifact, export.to_onnx, export.open_session\n"
+        "import sys\nfrom compressor import exporting\n"
+        "exporting.FORMATS, exporting.Artifact, exporting.to_onnx, exporting.open_session\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
     )
@@ -51,11 +51,11 @@ def test_reading_every_public_name_that_needs_no_model_loads_no_heavy_package() 
 
 
 def test_every_public_name_is_there_and_is_not_a_module_of_the_same_name() -> None:
-    for name in export.__all__:
-        value = getattr(export, name)
+    for name in exporting.__all__:
+        value = getattr(exporting, name)
         assert type(value).__name__ != "module", name
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'to_clay'"):
-        _ = export.to_clay
+        _ = exporting.to_clay

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import ExportError
-from compressor.export import (
+from compressor.exporting import (
     NEEDS,
     TOLERANCES,
     Artifact,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.export import Asked, compare, derived, open_session, to_onnx
+from compressor.exporting import Asked, compare, derived, open_session, to_onnx
 
 from .networks import Residual, settled
 from .test_onnx import EXAMPLE, function_of, operators_in

@@ -8,11 +8,11 @@ import pytest
 from torch import nn
 
 from compressor.errors import ExportError
-from compressor.export import Artifact, Asked, compare, derived, open_session, to_onnx
-from compressor.export.int8 import CALIBRATIONS, quantised_on
-from compressor.profiles import Block, node_times
-from compressor.profiles.block_times import REFERENCE
-from compressor.profiles.blocks import side_by_side
+from compressor.exporting import Artifact, Asked, compare, derived, open_session, to_onnx
+from compressor.exporting.int8 import CALIBRATIONS, quantised_on
+from compressor.profiling import Block, node_times
+from compressor.profiling.block_times import REFERENCE
+from compressor.profiling.blocks import side_by_side
 
 from .networks import DepthwiseWithGate, Residual, settled
 from .test_onnx import EXAMPLE, function_of

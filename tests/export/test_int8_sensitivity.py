@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.export import Asked, derived, open_session, sensitivities, to_onnx
+from compressor.exporting import Asked, derived, open_session, sensitivities, to_onnx
 
 IMAGES = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32)
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from compressor.errors import ExportError
-from compressor.export import Artifact, compare, open_session, to_onnx
+from compressor.exporting import Artifact, compare, open_session, to_onnx
 
 from .networks import (
     Asks,
@@ -325,7 +325,7 @@ def test_a_file_written_in_parts_is_one_model_the_same_as_written_whole(
 ) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 600), nn.ReLU(), nn.Linear(600, 5)).eval()
     whole = to_onnx(network, torch.zeros(1, 3, 16, 16), tmp_path / "whole.onnx")
-    monkeypatch.setattr("compressor.export.onnx.MANY", 0)
+    monkeypatch.setattr("compressor.exporting.onnx.MANY", 0)
     parts = to_onnx(network, torch.zeros(1, 3, 16, 16), tmp_path / "parts.onnx")
     again = to_onnx(network, torch.zeros(1, 3, 16, 16), tmp_path / "again.onnx")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import ExportError
-from compressor.export import Asked, compare, derived, open_openvino, to_onnx
+from compressor.exporting import Asked, compare, derived, open_openvino, to_onnx
 
 from .networks import Residual, settled
 from .test_int8 import IMAGES

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compressor.errors import ExportError
-from compressor.export import NEEDS, Session, TensorSpec, open_openvino, open_session, to_onnx
+from compressor.exporting import NEEDS, Session, TensorSpec, open_openvino, open_session, to_onnx
 
 from .networks import Residual, of_one_batch, settled
 from .test_int8 import IMAGES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compressor.errors import ExportError
-from compressor.export.test_inputs import hard_batches, in_parts, real_batches
+from compressor.exporting.test_inputs import hard_batches, in_parts, real_batches
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 1, 2, 2)).astype(np.float32)
 

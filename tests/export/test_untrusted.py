@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from compressor.errors import ExportError
-from compressor.export import Asked, check_file, derived, open_stranger, to_onnx
-from compressor.export.untrusted import ended, probe
+from compressor.exporting import Asked, check_file, derived, open_stranger, to_onnx
+from compressor.exporting.untrusted import ended, probe
 
 from .fuzz import fuzz_onnx, fuzz_sidecars
 from .networks import DepthwiseWithGate, Residual, settled

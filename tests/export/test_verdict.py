@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compressor.errors import ExportError
-from compressor.export import compare
+from compressor.exporting import compare
 
 LOGITS = np.array([[4.0, 1.0, -8.0], [0.0, 2.0, 1.0]])
 BATCHES = [LOGITS, LOGITS[:1]]

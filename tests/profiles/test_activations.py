@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from compressor.export import to_onnx
-from compressor.profiles import count, count_file
-from compressor.profiles.activations import Activations, Step, activations
+from compressor.exporting import to_onnx
+from compressor.profiling import count, count_file
+from compressor.profiling.activations import Activations, Step, activations
 
 
 def step(layer: str, reads: str, writes: str = "", *, elementwise: bool = False) -> Step:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compressor.export import to_onnx
-from compressor.profiles import count_file, lies_between
+from compressor.exporting import to_onnx
+from compressor.profiling import count_file, lies_between
 
 
 class Gated(nn.Module):

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.profiles import Block, blocks_of, count_file, time_blocks
-from compressor.profiles.block_times import REFERENCE
-from compressor.profiles.blocks import side_by_side
+from compressor.profiling import Block, blocks_of, count_file, time_blocks
+from compressor.profiling.block_times import REFERENCE
+from compressor.profiling.blocks import side_by_side
 
 
 def weights(name: str, *shape: int) -> onnx.TensorProto:
@@ -93,7 +93,7 @@ def test_blocks_made_again_are_those_that_were_read(file: Path, tmp_path: Path) 
 
 
 def test_every_activation_of_the_table_can_be_written() -> None:
-    from compressor.profiles.blocks import ACTIVATIONS
+    from compressor.profiling.blocks import ACTIVATIONS
 
     block = Block("Conv", (4, 4), 4, 4, 1, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
     for kind in (*sorted(ACTIVATIONS), "SiLU"):

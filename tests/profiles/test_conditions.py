@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from compressor.errors import ProfileError
-from compressor.profiles import REASONS, Conditions, Reason, watching
-from compressor.profiles.conditions import Moment, core_mhz, load_average, throttle_counts
-from compressor.profiles.nvml import GpuState, gpu_state, visible_as
+from compressor.profiling import REASONS, Conditions, Reason, watching
+from compressor.profiling.conditions import Moment, core_mhz, load_average, throttle_counts
+from compressor.profiling.nvml import GpuState, gpu_state, visible_as
 
 NOTHING = Moment(None, None, None, None)
 COOL = GpuState("GPU", 1980, 2619, 41, 120.0, 0x0, 1000)

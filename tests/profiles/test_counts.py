@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from compressor.errors import ProfileError
-from compressor.profiles import Counts, LayerCount, count
+from compressor.profiling import Counts, LayerCount, count
 
 SMALL_FAMILIES = (
     "resnet18",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.profiles.blocks import Block, side_by_side
-from compressor.profiles.granule import GRANULE_BLOCKS, STEPS, Waste, granule_from, wasteful_widths
+from compressor.profiling.blocks import Block, side_by_side
+from compressor.profiling.granule import GRANULE_BLOCKS, STEPS, Waste, granule_from, wasteful_widths
 
 
 @pytest.mark.parametrize("granule", [*STEPS, 2 * STEPS[-1]])

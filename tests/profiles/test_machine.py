@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from compressor.profiles import fingerprint
-from compressor.profiles.machine import cpu_model, instruction_sets
+from compressor.profiling import fingerprint
+from compressor.profiling.machine import cpu_model, instruction_sets
 
 SAPPHIRE_RAPIDS = """processor	: 0
 model name	: Intel(R) Xeon(R) Platinum 8488C
@@ -98,8 +98,8 @@ def test_measuring_and_fingerprinting_never_load_torch() -> None:
 
 
 def test_every_public_name_exists_and_no_other_is_invented() -> None:
-    from compressor import profiles
+    from compressor import profiling
 
-    assert all(getattr(profiles, name) is not None for name in profiles.__all__)
+    assert all(getattr(profiling, name) is not None for name in profiling.__all__)
     with pytest.raises(AttributeError, match="no attribute `counting`"):
-        _ = profiles.counting  # type: ignore[attr-defined]
+        _ = profiling.counting  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import ProfileError
-from compressor.profiles.nodes import node_times
+from compressor.profiling.nodes import node_times
 
 
 def two_convolutions() -> bytes:

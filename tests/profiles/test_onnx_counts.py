@@ -13,8 +13,8 @@ from torch import nn
 from torchvision import models
 
 from compressor.errors import ProfileError
-from compressor.export import to_onnx
-from compressor.profiles import count, count_file
+from compressor.exporting import to_onnx
+from compressor.profiling import count, count_file
 
 
 def exported(network: nn.Module, image: torch.Tensor, folder: Path) -> Path:

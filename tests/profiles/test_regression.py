@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compressor.errors import ProfileError
-from compressor.profiles import Launch, Reason, Rule, Timing, decide
+from compressor.profiling import Launch, Reason, Rule, Timing, decide
 
 QUIET = [0.001, -0.002, 0.0, 0.002, -0.001, 0.001]
 

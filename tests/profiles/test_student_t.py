@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from compressor.profiles.student_t import cumulative, quantile
+from compressor.profiling.student_t import cumulative, quantile
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from compressor.export import to_onnx
-from compressor.profiles.nodes import NodeTime, NodeTimes
-from compressor.profiles.times_by_layer import gathered, layer_times
+from compressor.exporting import to_onnx
+from compressor.profiling.nodes import NodeTime, NodeTimes
+from compressor.profiling.times_by_layer import gathered, layer_times
 
 
 class Residual(nn.Module):

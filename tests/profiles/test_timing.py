@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from compressor.errors import ProfileError
-from compressor.profiles import Clock, Timing, measure, paired_speedup
-from compressor.profiles.timing import quantile
+from compressor.profiling import Clock, Timing, measure, paired_speedup
+from compressor.profiling.timing import quantile
 
 
 class Bench:

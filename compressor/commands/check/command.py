@@ -13,7 +13,7 @@ from compressor.commands.check.exact import Limits
 from compressor.commands.check.render import tell_the_job, to_text, write_junit
 from compressor.commands.check.sides import read_side, refuse_to_overwrite, save_baseline
 from compressor.errors import UsageError
-from compressor.profiles import Rule
+from compressor.profiling import Rule
 
 LOOKS = (6, 12, 18, 24)
 

@@ -12,8 +12,8 @@ from compressor.commands.check.same_machine import differs_from
 from compressor.commands.check.sides import Side
 from compressor.commands.check.slowdown import Measured, measure_slowdown, undecided
 from compressor.errors import UsageError
-from compressor.profiles import Reason, Rule, fingerprint
-from compressor.profiles.regression import Outcome
+from compressor.profiling import Reason, Rule, fingerprint
+from compressor.profiling.regression import Outcome
 
 SCHEMA = 1
 EXIT_CODES: dict[Outcome, int] = {"PASS": 0, "INCONCLUSIVE": 3, "FAIL": 4}

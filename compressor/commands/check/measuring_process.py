@@ -15,8 +15,8 @@ from typing import Any
 
 from compressor.commands.check.random_inputs import random_feed, refuse_other_inputs, run_finite
 from compressor.errors import ExportError, ProfileError
-from compressor.export import Session, open_session
-from compressor.profiles import measure, watching
+from compressor.exporting import Session, open_session
+from compressor.profiling import measure, watching
 
 LEAST_MS = 1.0
 """A sample takes at least as long: a clock and a scheduler can do little with less."""

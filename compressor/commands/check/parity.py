@@ -15,7 +15,7 @@ import numpy as np
 from compressor.commands.check.exact import Finding
 from compressor.commands.check.random_inputs import Array, random_feed, refuse_other_inputs, run_finite
 from compressor.commands.check.sides import Side
-from compressor.export import open_session
+from compressor.exporting import open_session
 
 INPUTS = 8
 INTERFACE = "outputs of another name, type or shape"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import ProfileError
-from compressor.export import Session
-from compressor.export.sessions import TensorSpec
+from compressor.exporting import Session
+from compressor.exporting.sessions import TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from compressor.base.files import write_atomic
 from compressor.commands.check.compare import Checked
 from compressor.commands.check.exact import Finding
-from compressor.profiles import Reason, Regression
+from compressor.profiling import Reason, Regression
 
 SIGNS = {True: "ok", False: "FAILED"}
 TOLD = "-"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from compressor.profiles import Reason
+from compressor.profiling import Reason
 
 Device = Mapping[str, Any]
 

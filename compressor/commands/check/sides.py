@@ -15,8 +15,8 @@ from typing import Any
 
 from compressor.base.files import write_json
 from compressor.errors import CompressError, UsageError
-from compressor.export.artifact import content_of
-from compressor.profiles import count_file, fingerprint
+from compressor.exporting.artifact import content_of
+from compressor.profiling import count_file, fingerprint
 from compressor.run.folder import RunFolder
 from compressor.run.report.report import read_report
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from compressor.commands.check.sides import Side
 from compressor.errors import CompressError
-from compressor.profiles import Launch, Reason, Regression, Rule, Timing, decide, fingerprint
-from compressor.profiles.regression import ClockName
+from compressor.profiling import Launch, Reason, Regression, Rule, Timing, decide, fingerprint
+from compressor.profiling.regression import ClockName
 
 WARMUP_S = 0.3
 TIMEOUT_S = 600

@@ -20,12 +20,10 @@ from compressor.methods.task import Task, Training, taught
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.cost import costs_of
 from compressor.pruning.widths.plan import Plan
+from compressor.recipe.method_table import TOGETHER
 from compressor.training import Arithmetic, Guide, accuracy, follow
 from compressor.training.hints import hints_for
 from compressor.training.refusals import check_sense
-
-TOGETHER = "together"
-"""The name of the training of all networks at once."""
 
 
 def cascade(task: Task) -> tuple[Training, ...]:
@@ -48,7 +46,7 @@ def cascade(task: Task) -> tuple[Training, ...]:
     trained = follow(
         lesson,
         task.data,
-        asked.together,
+        asked.in_cascade,
         arithmetic,
         seed=task.seed,
         checkpoints=task.checkpoints(TOGETHER),
@@ -62,10 +60,10 @@ def cascade(task: Task) -> tuple[Training, ...]:
     checks = proved(whole, copy.deepcopy(trained.network).cpu(), student.plan, task.data)
     start = Start(trained.network, checks)
     first = Training(replace(stage, name=TOGETHER), larger[0].stage.name, trained, start)
-    if asked.afterwards is None:
+    if asked.after_cascade is None:
         return (replace(first, stage=stage),)
     guides = [*(_guide(member, task) for member in larger), task.guide]
-    after = taught(task, stage, start, asked.afterwards, tuple(guides))
+    after = taught(task, stage, start, asked.after_cascade, tuple(guides))
     told = [epoch.teacher for epoch in after.history if epoch.teacher]
     return first, Training(stage, " → ".join(dict.fromkeys(told)), after, Start(trained.network))
 

@@ -41,6 +41,12 @@ from compressor.training.optimizers import Named
 
 WHOLE = "whole"
 """The network that is not cut, between the assistants and the guide."""
+MASKS_EVERY = 20
+"""Steps after which channels are chosen anew."""
+MASKS_SHARE = 0.8
+"""The share of the steps in which channels may change."""
+SCORE_TRAVEL = 1.0
+"""The distance that a channel may go among all (0 the least, 1 the most important) if its gradient never turns."""
 
 
 @dataclass
@@ -88,7 +94,7 @@ class Together:
             **{f"distil.{key}": value for key, value in asked.items()},
         }
         self._arithmetic, self._data, self._distilling, self._budget = arithmetic, data, distilling, budget
-        self._schedule = distilling.together
+        self._schedule = distilling.in_cascade
         self._backend = backend
         self._guide = guide
         self._told: Answers | None = None
@@ -99,7 +105,7 @@ class Together:
         shared = frozenset(tensors) - own_tensors(self._teacher, graph)
         self._flat = Flat(tensors, shared, names, arithmetic.device)
         self._units = Units(graph, dict(self._teacher.named_parameters()))
-        self._learns = distilling.masks == "learned" and bool(self._units.count)
+        self._learns = distilling.cascade.masks == "learned" and bool(self._units.count)
         full = {name: buffer.detach().clone() for name, buffer in self._teacher.named_buffers()}
         start = self._units.places(scores)
         self.members: list[Member] = []
@@ -108,7 +114,7 @@ class Together:
             kept = self._kept_by(stage.plan)
             member = self._built(stage, kept, {key: value.clone() for key, value in full.items()})
             if name != WHOLE and self._learns:
-                member.moving = Moving(start, distilling.score_rule, arithmetic.device)
+                member.moving = Moving(start, arithmetic.device)
             self.members.append(member)
 
     # ------------------------------------------------------------------ what the loop asks
@@ -179,16 +185,16 @@ class Together:
     def after_step(self, step: int, steps: int) -> None:
         for member in self.members:
             member.part.read()
-        moving = round(steps * self._distilling.masks_share)
+        moving = round(steps * MASKS_SHARE)
         if not self._learns or step > moving:
             return
         # The distances of all steps add up to the travel; they shrink as the learning rate does.
-        distance = self._distilling.score_travel * 2 * (1 - step / (moving + 1)) / moving
+        distance = SCORE_TRAVEL * 2 * (1 - step / (moving + 1)) / moving
         for number, derivative in self._derivatives.items():
             mover = self.members[number].moving
             if mover is not None:
                 mover.move(derivative, distance)
-        if step % self._distilling.masks_every == 0 or step == moving:
+        if step % MASKS_EVERY == 0 or step == moving:
             self._choose()
 
     def tested(self, accuracy: float) -> None: ...

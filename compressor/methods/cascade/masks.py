@@ -160,12 +160,11 @@ class Derivatives:
 class Moving:
     """The scores of one network, and how derivatives move them."""
 
-    def __init__(self, row: NDArray[np.float64], rule: str, device: torch.device) -> None:
+    def __init__(self, row: NDArray[np.float64], device: torch.device) -> None:
         self.row = torch.from_numpy(row.copy()).to(device)
         self.speed = torch.zeros_like(self.row)
         self.squares = torch.zeros_like(self.row)
         self.steps = torch.zeros((), dtype=torch.int64)
-        self._by_channel = rule == "rmsprop"
 
     def move(self, derivative: Tensor, distance: float) -> None:
         """One step: a derivative that always says the same moves a score by about ``distance``."""
@@ -175,7 +174,7 @@ class Moving:
         squares = derivative.square()
         self.squares.mul_(MEMORY).add_(squares, alpha=1 - MEMORY)
         mean = self.squares / (1 - MEMORY ** int(self.steps))
-        scale = (mean if self._by_channel else mean.mean()).sqrt() + 1e-30
+        scale = mean.mean().sqrt() + 1e-30
         self.speed.mul_(FRICTION).add_(derivative / scale, alpha=1 - FRICTION)
         self.row.sub_(self.speed, alpha=distance)
 

@@ -29,8 +29,8 @@ ASKED_OF_EACH = 10
 
 
 def compared_layers(task: Task, student: nn.Module, teacher: nn.Module) -> Pairs:
-    """The pairs that ``distil.layers`` asks for."""
-    method, layers = f"method `{task.distilling.method}`", task.distilling.layers
+    """The pairs that ``distil.layerwise.layers`` asks for."""
+    method, layers = f"method `{task.distilling.method}`", task.distilling.layerwise.layers
     mine, theirs = (
         Places(network, torch.zeros(1, *task.data.shape, device=next(network.parameters()).device), whose)
         for network, whose in ((student, "student"), (teacher, "teacher"))
@@ -45,14 +45,14 @@ def compared_layers(task: Task, student: nn.Module, teacher: nn.Module) -> Pairs
         places = nearest_in_order(*known)
         pairs = [(layer, theirs.stages[place]) for layer, place in zip(mine.stages, places, strict=True)]
     else:
-        pairs = list(pairs_from(layers, "distil.layers"))
+        pairs = list(pairs_from(layers, "distil.layerwise.layers"))
         for one, other in pairs:
             mine.check(one, method)
             theirs.check(other, method)
     if not pairs:
         raise UsageError(
             f"{method} finds no stages in student and teacher to compare",
-            "name layers in distil.layers, as in A/B",
+            "name layers in distil.layerwise.layers, as in A/B",
         )
     return pairs
 

@@ -33,7 +33,7 @@ def largest_filters(network: nn.Module, layer: str, count: int, image: Tensor) -
     if count > channels:
         raise UsageError(
             f"layer `{layer}` of the teacher has {channels} channels, the student's beside it {count}",
-            "a teacher is at least as wide as its student: name other layers in distil.layers",
+            "a teacher is at least as wide as its student: name other layers in distil.layerwise.layers",
         )
     weights = [network.get_submodule(maker).weight for maker in makers]
     norms = torch.stack([weight.detach().abs().flatten(1).sum(1) for weight in weights]).sum(0)  # type: ignore[operator]
@@ -66,7 +66,7 @@ def makers_of(network: nn.Module, layer: str, image: Tensor) -> tuple[list[str],
     if not makers:
         raise UsageError(
             f"no convolution of the teacher makes the {channels} channels of layer `{layer}` one by one",
-            "name layers after a convolution, its norm and activation in distil.layers",
+            "name layers after a convolution, its norm and activation in distil.layerwise.layers",
         )
     return makers, channels
 

@@ -67,5 +67,5 @@ def _widths(graph: ChannelGraph) -> Mapping[str, int]:
 def _fixed(reason: str) -> CompressError:
     return CompressError(
         f"the student's class cannot be made twice as wide: {reason}",
-        'give a network between as distil.auxiliary = "package.module:factory"',
+        'give a network between as distil.layerwise.auxiliary = "package.module:factory"',
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.errors import CompressError
-from compressor.profiles import Block, BlockTimes
+from compressor.profiling import Block, BlockTimes
 from compressor.pruning.graph.channels import ChannelGraph, Layer
 from compressor.pruning.graph.cost import Widths, full_widths
 from compressor.pruning.widths.latency_cost import Grid, Latency, Scaled, TimedLayer

@@ -18,9 +18,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from compressor.base.cache import key_of, read_numbers, write_numbers
-from compressor.export import Asked, Session, derived, open_session, to_onnx
-from compressor.export.int8 import quantised_on
-from compressor.profiles import (
+from compressor.exporting import Asked, Session, derived, open_session, to_onnx
+from compressor.exporting.int8 import quantised_on
+from compressor.profiling import (
     Between,
     Block,
     BlockTimes,
@@ -34,8 +34,8 @@ from compressor.profiles import (
     node_times,
     time_blocks,
 )
-from compressor.profiles.granule import GRANULE_BLOCKS, granule_from
-from compressor.profiles.timing import quantile
+from compressor.profiling.granule import GRANULE_BLOCKS, granule_from
+from compressor.profiling.timing import quantile
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.widths.allocate import choices_for
 from compressor.pruning.widths.latency_blocks import Beside, latency_from, patterns, wanted_blocks

@@ -19,7 +19,7 @@ from compressor.commands.check.render import to_junit, to_markdown, to_text
 from compressor.commands.check.sides import Side, read_side
 from compressor.commands.check.slowdown import Measured, measure_slowdown
 from compressor.errors import CompressError, UsageError
-from compressor.profiles import Rule, decide
+from compressor.profiling import Rule, decide
 from tests.compressor.check.files import network
 
 FEW = Rule(looks=(3,), pairs=15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from compressor.profiles import REASONS
+from compressor.profiling import REASONS
 
 PAGE = Path(__file__).parents[3] / "docs/ci.md"
 

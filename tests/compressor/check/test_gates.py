@@ -15,7 +15,7 @@ from compressor.commands.check.same_machine import differs_from
 from compressor.commands.check.sides import Side
 from compressor.commands.check.slowdown import LostProcessError, measure_slowdown
 from compressor.errors import CompressError
-from compressor.profiles import Reason, Rule, fingerprint
+from compressor.profiling import Reason, Rule, fingerprint
 from tests.compressor.check.files import network
 from tests.compressor.check.test_check import DEFAULTS
 

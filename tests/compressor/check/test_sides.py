@@ -12,7 +12,7 @@ import pytest
 from compressor.commands.check.exact import Limits, compare_exactly
 from compressor.commands.check.sides import read_side, refuse_to_overwrite, save_baseline
 from compressor.errors import CompressError, ProfileError, UsageError
-from compressor.profiles import fingerprint
+from compressor.profiling import fingerprint
 from compressor.run.report.report import Report
 from tests.compressor.check.files import network
 

@@ -93,8 +93,8 @@ def test_a_machine_without_a_driver_names_the_library_that_is_missing() -> None:
 def test_importing_the_launcher_starts_neither_the_compiler_nor_the_driver() -> None:
     code = (
         "import compressor.pruning.scoring.kernels.cuda\n"
-        "from compressor.pruning.scoring.kernels import driver, instances, nvrtc\n"
-        "made = [f.cache_info().currsize for f in (driver.find_driver, nvrtc.find_compiler, instances.loaded)]\n"
+        "from compressor.pruning.scoring.kernels import builds, driver, nvrtc\n"
+        "made = [f.cache_info().currsize for f in (driver.find_driver, nvrtc.find_compiler, builds.loaded)]\n"
         "assert made == [0, 0, 0], made"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -11,7 +11,7 @@ from torch import nn
 
 from compressor.data.split import Data
 from compressor.errors import UsageError
-from compressor.methods import METHODS, stages
+from compressor.methods import method_named, stages
 from compressor.methods.ensemble import AtOnce
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
@@ -48,7 +48,7 @@ def test_every_network_is_handed_out_with_the_share_that_was_asked_for(
     asked = Distilling("ensemble", between=(0.2, 0.5), schedule=SCHEDULE)
     task = task_for(teacher, data, tmp_path, asked)
     path = stages(task.graph, task.scores, task.budget, 1, between=asked.between)
-    trainings = METHODS["ensemble"](replace(task, path=path))
+    trainings = method_named("ensemble")(replace(task, path=path))
     assert [(each.stage.name, each.ships) for each in trainings] == [
         ("assistant-1", True),
         ("assistant-2", True),

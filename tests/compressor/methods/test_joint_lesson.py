@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.split import Data
+from compressor.methods.cascade import joint_lesson
 from compressor.methods.cascade.joint_lesson import Together, own_tensors
 from compressor.methods.cascade.masks import Derivatives, Moving, Units
 from compressor.methods.cascade.shared_weights import Flat, Part
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Plan
-from compressor.recipe.distilling import Distilling
+from compressor.recipe.distilling import CascadeRecipe, Distilling
 from compressor.training import Arithmetic
 from compressor.training.hints import Hints
 from compressor.training.losses import cross_entropy, kd
@@ -135,6 +136,16 @@ def test_a_part_reads_its_weights_and_gives_its_gradients() -> None:
     assert torch.equal(untouched["norm.weight"], tensors["norm.weight"] + 1)
 
 
+SCORED = CascadeRecipe(masks="scored")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels are chosen anew after every step, and scores go far."""
+    monkeypatch.setattr(joint_lesson, "MASKS_EVERY", 1)
+    monkeypatch.setattr(joint_lesson, "SCORE_TRAVEL", 20.0)
+
+
 def lesson_for(teacher: nn.Module, data: Data, tmp_path: Path, **asked: object) -> Together:
     task = task_for(teacher, data, tmp_path, Distilling(schedule=SCHEDULE, assistants=2, **asked))  # type: ignore[arg-type]
     return Together(
@@ -197,10 +208,11 @@ def test_masks_move_by_the_gradients_of_the_next_larger_network(
     torch.testing.assert_close(moved / moved.abs().max(), -scaled / scaled.abs().max())
 
 
+@pytest.mark.usefixtures("hasty")
 def test_masks_nest_stay_in_the_budget_and_channels_come_back(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, masks_every=1, score_travel=20.0)
+    lesson = lesson_for(teacher, data, tmp_path)
     seen = [lesson.members[0].kept]
     optimizer = torch.optim.SGD([p for _, p in (*lesson.decayed, *lesson.kept)], lr=0.05)
     for network in lesson.networks.values():
@@ -221,8 +233,9 @@ def test_masks_nest_stay_in_the_budget_and_channels_come_back(
     assert (fixed == fixed[0]).all(), "masks are final for the last part"
 
 
+@pytest.mark.usefixtures("hasty")
 def test_masks_as_scored_do_not_move(teacher: nn.Module, data: Data, tmp_path: Path) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, masks="scored", masks_every=1, score_travel=20.0)
+    lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
     before = [member.kept.copy() for member in lesson.members]
     stepped(lesson, data, 5, 10)
     assert all(np.array_equal(a, m.kept) for a, m in zip(before, lesson.members, strict=True))
@@ -231,7 +244,7 @@ def test_masks_as_scored_do_not_move(teacher: nn.Module, data: Data, tmp_path: P
 def test_running_statistics_stay_where_a_channel_was_while_it_is_away(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, masks="scored")
+    lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
     stepped(lesson, data, 2, 10)
     member = lesson.members[0]
     whole = lesson.at_full_width(member)
@@ -246,13 +259,12 @@ def test_running_statistics_stay_where_a_channel_was_while_it_is_away(
     torch.testing.assert_close(smaller(images), member.network.eval()(images))
 
 
-@pytest.mark.parametrize("rule", ["sgd", "rmsprop"])
-def test_a_derivative_that_always_says_the_same_moves_a_score_by_the_distance(rule: str) -> None:
-    moving = Moving(np.zeros(3), rule, CPU)
+def test_a_derivative_that_always_says_the_same_moves_a_score_by_the_distance() -> None:
+    moving = Moving(np.zeros(3), CPU)
     derivative = torch.tensor([2.0, -2.0, 0.02], dtype=torch.float64)
     for _ in range(200):
         moving.move(derivative, 0.01)
-    expected = [-1.0, 1.0, -1.0] if rule == "rmsprop" else [-1.22, 1.22, -0.0122]
+    expected = [-1.22, 1.22, -0.0122]
     # The momentum needs some steps to begin: 9 of them are missing at the end.
     assert (moving.row / 2).tolist() == pytest.approx(expected, rel=0.06)
 
@@ -297,7 +309,7 @@ def test_a_batch_that_is_broken_off_leaves_no_gradients(
     batch = next(iter(data.train.batches(32)))
     gradients = []
     for broken_off in (False, True):
-        lesson = lesson_for(teacher, data, tmp_path, masks="scored")
+        lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
         for network in lesson.networks.values():
             network.train()
         if broken_off:
@@ -310,15 +322,13 @@ def test_a_batch_that_is_broken_off_leaves_no_gradients(
 
 
 def test_a_derivative_that_overflowed_moves_nothing() -> None:
-    moving = Moving(np.zeros(3), "sgd", CPU)
+    moving = Moving(np.zeros(3), CPU)
     moving.move(torch.tensor([1.0, torch.inf, torch.nan], dtype=torch.float64), 0.1)
     assert moving.row.isfinite().all()
     assert moving.row[1:].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    "change", [{"masks_share": 0.5}, {"score_rule": "rmsprop"}, {"masks_every": 3}, {"hints": ("4",)}]
-)
+@pytest.mark.parametrize("change", [{"cascade": CascadeRecipe(0.5)}, {"cascade": SCORED}, {"hints": ("4",)}])
 def test_what_decides_the_channels_is_part_of_what_the_training_is(
     teacher: nn.Module, data: Data, tmp_path: Path, change: dict[str, object]
 ) -> None:

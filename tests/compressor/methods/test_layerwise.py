@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compressor.data.split import Data
 from compressor.errors import UsageError
-from compressor.methods import METHODS
+from compressor.methods import method_named
 from compressor.methods.layerwise.indistill import curriculum, indistill, shown_channels, warm_up_losses
 from compressor.methods.layerwise.information_flow import flow_losses, without_answers
 from compressor.methods.layerwise.layer_pairs import (
@@ -24,7 +24,7 @@ from compressor.methods.layerwise.teacher_channels import kept_by_plan, largest_
 from compressor.methods.stages import Stage
 from compressor.pruning.cutting import cut
 from compressor.pruning.widths.plan import Plan
-from compressor.recipe.distilling import Distilling
+from compressor.recipe.distilling import Distilling, LayerwiseRecipe
 
 from .stripes import SCHEDULE, task_for
 
@@ -135,7 +135,9 @@ def test_a_layer_has_three_epochs_the_next_four_and_fewer_where_the_main_loss_ne
 def test_a_short_schedule_keeps_half_for_the_main_loss_and_says_so(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    asked = Distilling("indistill", schedule=replace(SCHEDULE, epochs=5, warmup_epochs=1), layers="2 5")
+    asked = Distilling(
+        "indistill", schedule=replace(SCHEDULE, epochs=5, warmup_epochs=1), layerwise=LayerwiseRecipe("2 5")
+    )
     task = task_for(teacher, data, tmp_path, asked)
     warm_up, main = indistill(task)
     assert (warm_up.trained.epochs, main.trained.epochs) == (2, 3)
@@ -175,7 +177,7 @@ def test_information_flow_teaches_the_last_assistant_and_then_the_student(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
     asked = Distilling("information-flow", assistants=2, schedule=SCHEDULE)
-    first, second = METHODS["information-flow"](task_for(teacher, data, tmp_path, asked))
+    first, second = method_named("information-flow")(task_for(teacher, data, tmp_path, asked))
     assert [(each.stage.name, each.teacher) for each in (first, second)] == [
         ("assistant-2", "teacher"),
         ("student", "assistant-2"),
@@ -195,7 +197,7 @@ def test_information_flow_without_anybody_between_is_refused(
         Distilling("information-flow", assistants=0)
     task = task_for(teacher, data, tmp_path, Distilling("information-flow", schedule=SCHEDULE))
     with pytest.raises(UsageError, match="none stands between"):
-        METHODS["information-flow"](replace(task, path=(Stage("student", Plan({})),)))
+        method_named("information-flow")(replace(task, path=(Stage("student", Plan({})),)))
 
 
 def test_layers_are_matched_by_the_nearest_information_and_never_back() -> None:
@@ -240,7 +242,7 @@ def test_what_layers_know_grows_towards_the_end_of_a_trained_network(data: Data)
 
 def test_pairs_are_named_or_found(teacher: nn.Module, data: Data, tmp_path: Path) -> None:
     def pairs(layers: str) -> list[tuple[str, str]]:
-        asked = Distilling("indistill", layers=layers, schedule=SCHEDULE)
+        asked = Distilling("indistill", layerwise=LayerwiseRecipe(layers), schedule=SCHEDULE)
         task = task_for(teacher, data, tmp_path, asked)
         return compared_layers(task, cut(teacher, task.student.plan), teacher)
 
@@ -253,8 +255,10 @@ def test_pairs_are_named_or_found(teacher: nn.Module, data: Data, tmp_path: Path
 
 def test_what_makes_no_sense_is_one_line() -> None:
     with pytest.raises(UsageError, match="method `kd` compares no layers"):
-        Distilling("kd", layers="layer3")
-    with pytest.raises(UsageError, match=r"distil\.layers: `/a` is not STUDENT_LAYER/TEACHER_LAYER"):
-        Distilling("indistill", layers="/a")
-    with pytest.raises(UsageError, match=r"distil\.layers names no layer"):
-        Distilling("indistill", layers=" ")
+        Distilling("kd", layerwise=LayerwiseRecipe("layer3"))
+    with pytest.raises(
+        UsageError, match=r"distil\.layerwise\.layers: `/a` is not STUDENT_LAYER/TEACHER_LAYER"
+    ):
+        LayerwiseRecipe("/a")
+    with pytest.raises(UsageError, match=r"distil\.layerwise\.layers names no layer"):
+        LayerwiseRecipe(" ")

@@ -12,13 +12,15 @@ from torch import nn
 
 from compressor.artifacts.student import same_bits
 from compressor.data.split import Data
-from compressor.methods import METHODS, Stage, Task, Training, stages
+from compressor.methods import Stage, Task, Training, method_named, stages
+from compressor.methods.cascade import joint_lesson
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
 from compressor.pruning.widths.plan import Plan
 from compressor.recipe.budget import Budget
-from compressor.recipe.distilling import CUTTING, LAYERWISE, METHOD_TITLES, UNTAUGHT, Distilling
+from compressor.recipe.distilling import CascadeRecipe, Distilling
+from compressor.recipe.method_table import METHODS
 from compressor.training import Guide, Progress, accuracy, train
 
 from .stripes import SCHEDULE, task_for
@@ -36,12 +38,19 @@ def test_assistants_are_evenly_spaced_and_contain_the_student(teacher: nn.Module
                 assert set(smaller.plan.slices[tensor][axis]) <= set(kept)
 
 
+@pytest.fixture(autouse=True)
+def _masks_that_move_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_lesson, "MASKS_EVERY", 3)
+    monkeypatch.setattr(joint_lesson, "SCORE_TRAVEL", 3.0)
+
+
 def done(task: Task) -> tuple[Training, ...]:
-    return METHODS[task.distilling.method](task)
+    return method_named(task.distilling.method)(task)
 
 
-def test_the_methods_are_those_that_a_recipe_may_name() -> None:
-    assert list(METHODS) == list(METHOD_TITLES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_row_of_the_table_names_a_function(method: str) -> None:
+    assert callable(method_named(method))
 
 
 def test_in_steps_each_network_is_cut_from_the_one_that_teaches_it(
@@ -68,9 +77,9 @@ def test_every_method_ends_with_the_student_that_was_planned_or_another_within_t
     teacher: nn.Module, data: Data, tmp_path: Path, method: str
 ) -> None:
     # Layers of a teacher that was never trained say nothing: what is left for the labels must be enough.
-    schedule = replace(SCHEDULE, epochs=8) if method in LAYERWISE else SCHEDULE
+    schedule = replace(SCHEDULE, epochs=8) if METHODS[method].compares_layers else SCHEDULE
     told: list[str] = []
-    asked = Distilling(method, masks_every=2, schedule=schedule)
+    asked = Distilling(method, schedule=schedule)
     task = task_for(teacher, data, tmp_path, asked, lambda name, now: told.append(name))
     trainings = done(task)
     last = trainings[-1]
@@ -82,7 +91,7 @@ def test_every_method_ends_with_the_student_that_was_planned_or_another_within_t
     assert any(training.start.checks for training in trainings)
     assert last.trained.accuracy == accuracy(network, data.test)
     assert list(dict.fromkeys(told)) == list(asked.trainings([stage.name for stage in task.path]))
-    if method not in UNTAUGHT:
+    if asked.trains:
         assert last.trained.accuracy > 0.9
 
 
@@ -106,7 +115,7 @@ def test_every_method_ends_with_the_student_that_was_planned_or_another_within_t
 def test_a_broken_run_goes_on_and_ends_with_the_same_student(
     teacher: nn.Module, data: Data, tmp_path: Path, method: str, training: str, step: int
 ) -> None:
-    asked = Distilling(method, assistants=1, masks_every=3, score_travel=3, schedule=SCHEDULE)
+    asked = Distilling(method, assistants=1, schedule=SCHEDULE)
 
     def killed(name: str, now: Progress) -> None:
         if name == training and (now.epoch - 1) * now.steps + now.step == step:
@@ -146,7 +155,7 @@ def test_labels_are_not_smoothed_for_the_one_control_and_are_for_the_other(
 def test_assistants_none_leave_the_whole_network_and_the_teacher_as_guides(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    asked = Distilling("cascade", assistants=0, masks_every=2, schedule=SCHEDULE)
+    asked = Distilling("cascade", assistants=0, schedule=SCHEDULE)
     trainings = done(task_for(teacher, data, tmp_path, asked))
     assert trainings[0].teacher == "whole"
     assert trainings[1].teacher.split(" → ")[0] == "whole"
@@ -155,13 +164,13 @@ def test_assistants_none_leave_the_whole_network_and_the_teacher_as_guides(
 def test_a_cascade_without_epochs_for_the_student_alone_ends_after_the_first_stage(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    asked = Distilling("cascade", together_share=1.0, schedule=SCHEDULE)
+    asked = Distilling("cascade", cascade=CascadeRecipe(1.0), schedule=SCHEDULE)
     (only,) = done(task_for(teacher, data, tmp_path, asked))
     assert only.stage.name == "student"
     assert only.start.checks
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in CUTTING])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.own_student])
 def test_a_student_that_is_given_is_taught_as_it_is(
     teacher: nn.Module, data: Data, tmp_path: Path, method: str
 ) -> None:
