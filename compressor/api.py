@@ -24,6 +24,7 @@ from compressor.artifacts.profile import Profile, profiled
 from compressor.artifacts.prove import truth_of_network
 from compressor.artifacts.student import Student, apply_plan, load_student, save_student
 from compressor.artifacts.write import checked, written_onnx
+from compressor.base.checks import require
 from compressor.data import load_data
 from compressor.data.factory import data_from
 from compressor.data.split import Data
@@ -33,7 +34,7 @@ from compressor.models.names import ModelSource
 from compressor.pruning.cutting import cut
 from compressor.pruning.cutting.folding import fold_constants
 from compressor.pruning.cutting.optimizer_state import cut_optimizer
-from compressor.pruning.cutting.proof import check_cut, require
+from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.recording.example import Given
 from compressor.pruning.graph.trace import trace

@@ -18,11 +18,13 @@ class Runner:
     title: str
     opens: Callable[[Path], Session]
     needs: str | None = None
+    explains: bool = False
+    """True if the first layer that differs can be found in it."""
 
 
 RUNNERS: dict[str, Runner] = {
-    "onnxruntime": Runner("ONNX Runtime", open_session),
-    "onnxruntime-unfused": Runner("ONNX Runtime, unfused", open_unfused),
+    "onnxruntime": Runner("ONNX Runtime", open_session, explains=True),
+    "onnxruntime-unfused": Runner("ONNX Runtime, unfused", open_unfused, explains=True),
     "openvino": Runner("OpenVINO", open_openvino, "openvino"),
     "tensorrt": Runner("TensorRT", open_engine, "tensorrt"),
     "executorch": Runner("ExecuTorch", open_program, "executorch"),

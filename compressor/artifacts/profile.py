@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from compressor.artifacts.latency import Row, latencies
 from compressor.artifacts.runtimes import KINDS, kind_of
+from compressor.base.checks import Check
 from compressor.errors import ProfileError
 from compressor.profiling import Counts, FileCounts, count, count_file, fingerprint
-from compressor.pruning.cutting.proof import Check
 from compressor.recipe import ProfileRecipe
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from compressor.artifacts.student import Student, load_student, same_bits, save_student
+from compressor.base.checks import Check
 from compressor.profiling import count
-from compressor.pruning.cutting.proof import Check
 from compressor.pruning.widths.plan import Plan
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compressor.base.checks import Check
 from compressor.data.split import Data
 from compressor.errors import ExportError, NotHereError
 from compressor.exporting import (
@@ -32,7 +33,6 @@ from compressor.exporting import (
     real_batches,
 )
 from compressor.exporting.verdict import Tolerance
-from compressor.pruning.cutting.proof import Check
 from compressor.recipe import ExportRecipe
 from compressor.training import accuracy
 
@@ -149,7 +149,9 @@ def _in(runner: str, artifact: Artifact, truth: Truth, recipe: ExportRecipe) -> 
     except NotHereError as error:
         return Proof(*about, None, f"not run here: {error}"), []
     except ExportError as error:  # the runtime is here, and the file does not open or run in it
-        return Proof(*about, False, str(error)), [Check(name, False, math.inf, 0.0, str(error))]
+        return Proof(*about, False, str(error)), [
+            Check(name, False, math.inf, 0.0, str(error), file=about[0], runtime=about[3])
+        ]
 
 
 def _compared(
@@ -173,14 +175,25 @@ def _compared(
         least_cosine=tolerance.cosine,
     )
     detail = f"{verdict.detail}; mean difference {verdict.mean_abs_error:.2g}, cosine {verdict.cosine:.6f}"
-    if not verdict.passed and runner.startswith("onnxruntime"):
+    if not verdict.passed and RUNNERS[runner].explains:
         detail += f"; {_first_layer(artifact.path, truth, tolerance)}"
-    checks = [Check(name, verdict.passed, verdict.max_abs_error, verdict.tolerance, detail)]
+    checks = [
+        Check(
+            name,
+            verdict.passed,
+            verdict.max_abs_error,
+            verdict.tolerance,
+            detail,
+            file=about[0],
+            runtime=about[3],
+        )
+    ]
     right = None
     if truth.data is not None and truth.accuracy is not None:
         right = _accuracy(session.answers, truth.data)
         where = f"{artifact.path.name} keeps the accuracy in {RUNNERS[runner].title}"
-        checks.append(kept_accuracy(where, truth.accuracy, right, recipe.max_accuracy_drop))
+        kept = kept_accuracy(where, truth.accuracy, right, recipe.max_accuracy_drop)
+        checks.append(replace(kept, file=about[0], runtime=about[3]))
     proof = Proof(
         *about,
         passed=all(check.passed for check in checks),

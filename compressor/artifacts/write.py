@@ -19,6 +19,7 @@ from compressor.artifacts.int8_layers import fewest
 from compressor.artifacts.prove import Proof, Truth, proven
 from compressor.artifacts.runtimes import kind_of
 from compressor.base.cache import cache_root
+from compressor.base.checks import Check
 from compressor.data.split import Data
 from compressor.errors import CompressError, ExportError, UsageError
 from compressor.exporting import (
@@ -34,12 +35,15 @@ from compressor.exporting import (
     sensitivities,
 )
 from compressor.exporting.test_inputs import in_parts
-from compressor.pruning.cutting.proof import Check
 from compressor.recipe import ExportRecipe
 from compressor.recipe.names import ALL, AUTO
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REJECTED = ".rejected"
+NO_ENGINE = (
+    "TensorRT is not installed, so no engine was built; where it is: "
+    "compress export student.onnx --to tensorrt --out student.engine"
+)
 SEEN = 32
 """Images by which layers are ranked."""
 
@@ -90,14 +94,11 @@ def formats_of(recipe: ExportRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
             raise UsageError(
                 f"`{name}` needs {NEEDS[needs].title}, which is not installed", NEEDS[needs].install
             )
-        elif needs != "tensorrt":
+        elif needs == "tensorrt":
+            left_out.append(NO_ENGINE)
+        else:
             left_out.append(f"{name} is left out: {NEEDS[needs].title} is not installed")
-        elif not any("no engine was built" in reason for reason in left_out):
-            left_out.append(
-                "TensorRT is not installed, so no engine was built; where it is: "
-                "compress export student.onnx --to tensorrt --out student.engine"
-            )
-    return tuple(dict.fromkeys(chosen)), tuple(left_out)
+    return tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(left_out))
 
 
 def _wanted(asked: Iterable[str]) -> list[tuple[str, bool]]:

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
+from compressor.base.checks import Check, require
 from compressor.base.files import write_atomic
 from compressor.data.split import Data, Part
 from compressor.models.copying import named_tensors
 from compressor.pruning.cutting import cut
-from compressor.pruning.cutting.proof import Check, check_cut, require
+from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.recording.example import Inputs, inputs_of
 from compressor.pruning.repairing.fit_network import BATCH, repaired
 from compressor.pruning.widths.plan import Plan

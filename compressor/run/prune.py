@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from compressor.base.checks import require
 from compressor.base.files import write_atomic, write_json
 from compressor.data.split import Data
 from compressor.errors import CompressError
 from compressor.methods import Stage, stages
 from compressor.methods.start import PROOF_IMAGES
 from compressor.pruning.cutting import FORMS, cut, form_of
-from compressor.pruning.cutting.proof import check_cut, require
+from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.scoring.score import criterion_named, score
 from compressor.pruning.scoring.scores import Scores

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from compressor.artifacts.profile import Profile
 from compressor.artifacts.prove import Proof
 from compressor.artifacts.write import Written
+from compressor.base.checks import Check
 from compressor.data.split import Data
 from compressor.methods import Stage, Training
 from compressor.models.names import ModelSource
-from compressor.pruning.cutting.proof import Check
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.scoring.scores import Scores
 from compressor.pruning.widths.plan import Plan

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 
 from compressor.artifacts.promises import counted
+from compressor.base.checks import Check, require
 from compressor.methods import Task, Training, method_named
 from compressor.methods.probe_teacher import probed
 from compressor.methods.quantise_aware import in_eight_bits
-from compressor.pruning.cutting.proof import Check, require
 from compressor.recipe.distilling import TEACHER_NONE
 from compressor.recipe.repair import Repairing
 from compressor.run.progress import repair_progress, training_progress, warn_of_damage
@@ -77,7 +77,11 @@ def _warn(run: Run) -> None:
 
 def _start_checks(trainings: tuple[Training, ...]) -> list[Check]:
     return [
-        replace(check, name=f"{training.stage.name} from {training.teacher}: {check.name}")
+        replace(
+            check,
+            name=f"{training.stage.name} from {training.teacher}: {check.name}",
+            network=training.stage.name,
+        )
         for training in trainings
         for check in training.start.checks
     ]

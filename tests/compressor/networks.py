@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compressor.base.checks import Check
 from compressor.pruning.cutting import cut
-from compressor.pruning.cutting.proof import Check, check_cut
+from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Kept, Plan, plan_keeping

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from compressor.base.checks import Check, require
 from compressor.errors import CompressError
 from compressor.pruning.cutting import cut
 from compressor.pruning.cutting.program import Program
-from compressor.pruning.cutting.proof import Check, check_cut, require
+from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Plan, plan_keeping
 from tests.compressor.networks import (

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from compressor.base.checks import Check
 from compressor.errors import CompressError, UsageError
 from compressor.profiling import count
 from compressor.pruning.cutting import cut, form_of
-from compressor.pruning.cutting.proof import TOLERANCE, Check, check_cut
+from compressor.pruning.cutting.proof import TOLERANCE, check_cut
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.recording.record import tensors_in
 from compressor.pruning.scoring.score import score

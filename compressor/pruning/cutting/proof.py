@@ -9,14 +9,15 @@ before the last layer, and two nothings are always equal. Part of every run, not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compressor.base.checks import Check
 from compressor.errors import CompressError
 from compressor.models.copying import copy_with, named_tensors, require_numbers
 from compressor.pruning.cutting.cut import cut
@@ -31,24 +32,6 @@ from compressor.pruning.widths.plan import Plan
 
 TOLERANCE = 1e-9
 """Relative to the largest output. Another order of sums costs 1e-15 a layer, a wrong channel far more."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One equality: how far apart the two sides were, and how far they may be."""
-
-    name: str
-    passed: bool
-    max_abs_error: float
-    tolerance: float
-    detail: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; JSON has no infinity, so that becomes null."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
 
 
 def check_cut(
@@ -163,17 +146,6 @@ def _enough(inputs: Inputs) -> Inputs:
         return torch.cat([tensor, extra])
 
     return inputs.map(more)
-
-
-def require(checks: Iterable[Check]) -> None:
-    """Return if all passed; stop the run if one did not."""
-    for check in checks:
-        if not check.passed:
-            raise CompressError(
-                f"{check.name}: largest difference {check.max_abs_error:.3g}, rounding explains "
-                f"{check.tolerance:.3g}" + (f" ({check.detail})" if check.detail else ""),
-                "nothing was exported; please report the network, this must not happen",
-            )
 
 
 def _compare(name: str, expected: list[Tensor], found: list[Tensor], relative: float) -> Check:

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.base.checks import Check
 from compressor.errors import CompressError, UsageError
 from compressor.models.copying import named_tensors
-from compressor.pruning.cutting.proof import Check
 from compressor.pruning.cutting.sliced import slice_tensor
 from compressor.pruning.graph.recording.example import Given, Inputs, from_description, inputs_of
 from compressor.pruning.graph.recording.record import tensors_in

@@ -153,11 +153,9 @@ def _figure(row: Mapping[str, Any], key: str, form: str, unit: str = "") -> str:
 
 
 def about_files(check: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a check is told by a row of the table of proofs."""
-    return any(
-        check["name"].startswith(f"{row['file']} ") and check["name"].endswith(f" in {row['runtime']}")
-        for row in proofs
-    )
+    """True if a row of the table of proofs has this check."""
+    compared = (check.get("file"), check.get("runtime"))
+    return any(compared == (row["file"], row["runtime"]) for row in proofs)
 
 
 def asked_and_reached(report: Report) -> str:
