@@ -1,4 +1,4 @@
-"""What the documents show is true: their Python runs, their commands parse, their links lead somewhere.
+"""What the documents show is true: their Python runs, their commands parse, their links and paths lead somewhere.
 
 A block of Python that cannot run here says why: ``<!-- not run: reason -->`` on the line before it.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from compressor.cli import cli
 from compressor.recipe import Recipe, recipe_from
@@ -25,7 +26,12 @@ from compressor.run.report.report import Report
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+SITE = sorted((ROOT / "docs").glob("**/*.md"))
+FOLDERS = ("benchmarks", "compressor", "docs", "export", "profiles", "recipes", "tests")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+UNBREAKABLE = re.compile(r"\]\([^)]*\)|`[^`]*`")
+"""The address of a link, and code: they may make a line longer."""
+GENERATED = re.compile(r"<!-- written by .*?<!-- end of what was written -->", re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*\Z")
 
 
@@ -114,6 +120,30 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         and not (page.parent / target.partition("#")[0]).exists()
     ]
     assert broken == []
+
+
+@pytest.mark.parametrize("page", SITE, ids=lambda page: page.name)
+def test_paths_of_this_repository_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:\w+/)+[\w./-]*)`", FENCE.sub("", page.read_text()))
+    ours = [name for name in named if name.partition("/")[0] in FOLDERS]
+    assert [name for name in ours if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    shown = [file for group in site["nav"] for entry in group.popitem()[1] for file in entry.values()]
+    assert sorted(shown) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in SITE)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *SITE], ids=lambda page: page.name)
+def test_prose_is_at_most_100_columns_wide(page: Path) -> None:
+    prose = GENERATED.sub("", FENCE.sub("", page.read_text()))
+    lines = [line for line in prose.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(UNBREAKABLE.sub("", line)) > 100] == []
+
+
+def test_the_readme_is_shorter_than_150_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

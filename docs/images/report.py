@@ -1,7 +1,7 @@
 """Draw what `compress report` shows as `docs/images/report.svg`.
 
-    compress run --ratio 0.7 --to onnx,onnx-int8 --out runs/first
-    python docs/images/report.py runs/first
+compress run --ratio 0.7 --to onnx,onnx-int8 --out runs/first
+python docs/images/report.py runs/first
 """
 
 from __future__ import annotations
