@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ import yaml
 
 from compressor.cli import cli
 from compressor.recipe import Recipe, recipe_from
+from compressor.recipe.listing import keys_of
 from compressor.run.report.report import Report
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +67,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for block in BLOCKS:
         if block.language in ("sh", "bash", "console"):
             for number, line in enumerate(block.text.replace("\\\n", " ").splitlines(), block.line + 1):
-                for part in re.split(r"&&|;|\|", line.partition(" #")[0].removeprefix("$ ")):
+                for part in re.split(r"&&|;|\||>", line.partition(" #")[0].removeprefix("$ ")):
                     words = shlex.split(part)
                     if words[:1] == ["compress"]:
                         yield f"{block.page.relative_to(ROOT)}:{number}", words[1:]
@@ -101,6 +103,18 @@ def test_a_command_on_a_page_parses(where: str, words: list[str]) -> None:
         pass  # --help has printed the help
     except click.UsageError as error:
         pytest.fail(f"{where}: {error.format_message()}")
+
+
+def test_settings_of_a_command_on_a_page_are_keys_of_a_recipe() -> None:
+    keys = {path for path, _, _ in keys_of(Recipe())}
+    settings = {
+        (where, value.partition("=")[0])
+        for where, words in COMMANDS
+        for option, value in pairwise(words)
+        if option == "--set"
+    }
+    assert settings
+    assert [f"{where}: {key}" for where, key in sorted(settings) if key not in keys] == []
 
 
 def test_the_readme_shows_every_command_and_a_python_example() -> None:
