@@ -1,4 +1,4 @@
-"""What the documents show is true: their Python runs, their commands parse, their links lead somewhere.
+"""What the documents show is true: their Python runs, their commands parse, their links and paths lead somewhere.
 
 A block of Python that cannot run here says why: ``<!-- not run: reason -->`` on the line before it.
 """
@@ -14,18 +14,26 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from compressor.cli import cli
 from compressor.recipe import Recipe, recipe_from
+from compressor.recipe.listing import keys_of
 from compressor.run.report.report import Report
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+SITE = sorted((ROOT / "docs").glob("**/*.md"))
+FOLDERS = ("benchmarks", "compressor", "docs", "export", "profiles", "recipes", "tests")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+UNBREAKABLE = re.compile(r"\]\([^)]*\)|`[^`]*`")
+"""The address of a link, and code: they may make a line longer."""
+GENERATED = re.compile(r"<!-- written by .*?<!-- end of what was written -->", re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*\Z")
 
 
@@ -59,7 +67,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for block in BLOCKS:
         if block.language in ("sh", "bash", "console"):
             for number, line in enumerate(block.text.replace("\\\n", " ").splitlines(), block.line + 1):
-                for part in re.split(r"&&|;|\|", line.partition(" #")[0].removeprefix("$ ")):
+                for part in re.split(r"&&|;|\||>", line.partition(" #")[0].removeprefix("$ ")):
                     words = shlex.split(part)
                     if words[:1] == ["compress"]:
                         yield f"{block.page.relative_to(ROOT)}:{number}", words[1:]
@@ -97,6 +105,18 @@ def test_a_command_on_a_page_parses(where: str, words: list[str]) -> None:
         pytest.fail(f"{where}: {error.format_message()}")
 
 
+def test_settings_of_a_command_on_a_page_are_keys_of_a_recipe() -> None:
+    keys = {path for path, _, _ in keys_of(Recipe())}
+    settings = {
+        (where, value.partition("=")[0])
+        for where, words in COMMANDS
+        for option, value in pairwise(words)
+        if option == "--set"
+    }
+    assert settings
+    assert [f"{where}: {key}" for where, key in sorted(settings) if key not in keys] == []
+
+
 def test_the_readme_shows_every_command_and_a_python_example() -> None:
     readme = ROOT / "README.md"
     assert {words[0] for where, words in COMMANDS if where.startswith("README.md")} == set(cli.commands)
@@ -114,6 +134,30 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         and not (page.parent / target.partition("#")[0]).exists()
     ]
     assert broken == []
+
+
+@pytest.mark.parametrize("page", SITE, ids=lambda page: page.name)
+def test_paths_of_this_repository_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:\w+/)+[\w./-]*)`", FENCE.sub("", page.read_text()))
+    ours = [name for name in named if name.partition("/")[0] in FOLDERS]
+    assert [name for name in ours if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    shown = [file for group in site["nav"] for entry in group.popitem()[1] for file in entry.values()]
+    assert sorted(shown) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in SITE)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *SITE], ids=lambda page: page.name)
+def test_prose_is_at_most_100_columns_wide(page: Path) -> None:
+    prose = GENERATED.sub("", FENCE.sub("", page.read_text()))
+    lines = [line for line in prose.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(UNBREAKABLE.sub("", line)) > 100] == []
+
+
+def test_the_readme_is_shorter_than_150_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
