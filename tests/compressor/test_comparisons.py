@@ -225,7 +225,7 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
     trained = train(
         Staged(4), few(), replace(SCHEDULE, compile=True), teacher=Staged(8, seed=1), losses=["attention"]
     )
-    assert trained.warnings == ("nothing was compiled, because losses look at layers",)
+    assert trained.warnings == ("nothing was compiled, because hints or losses read layer outputs",)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,12 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
             {},
             "`deep` of the student has 8 channels, `deep` of the teacher shows 16",
         ),
-        ([], {"teacher_loss": "none", "teacher_weight": 1.0}, "there is no loss to learn by"),
-        (["pkt=0"], {"teacher_loss": "none", "teacher_weight": 1.0}, "there is no loss to learn by"),
+        ([], {"teacher_loss": "none", "teacher_weight": 1.0}, "distil.losses has no loss with a weight"),
+        (
+            ["pkt=0"],
+            {"teacher_loss": "none", "teacher_weight": 1.0},
+            "distil.losses has no loss with a weight",
+        ),
         (["pkt, start=1"], {"teacher_loss": "none", "teacher_weight": 1.0}, "no loss counts in epoch 0"),
         (["pkt, until=1"], {"teacher_loss": "none", "teacher_weight": 1.0}, "no loss counts in epoch 1"),
         (["pkt"], {"teacher_loss": "nothing"}, "unknown teacher_loss `nothing`"),

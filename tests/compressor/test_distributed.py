@@ -295,7 +295,7 @@ def test_what_must_be_alike_and_is_not_is_one_line(pair: Pair) -> None:
         assert str(error) == "process 1 has other data than process 0"
     for error in pair(few_images):
         assert isinstance(error, UsageError)
-        assert str(error) == "a batch has 1 images, and 2 processes need one each"
+        assert str(error) == "a batch has 1 images, expected at least 2, one for each process"
     assert pair(failing_at_first) == ["1 0", "1 0"], "the first computes alone"
 
 

@@ -296,7 +296,7 @@ def test_a_diverging_training_is_an_error_and_not_a_network_of_nans():
 def test_a_teacher_with_broken_weights_is_named():
     teacher = toy_network(7)
     teacher[8].bias.data[0] = torch.nan
-    with pytest.raises(CompressError, match="the teacher's answers are not all finite"):
+    with pytest.raises(CompressError, match="the teacher's logits are not all finite"):
         train(toy_network(), toy_data(), QUICK, teacher=teacher)
 
 
