@@ -372,7 +372,7 @@ def test_one_process_joins_nothing() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is `x`, expected a number"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is `x`, expected a whole number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 and WORLD_SIZE 2, expected RANK from 0 to 1"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "MASTER_PORT is not set"),
     ],
