@@ -89,7 +89,7 @@ class Moving:
         return {**saved, "losses": self.place.losses}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load saved tensors, each into the memory layout of the present one."""
+        """Load saved tensors, each into the memory layout of the current one."""
         self.lesson.restore(_under("state.", tensors))
         if self.average is not None:
             self.average.network.load_state_dict(_under("average.", tensors))
@@ -112,7 +112,7 @@ class Checkpoints:
         self.folder, self.identity, self.warn = folder, identity, warn
 
     def save(self, moving: Moving) -> None:
-        """Write the present state and delete all but the latest ``KEPT`` checkpoints."""
+        """Write the current state and delete all but the latest ``KEPT`` checkpoints."""
         place = moving.place
         name = f"{place.epoch:06d}-{place.step:08d}"
         content, state = _packed(moving)

@@ -48,14 +48,18 @@ class Hints:
                 handle.remove()
 
     def loss(
-        self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], my: Channels, their: Channels
+        self,
+        student: Mapping[str, Tensor],
+        teacher: Mapping[str, Tensor],
+        student_channels: Channels,
+        teacher_channels: Channels,
     ) -> Tensor:
-        """The weighted sum of the losses of all layers, without gradient for the teacher's outputs (``theirs``)."""
-        total = torch.zeros((), device=next(iter(mine.values())).device)
-        for layer, own in mine.items():
-            other = theirs[layer].detach()
-            both, beside = _places(layer, own, other, my, their)
-            total = total + F.mse_loss(own[:, both].float(), other[:, beside].float())
+        """The weighted sum of the losses of all layers, without gradient for the teacher's outputs."""
+        total = torch.zeros((), device=next(iter(student.values())).device)
+        for layer, own in student.items():
+            other = teacher[layer].detach()
+            places, teacher_places = _places(layer, own, other, student_channels, teacher_channels)
+            total = total + F.mse_loss(own[:, places].float(), other[:, teacher_places].float())
         return self.weight * total
 
 
@@ -82,11 +86,13 @@ def _gives_channels(module: nn.Module) -> bool:
 
 
 def _places(
-    layer: str, own: Tensor, other: Tensor, my: Channels, their: Channels
+    layer: str, own: Tensor, other: Tensor, student_channels: Channels, teacher_channels: Channels
 ) -> tuple[list[int], list[int]]:
     """The positions, in the student's output and in the teacher's, of the channels that both have."""
-    channels = list(my.get(layer, range(own.shape[1])))
-    place = {channel: number for number, channel in enumerate(their.get(layer, range(other.shape[1])))}
+    channels = list(student_channels.get(layer, range(own.shape[1])))
+    place = {
+        channel: number for number, channel in enumerate(teacher_channels.get(layer, range(other.shape[1])))
+    }
     pairs = [(number, place[channel]) for number, channel in enumerate(channels) if channel in place]
     if not pairs or own.shape[2:] != other.shape[2:]:
         raise UsageError(

@@ -1,6 +1,6 @@
 """Layers of a network whose outputs can be compared: all, the last of each stage, and the classifier's input.
 
-A stage is the set of layers with one output resolution. Layers are found by one forward pass of a black image, not
+A stage is the set of layers with one output resolution. Layers are found by one forward pass of zeros, not
 by their names.
 """
 

@@ -52,7 +52,7 @@ class Lesson(Protocol):
 
     @property
     def teacher(self) -> str | None:
-        """Name of the network's present teacher."""
+        """Name of the network's current teacher."""
         ...
 
     @property
@@ -124,7 +124,7 @@ class Lesson(Protocol):
 class Taught:
     """One network, taught by the labels and by one guide (teacher) at a time.
 
-    The guides are sorted weakest first. As soon as the network's test accuracy is above that of its present guide,
+    The guides are sorted weakest first. As soon as the network's test accuracy is above that of its current guide,
     the next guide teaches (Miles and Mikolajczyk 2020, the second stage); the last one stays.
     ``at_once``: all guides teach, from beginning to end.
     """
@@ -310,7 +310,7 @@ class Taught:
         return self._identity
 
     def _to_beat(self) -> float:
-        """Test accuracy of the present guide, measured once."""
+        """Test accuracy of the current guide, measured once."""
         number = int(self._number)
         guide = self._guides[number]
         if guide.accuracy is None:

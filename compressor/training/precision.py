@@ -30,22 +30,22 @@ class Precision:
     reason: str
 
 
-def choose_precision(asked: str, device: torch.device) -> Precision:
-    """The precision for the setting ``asked`` (`auto`, `fp32`, `bf16`, `fp16`) on this device.
+def choose_precision(setting: str, device: torch.device) -> Precision:
+    """The precision for ``setting`` (`auto`, `fp32`, `bf16`, `fp16`) on this device.
 
     A precision that is set by name and impossible is an error. bf16 on a CPU without the
     instructions is possible, only slow, so it is accepted.
     """
-    if asked == "auto":
+    if setting == "auto":
         return _automatic(device)
-    if asked == "fp16" and device.type != "cuda":
+    if setting == "fp16" and device.type != "cuda":
         raise UsageError(
             f"precision `fp16` needs a CUDA device, this is `{device.type}`",
             "use `auto`, which takes the fastest precision that is safe here",
         )
-    if asked == "bf16" and not (device.type == "cpu" or _cuda_with_bf16(device)):
+    if setting == "bf16" and not (device.type == "cpu" or _cuda_with_bf16(device)):
         raise UsageError(f"device `{device}` does not compute bf16", "use `auto` or `fp32`")
-    return Precision(asked, "asked for")
+    return Precision(setting, "asked for")
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Arithmetic:
     precision: Precision
 
     @staticmethod
-    def on(device: torch.device, asked: str) -> Arithmetic:
-        """The arithmetic for the precision setting ``asked`` on this device."""
-        return Arithmetic(device, choose_precision(asked, device))
+    def on(device: torch.device, setting: str) -> Arithmetic:
+        """The arithmetic for this precision setting on this device."""
+        return Arithmetic(device, choose_precision(setting, device))
 
     @property
     def layout(self) -> torch.memory_format:

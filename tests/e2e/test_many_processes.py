@@ -94,6 +94,6 @@ def test_a_teacher_cannot_be_shared_out_among_one_process(folder: Path) -> None:
     assert said.code == 2
     assert said.complaint == [
         "error: distil.shard_teacher divides the teacher among processes: found 1 process, expected at least 2",
-        "hint: torchrun --nproc-per-node 2 -m compressor run …, or leave it out",
+        "hint: start with torchrun --nproc-per-node 2 -m compressor run …, or remove distil.shard_teacher",
     ]
     assert not (folder / "runs").exists()

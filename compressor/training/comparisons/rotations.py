@@ -21,7 +21,7 @@ EMBEDDED = 128
 ANSWERS_SHARE = 0.27
 """Weight of the logits for turned images, where the similarity has weight 1: 2.7 to 10 in the code of SSKD."""
 KEPT_WRONG = 0.75
-"""Of the turned images that the teacher assigns to a wrong plain image, the share used, smallest error first."""
+"""Share used of the turned images that the teacher assigns to a wrong plain image, smallest error first."""
 
 
 class Turns(Comparison):

@@ -41,7 +41,7 @@ class TerminatedError(BaseException):
 
 
 class Watch:
-    """Heartbeat thread of this process. ``doing``: the present step of the run, for error messages."""
+    """Heartbeat thread of this process. ``doing``: the current step of the run, for error messages."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self.doing = "the start"

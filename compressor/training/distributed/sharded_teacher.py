@@ -43,7 +43,7 @@ def sharded(network: nn.Module, world: World) -> nn.Module:
     return whole
 
 
-def _pieces(module: nn.Module, most: float, seen: set[int]) -> Iterator[nn.Module]:
+def _pieces(module: nn.Module, most: float, visited: set[int]) -> Iterator[nn.Module]:
     """The modules below ``module`` with at most ``most`` parameters, or with direct parameters of their own.
 
     A module with direct parameters is not divided: it may use its children's weights without calling them, as
@@ -53,10 +53,10 @@ def _pieces(module: nn.Module, most: float, seen: set[int]) -> Iterator[nn.Modul
         total = sum(parameter.numel() for parameter in child.parameters())
         direct = any(True for _ in child.parameters(recurse=False))
         called = not isinstance(child, nn.ModuleList | nn.ModuleDict)
-        if not total or id(child) in seen:
+        if not total or id(child) in visited:
             continue
-        seen.add(id(child))
+        visited.add(id(child))
         if called and (total <= most or direct):
             yield child
         else:
-            yield from _pieces(child, most, seen)
+            yield from _pieces(child, most, visited)

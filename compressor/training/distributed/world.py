@@ -64,7 +64,7 @@ class World:
         return Part(self.rank, self.size)
 
     def doing(self, what: str) -> None:
-        """Set the present step of the run, for the error message if another process dies."""
+        """Set the current step of the run, for the error message if another process dies."""
         if self.watch is not None:
             self.watch.doing = what
 
