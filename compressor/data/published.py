@@ -63,7 +63,7 @@ def load_published(published: Published, wanted: DataRecipe) -> Data:
     if not wanted.root:
         raise UsageError(
             f"data set `{wanted.name}` needs a folder for its files",
-            "use --data-root FOLDER, and --download if the files are not in it yet",
+            "--data-root FOLDER, and --download if they are not there yet",
         )
     root = Path(wanted.root).expanduser()
     train, test = (_read(published, root, train, wanted) for train in (True, False))
@@ -96,7 +96,7 @@ def _read(published: Published, root: Path, train: bool, wanted: DataRecipe) -> 
         if wanted.download:
             hint = f"put the published files in `{where}` yourself"
         else:
-            hint = f"use --download, or put the published files in `{where}`"
+            hint = f"--download, or put the published files in `{where}`"
         raise CompressError(f"cannot read data set `{wanted.name}` in `{where}`: {reason}", hint) from error
 
 
