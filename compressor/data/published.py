@@ -1,6 +1,6 @@
 """Well-known small data sets, read by torchvision and kept in memory as bytes.
 
-Files are downloaded only with ``--download``. CIFAR's original files are pickles; torchvision
+Files are downloaded only with ``data.download``. CIFAR's original files are pickles; torchvision
 compares their checksums with those of the authors before it opens them.
 """
 
