@@ -1,1 +1,1 @@
-"""Files, caches, devices, the terminal: what every package stands on."""
+"""Basic functions for all packages: files, cache, devices, JSON, imports, the terminal."""

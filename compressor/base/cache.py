@@ -1,8 +1,8 @@
-"""The cache of what is costly to make again: networks, by the content of everything that made them.
+"""Cache on disk for results that are costly to compute again, such as trained networks.
 
-An entry's name is a hash of its ingredients, so a changed recipe, program or version simply has another
-name and nothing ever needs to be invalidated. Entries appear whole or not at all, and are checked
-against their own hash when read; a damaged one counts as absent.
+An entry's name is a hash of its ingredients (all inputs of the result), so a changed recipe, program or
+version has another name and no entry ever needs to be invalidated. Entries are written completely or not
+at all. Tensors are checked against their hash when read; a damaged entry counts as absent.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from compressor.errors import CompressError
 
 
 def cache_root() -> Path:
-    """``$COMPRESS_CACHE``, else the platform's usual place."""
-    given = os.environ.get("COMPRESS_CACHE")
-    return Path(given) if given else user_cache_path("compress-to-edge", appauthor=False)
+    """The cache folder: ``$COMPRESS_CACHE``, else the platform's standard one."""
+    folder = os.environ.get("COMPRESS_CACHE")
+    return Path(folder) if folder else user_cache_path("compress-to-edge", appauthor=False)
 
 
 def key_of(ingredients: Mapping[str, Any]) -> str:
-    """The name of what these ingredients make."""
+    """The name of the entry with these ingredients."""
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def read_tensors(kind: str, key: str) -> dict[str, Tensor] | None:
-    """The tensors stored under this key, or nothing if there are none or they are damaged."""
+    """The tensors stored under this key, or None if there are none or they are damaged."""
     entry = cache_root() / kind / key
     try:
         about = json.loads((entry / "about.json").read_text())
@@ -47,11 +47,13 @@ def read_tensors(kind: str, key: str) -> dict[str, Tensor] | None:
 
 
 def write_tensors(kind: str, key: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str | None:
-    """Store tensors under this key; if that fails it costs time only, and why is returned."""
+    """Store tensors under this key; on failure return the reason, since a missing entry costs only time."""
     try:
         with folder_appearing_whole(cache_root() / kind / key) as scratch:
             file = scratch / "weights.safetensors"
-            owned = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # tied ones too
+            owned = {
+                name: tensor.clone().contiguous() for name, tensor in tensors.items()
+            }  # tied ones share memory
             write_atomic(file, save(owned))
             write_json(scratch / "about.json", {**about, "sha256": sha256_of(file)})
     except CompressError as error:
@@ -60,7 +62,7 @@ def write_tensors(kind: str, key: str, tensors: Mapping[str, Tensor], about: Map
 
 
 def read_numbers(kind: str, key: str) -> dict[str, float]:
-    """The numbers stored under this key; none where there are none or the file is damaged."""
+    """The numbers stored under this key; empty if there are none or the file is damaged."""
     try:
         return {str(name): float(number) for name, number in read_value(kind, key).items()}
     except (ValueError, TypeError, AttributeError):
@@ -68,13 +70,13 @@ def read_numbers(kind: str, key: str) -> dict[str, float]:
 
 
 def write_numbers(kind: str, key: str, numbers: Mapping[str, float]) -> None:
-    """Store numbers under this key, where that is possible: a cache that cannot be written costs time only."""
+    """Store numbers under this key; ignore failures, since a missing entry costs only time."""
     with suppress(CompressError):
         write_json(cache_root() / kind / f"{key}.json", dict(numbers))
 
 
 def read_value(kind: str, key: str) -> Any:
-    """The value stored under this key; none where there is none or it is no JSON."""
+    """The value stored under this key, or None if there is none or the file is not JSON."""
     try:
         return json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -82,6 +84,6 @@ def read_value(kind: str, key: str) -> Any:
 
 
 def write_value(kind: str, key: str, value: Any) -> None:
-    """Store a value of any size as JSON on one line, where that is possible."""
+    """Store a value of any size as JSON on one line; ignore failures."""
     with suppress(CompressError):
         write_atomic(cache_root() / kind / f"{key}.json", json.dumps(value))

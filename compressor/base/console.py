@@ -1,4 +1,4 @@
-"""The terminal: messages and errors, on stderr."""
+"""Print messages and errors to stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def complain(message: str, hint: str | None) -> None:
-    """An error and the way out, on stderr, in two lines."""
+    """Print an error and its hint to stderr, one line each."""
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen under its final name."""
+"""Atomic writing: a file or folder gets its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def folder_appearing_whole(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal text."""
+    """SHA-256 of a file, as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -78,5 +78,5 @@ def _failing_clearly(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise CompressError(
             f"cannot write `{path}`: {reason}",
-            "nothing that was there before is damaged; free space or choose another --out",
+            "existing files are unchanged; free disk space or choose another --out",
         ) from error

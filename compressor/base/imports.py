@@ -1,4 +1,4 @@
-"""What ``package.module:name`` on the command line or in a recipe means."""
+"""Import the object that ``package.module:name`` on the command line or in a recipe refers to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compressor.errors import CompressError, UsageError, unknown_name
 
 
 def load_attribute(reference: str, kind: str) -> Callable[..., Any]:
-    """The callable that ``package.module:name`` names; the current folder counts as importable."""
+    """The callable with the name ``package.module:name``; modules in the current folder can be imported too."""
     module_name, _, attribute = reference.partition(":")
     here = os.getcwd()
     if here not in sys.path:
@@ -26,15 +26,15 @@ def load_attribute(reference: str, kind: str) -> Callable[..., Any]:
         ) from error
     except Exception as error:
         raise CompressError(f"cannot import {kind} `{reference}`: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        package = module_name.split(".")[0]  # what it imported from elsewhere is no suggestion
+    loaded = getattr(module, attribute, None)
+    if loaded is None:
+        package = module_name.split(".")[0]  # do not suggest names that the module itself imported
         public = [
             name
             for name, value in vars(module).items()
             if callable(value) and str(getattr(value, "__module__", "")).split(".")[0] == package
         ]
         raise unknown_name(kind, reference, [f"{module_name}:{name}" for name in public])
-    if not callable(found):
-        raise UsageError(f"{kind} `{reference}` is a {type(found).__name__}, expected something to call")
-    return found
+    if not callable(loaded):
+        raise UsageError(f"{kind} `{reference}` is a {type(loaded).__name__}, expected a function or class")
+    return loaded

@@ -1,8 +1,8 @@
-"""JSON from strangers: read without surprises, taken apart without trust, and noticed when it was edited.
+"""Read untrusted JSON strictly, validate its values, and detect changes by a hash.
 
-A file is refused that says a key twice, holds NaN or infinity, nests without end, is a link to somewhere else, or is no
-text at all. The functions that take a value apart say where the wrong one is. A sealed value carries a hash of its own
-content: that tells an accident or an edit by hand, not a forger, who can compute a hash too.
+Refused are files with a repeated key, with NaN or infinity, with too deep nesting, symbolic links, and content that is
+not text. The validating functions name the position of a wrong value. A sealed value contains a hash of its own
+content: this detects damage and edits by hand, but not forgery, since anybody can compute the hash.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from compressor.errors import CompressError
 SEAL = "sha256"
 DEEPEST = 64
 LARGEST_BYTES = 2**28
-"""Of a JSON file. A network with a thousand cut layers of a thousand channels needs a fiftieth."""
+"""Largest JSON file. A network with a thousand cut layers of a thousand channels needs a fiftieth of it."""
 LARGEST = 2**63 - 1
-"""Of a whole number. It occurs: a slice to the end is recorded as one to here."""
+"""Largest whole number. It occurs: a slice without an end is recorded with this end."""
 
 
 class DamageError(ValueError):
-    """A value is not what it should be; whoever knows the file says which one it is in."""
+    """A value is not as expected; the caller adds the name of the file."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of an ordinary file, in a folder that holds its own files."""
+    """The content of a regular file; symbolic links are refused."""
     try:
         kind = path.lstat().st_mode
         if stat.S_ISLNK(kind):
-            raise CompressError(f"`{path}` is a symbolic link", "put the file itself in its place")
+            raise CompressError(
+                f"`{path}` is a symbolic link, expected a regular file", "replace the link by the file itself"
+            )
         if not stat.S_ISREG(kind):
-            raise CompressError(f"`{path}` is no ordinary file")
+            raise CompressError(f"`{path}` is not a regular file")
         return path.read_bytes()
     except OSError as error:
         raise CompressError(f"cannot read `{path}`: {error.strerror or error}") from error
 
 
 def parsed(content: bytes) -> Any:
-    """The value that JSON text stands for."""
+    """Parse JSON text strictly; `DamageError` if it is not valid."""
     if len(content) > LARGEST_BYTES:
         raise DamageError(f"{len(content):,} bytes of JSON, expected at most {LARGEST_BYTES:,}")
     try:
@@ -52,34 +54,34 @@ def parsed(content: bytes) -> Any:
         )
         deep = _depth(value) > DEEPEST
     except RecursionError as error:
-        raise DamageError("it nests too deep") from error
+        raise DamageError("it is nested too deep") from error
     if deep:
-        raise DamageError(f"it nests deeper than {DEEPEST} levels")
-    canonical(value)
+        raise DamageError(f"it is nested deeper than {DEEPEST} levels")
+    canonical(value)  # fails for text that cannot be encoded as UTF-8
     return value
 
 
 def canonical(value: Any) -> bytes:
-    """The one text of a JSON value, whatever the order of its keys and its spaces."""
+    """Canonical JSON text of a value, independent of the order of keys and of spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value with a hash of its content."""
+    """The value with a hash of its content, under the key ``SEAL``."""
     return {SEAL: hashlib.sha256(canonical(dict(value))).hexdigest(), **value}
 
 
 def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value without its hash, which must be that of the rest."""
+    """The value without its hash; `DamageError` if the hash does not match the rest."""
     rest = {key: item for key, item in value.items() if key != SEAL}
     if value.get(SEAL) != hashlib.sha256(canonical(rest)).hexdigest():
-        raise DamageError("it was changed after it was written: its content does not have the hash it says")
+        raise DamageError("it was changed after it was written: its content does not match its hash")
     return rest
 
 
 def readable(value: Any, indent: str = "") -> str:
-    """JSON text for people: a line for each key, and one for each list of plain values."""
+    """Readable JSON text: one line for each key, and one for each list of plain values."""
     inner = indent + "  "
     if isinstance(value, dict) and value:
         lines = [f"{inner}{json.dumps(key)}: {readable(item, inner)}" for key, item in value.items()]
@@ -91,7 +93,7 @@ def readable(value: Any, indent: str = "") -> str:
 
 
 def entries(value: Any, where: str, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """A dictionary; with ``keys``, one that has exactly these."""
+    """Require a dictionary; with ``keys``, one that has exactly these."""
     if type(value) is not dict:
         raise DamageError(f"{where} is {_shown(value)}, expected a dictionary")
     if keys is not None:
@@ -105,7 +107,7 @@ def entries(value: Any, where: str, keys: Collection[str] | None = None) -> dict
 
 
 def items(value: Any, where: str, number: int | None = None) -> list[Any]:
-    """A list; with ``number``, one of that length."""
+    """Require a list; with ``number``, one of that length."""
     if type(value) is not list:
         raise DamageError(f"{where} is {_shown(value)}, expected a list")
     if number is not None and len(value) != number:
@@ -114,7 +116,7 @@ def items(value: Any, where: str, number: int | None = None) -> list[Any]:
 
 
 def whole(value: Any, where: str, least: int = 0, most: int = LARGEST) -> int:
-    """A whole number, within its bounds."""
+    """Require a whole number from ``least`` to ``most``."""
     if type(value) is not int:
         raise DamageError(f"{where} is {_shown(value)}, expected a whole number")
     if not least <= value <= most:
@@ -123,23 +125,23 @@ def whole(value: Any, where: str, least: int = 0, most: int = LARGEST) -> int:
 
 
 def text(value: Any, where: str, known: Collection[str] | None = None, longest: int = 4096) -> str:
-    """A text; with ``known``, one of these."""
+    """Require a text of at most ``longest`` characters; with ``known``, one of these."""
     if type(value) is not str or len(value) > longest:
         raise DamageError(f"{where} is {_shown(value)}, expected a text")
     if known is not None and value not in known:
-        raise DamageError(f"{where} is {_shown(value)}, which is not known")
+        raise DamageError(f"{where} is {_shown(value)}, which is unknown")
     return value
 
 
 def truth(value: Any, where: str) -> bool:
-    """True or false."""
+    """Require true or false."""
     if type(value) is not bool:
         raise DamageError(f"{where} is {_shown(value)}, expected true or false")
     return value
 
 
 def plain(value: Any, where: str) -> Any:
-    """A single value: nothing, a truth, a text, or a number that a machine can count with."""
+    """Require a single value: null, true, false, a text, a float, or an integer of at most 64 bits."""
     if type(value) is int:
         return whole(value, where, -LARGEST - 1)
     if value is None or type(value) in (bool, float):
@@ -158,27 +160,29 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        raise DamageError(f"it says `{next(name for name in names if names.count(name) > 1)[:80]}` twice")
+        raise DamageError(
+            f"it has the key `{next(name for name in names if names.count(name) > 1)[:80]}` twice"
+        )
     return value
 
 
 def _no_number(name: str) -> Any:
-    raise DamageError(f"it holds {name}, which is no JSON")
+    raise DamageError(f"it contains {name}, which is not valid JSON")
 
 
 def _number(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise DamageError(f"it holds {digits[:40]}, which no number is large enough for")
+        raise DamageError(f"it contains {digits[:40]}, which is too large for a float")
     return value
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and dictionaries nest. Counted in a loop, for a stack ends sooner than a file."""
+    """Nesting depth of lists and dictionaries. A loop, because recursion would exceed Python's limit."""
     level = [value]
     depth = 0
     while level and depth <= DEEPEST:
-        level = [item for each in level for item in _inside(each)]
+        level = [item for container in level for item in _inside(container)]
         depth += 1
     return depth
 

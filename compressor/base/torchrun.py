@@ -1,4 +1,4 @@
-"""Whether this process is one of several that torchrun started. Without torch, so that the command line can ask."""
+"""Detect whether torchrun started this process. Does not import torch, so that the command line can use it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from compressor.errors import CompressError, UsageError
 
 PATIENCE = "COMPRESS_PATIENCE_S"
-"""The variable that says how many seconds a process waits for the others."""
+"""Environment variable with the number of seconds that a process waits for the others."""
 
 CLAIMED = "claimed"
-"""The attribute of an error that this process has to tell, of all that failed together."""
+"""Attribute of an error that this process must print, as the first of all that failed together."""
 
 
 class ToldError(CompressError):
-    """A failure of which another process has told the user already; the command line prints nothing more."""
+    """A failure that another process has printed already; the command line prints nothing more."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -33,12 +33,12 @@ class Launched:
 
     @property
     def speaks(self) -> bool:
-        """Whether it says what every process of its machine would say, such as a wrong option."""
+        """True for the process that prints messages common to all processes of its machine, such as a wrong option."""
         return self.local == 0
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched:
-    """What torchrun says in the environment; without it, the only process there is."""
+    """The process as torchrun's environment variables describe it; a single process without them."""
     if "RANK" not in environment or "WORLD_SIZE" not in environment:
         return Launched()
     rank, size = (_number(environment, name) for name in ("RANK", "WORLD_SIZE"))
@@ -50,24 +50,26 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
             if not environment.get(name):
                 raise UsageError(
                     f"WORLD_SIZE is {size}, and {name} is not set: the processes cannot find each other",
-                    "start them by torchrun, which sets it",
+                    "start them with torchrun, which sets it",
                 )
     return Launched(rank, size, local)
 
 
 def patience(environment: Mapping[str, str] = os.environ) -> float:
-    """How many seconds a process waits for the others before it gives up."""
+    """Number of seconds that a process waits for the others before it fails; 60 by default."""
     text = environment.get(PATIENCE, "60")
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds < float("inf"):
-        raise UsageError(f"{PATIENCE} is `{text}`, expected seconds, at least 1")
+        raise UsageError(f"{PATIENCE} is `{text}`, expected a number of seconds of at least 1")
     return seconds
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     if not environment[name].isdecimal():
-        raise UsageError(f"{name} is `{environment[name]}`, expected a number", "torchrun sets it")
+        raise UsageError(
+            f"{name} is `{environment[name]}`, expected a whole number", "start with torchrun, which sets it"
+        )
     return int(environment[name])

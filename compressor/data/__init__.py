@@ -1,4 +1,4 @@
-"""Pictures and their classes, from wherever they come, as batches a training can repeat."""
+"""Data sets for classification, read from many sources as batches that a training can repeat."""
 
 from compressor.data.sources import SOURCES, load_data
 from compressor.data.split import Bad, Batch, Data, Part, Split

@@ -1,12 +1,12 @@
-"""Published policies of augmentation, drawn so that each sample repeats.
+"""Published augmentation policies with random numbers that can be repeated for each sample.
 
-torchvision draws from torch's global generator. That one may not be used here: pictures are decoded
-by several threads while the training draws its dropout from the same generator, so neither would
-repeat, and a lock among the decoding threads would not keep the training out. Inside ``varied``
-torch's drawing functions are given a generator of the sample's own instead. The diversion holds for
-the calling thread alone, and the global generator is neither read nor moved.
+torchvision draws from torch's global generator. That cannot be used here: several threads decode
+pictures while the training draws dropout from the same generator, so neither would be repeatable,
+and a lock among the decoding threads would not stop the training. Inside ``varied`` torch's random
+functions get a generator of the sample's own instead. This holds only for the calling thread, and
+the global generator is neither read nor advanced.
 
-Left out: policies for a whole batch (mixup, cutmix), which change labels too.
+Not here: policies for a whole batch (mixup, cutmix), which change labels too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from compressor.errors import unknown_name
 
 Policy = Callable[[Image.Image], Image.Image]
-"""From a picture to another of the same size: Pillow's, which torchvision varies four times as fast as a tensor."""
+"""From a picture to one of the same size. torchvision is four times as fast on Pillow pictures as on tensors."""
 
 DEFAULT, NONE = "default", "none"
 
@@ -32,7 +32,7 @@ POLICIES = {
     "trivialaugment": "TrivialAugmentWide",
     "autoaugment": "AutoAugment",
 }
-"""The classes of ``torchvision.transforms.v2``, each with its own defaults (``AutoAugment``: what ImageNet taught)."""
+"""Classes of ``torchvision.transforms.v2``, each with its own defaults (``AutoAugment``: ImageNet's policy)."""
 
 _DRAWING = {
     torch.rand,
@@ -47,29 +47,29 @@ _DRAWING |= {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.random_, 
 
 
 def check_augment(name: str) -> None:
-    """Refuse a name that is in no table."""
+    """Raise an error for an unknown name."""
     if name not in (DEFAULT, NONE, *POLICIES):
         raise unknown_name("augment", name, (DEFAULT, NONE, *POLICIES))
 
 
 def policy_named(name: str) -> Policy | None:
-    """The policy of this name; none for ``default`` and ``none``, which are what a source does by itself, or not."""
+    """The policy of this name, or None for ``default`` (the source's own augmentation) and ``none``."""
     if name not in POLICIES:
         return None
-    # torchvision takes a second to import, which nobody should wait for who has no policy.
+    # Imported here: torchvision takes a second to import, which is needed only for a policy.
     from torchvision.transforms import v2
 
     return getattr(v2, POLICIES[name])()
 
 
 def varied(policy: Policy, picture: Image.Image, random: Random) -> Image.Image:
-    """What the policy makes of this picture; ``random`` decides, and nothing else."""
+    """The picture changed by the policy, which depends only on ``random``."""
     with _DrawingFrom(torch.Generator().manual_seed(random.getrandbits(63))):
         return policy(picture)
 
 
 def varied_pixels(policy: Policy, image: Tensor, random: Random) -> Tensor:
-    """The same for uint8 pixels (C, H, W), of one channel or three."""
+    """`varied` for uint8 pixels (C, H, W), of one channel or three."""
     channels, height, width = image.shape
     content = image.permute(1, 2, 0).contiguous().numpy().tobytes()
     picture = Image.frombytes("L" if channels == 1 else "RGB", (width, height), content)
@@ -77,13 +77,13 @@ def varied_pixels(policy: Policy, image: Tensor, random: Random) -> Tensor:
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
-    """The pixels (H, W, C) of a picture in grey or colour."""
+    """Pixels (H, W, C) of a picture in grey or colour."""
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return pixels.view(picture.height, picture.width, -1)
 
 
 class _DrawingFrom(TorchFunctionMode):
-    """While it lasts, torch's drawing functions draw from this generator, in this thread."""
+    """While active, torch's random functions draw from this generator, in this thread."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()

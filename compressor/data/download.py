@@ -1,8 +1,8 @@
-"""A file at an address on the web, brought into the cache once.
+"""Download a file from the web into the cache, once.
 
-It appears there whole or not at all, and a process that finds another one at it waits. A line that
-breaks is tried again; what the server says for certain is not. Left out: noticing that the file has
-changed at its address since; remove the cache's copy for that.
+It is written completely or not at all, and a process waits while another one downloads the same file.
+A broken connection is tried again; a definite answer of the server, such as 404, is not. Not implemented:
+detecting that the file at the address has changed; delete the cached copy for that.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _SILENCE_S = 60.0
 _PIECE = 1 << 20
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
-# A certificate that fails and a line that breaks are errors of the system too, as a full disk is.
+# Listed because they are OSErrors too, and a full disk must not be retried as a network error.
 _NETWORK = (URLError, HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
 def is_address(name: str) -> bool:
-    """Whether this is to be downloaded."""
+    """True if ``name`` is a web address."""
     return name.startswith(("http://", "https://"))
 
 
 def downloaded(url: str) -> Path:
-    """The cache's copy of the file at ``url``."""
+    """Path of the cached copy of the file at ``url``, downloaded if needed."""
     name, key = PurePosixPath(urlsplit(url).path).name, key_of({"url": url})
     file = cache_root() / "downloads" / f"{key}-{name}"
     lock = cache_root() / "locks" / f"{key}.lock"
@@ -51,27 +51,29 @@ def downloaded(url: str) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # its file stays: another process may be about to open it
+        with FileLock(lock):  # the lock file is not deleted: another process may be about to open it
             if not file.exists():
                 _fetched(url, file)
     except OSError as error:
         raise CompressError(
-            f"cannot write `{file}`: {error.strerror or error}", "free space, or set COMPRESS_CACHE elsewhere"
+            f"cannot write `{file}`: {error.strerror or error}",
+            "free disk space, or set COMPRESS_CACHE to another folder",
         ) from error
     return file
 
 
 def _fetched(url: str, file: Path) -> None:
+    """Download, with a retry after each pause of ``PAUSES_S``."""
     for pause in (*PAUSES_S, None):
         try:
             _fetch(url, file)
         except _NETWORK as error:
-            certain = isinstance(error, HTTPError) and error.code not in _PASSING
-            if pause is None or certain:
-                tries = "" if certain else f", tried {len(PAUSES_S) + 1} times"
+            final = isinstance(error, HTTPError) and error.code not in _PASSING
+            if pause is None or final:
+                tries = "" if final else f", tried {len(PAUSES_S) + 1} times"
                 raise CompressError(
-                    f"cannot download `{url}`: {_said(error)}{tries}",
-                    "or download it yourself, and name the files",
+                    f"cannot download `{url}`: {_reason(error)}{tries}",
+                    "download it yourself, and give the path of the file instead of the address",
                 ) from error
             time.sleep(pause)
         else:
@@ -82,15 +84,15 @@ def _fetch(url: str, file: Path) -> None:
     with urlopen(url, timeout=_SILENCE_S) as answer, _appearing(file) as out:
         while piece := answer.read(_PIECE):
             out.write(piece)
-        promised = answer.headers.get("Content-Length")
-        # A line that ends too early ends as quietly as one that ends in time.
-        if promised is not None and out.tell() != int(promised):
-            raise ConnectionError(f"it ended after {out.tell():,} of {int(promised):,} bytes")
+        length = answer.headers.get("Content-Length")
+        # A connection that is closed too early gives no error by itself.
+        if length is not None and out.tell() != int(length):
+            raise ConnectionError(f"it ended after {out.tell():,} of {int(length):,} bytes")
 
 
 @contextmanager
 def _appearing(file: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name only if the block succeeds."""
+    """Yield a file to write, which gets its final name only if the block succeeds."""
     handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as out:
@@ -103,7 +105,7 @@ def _appearing(file: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
         return f"HTTP {error.code} {error.reason}"
     return str(getattr(error, "reason", "") or error or type(error).__name__)

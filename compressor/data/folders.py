@@ -1,8 +1,8 @@
-"""Pictures in folders: one folder a class, the folder's name its label.
+"""Pictures in folders: one folder per class, with the folder's name as the label.
 
-Either ``train/`` and ``val/`` (or ``test/``) lie inside, or the class folders themselves, of which
-one fifth is then kept for the test. Files without a picture's ending are passed over. A folder of
-pictures without classes can take the place of the training half: a teacher tells what is on them.
+The data folder contains either ``train/`` and ``val/`` (or ``test/``), or the class folders themselves;
+then one fifth of each class is held out for the test. Files without the suffix of a picture are ignored.
+A folder of pictures without classes can replace the training half: then a teacher provides the targets.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures that are files of their own."""
+    """Pictures stored one per file."""
 
     paths: tuple[Path, ...]
 
     def name(self, number: int) -> str:
-        """The path of the file."""
+        """Path of the picture, as text."""
         return str(self.paths[number])
 
     def file(self, number: int) -> Path:
-        """The file itself."""
+        """Path of the picture."""
         return self.paths[number]
 
 
 def load_folder(wanted: DataRecipe, seed: int) -> Data:
-    """The data set in a folder."""
+    """Load the data set in a folder."""
     folder = Path(wanted.name).expanduser()
     train, test = _halves(folder, seed)
     if len(train) < 2:
         raise CompressError(
             f"`{folder}` has {len(train)} class folders, expected at least 2",
-            "one folder a class, or train/ and val/ with one folder a class in each",
+            "use one folder per class, or train/ and val/ with one folder per class in each",
         )
     size = wanted.size or SIZE
     scaling = chosen_scaling(IMAGENET, wanted.mean, wanted.std)
@@ -69,21 +69,21 @@ def load_folder(wanted: DataRecipe, seed: int) -> Data:
 
 
 def with_unlabelled(data: Data, wanted: DataRecipe) -> Data:
-    """The same data, but trained on the pictures in a folder, whose classes nobody knows."""
+    """The same data, with the unlabelled pictures of a folder as the training half."""
     scaling = getattr(data.test, "scaling", None)
     if not isinstance(scaling, Scaling):
         raise UsageError(
-            f"`unlabelled` does not go with `{wanted.name}`: how its images were scaled is not known",
-            "give images without labels, each labelled -1, in the factory itself",
+            f"`unlabelled` does not work with `{wanted.name}`: the scaling of its images is unknown",
+            "return the images without labels, each with label -1, from the factory itself",
         )
     folder = Path(wanted.unlabelled).expanduser()
     if not folder.is_dir():
         raise UsageError(
-            f"no folder `{wanted.unlabelled}`", "--unlabelled FOLDER of pictures without classes"
+            f"no folder `{wanted.unlabelled}`", "use --unlabelled FOLDER, with pictures without classes"
         )
-    files = _found(folder)
+    files = _files(folder)
     if not files:
-        raise CompressError(f"`{folder}` has no pictures", "looked for " + " ".join(sorted(_ENDINGS)))
+        raise CompressError(f"`{folder}` has no pictures", "known suffixes: " + " ".join(sorted(_ENDINGS)))
     look = training_look(data.shape[-1], scaling, wanted.augment)
     train = _split(files, [-1] * len(files), look, True, wanted)
     return replace(data, train=replace(train, labelled=False))
@@ -98,19 +98,20 @@ def _split(
 
 
 def _halves(folder: Path, seed: int) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    # A folder `train` that holds pictures and no folders is the class of trains.
+    """The files of the training half and of the test half, by class."""
+    # A folder `train` that contains pictures and no folders is the class of trains.
     if not any(_folders(folder / "train")):
         return _divided(_pictures(folder), seed)
     held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if held_out is None:
         raise CompressError(
             f"`{folder}` has train/ but neither val/ nor test/",
-            "give the folder train/ itself, and one fifth of it is kept for the test",
+            "name the folder train/ itself: one fifth of it is then held out for the test",
         )
     train, test = _pictures(folder / "train"), _pictures(held_out)
     if set(train) != set(test):
         raise CompressError(
-            f"train/ and {held_out.name}/ in `{folder}` differ in their classes: "
+            f"train/ and {held_out.name}/ in `{folder}` have different classes; only in one of them: "
             + ", ".join(f"`{name}`" for name in sorted(set(train) ^ set(test))),
             "each class needs a folder in both",
         )
@@ -119,31 +120,31 @@ def _halves(folder: Path, seed: int) -> tuple[dict[str, list[Path]], dict[str, l
 
 def _pictures(folder: Path) -> dict[str, list[Path]]:
     """The picture files of each class, by the names of the classes in alphabetical order."""
-    found = {}
+    pictures = {}
     for place in _folders(folder):
-        files = _found(place)
+        files = _files(place)
         if not files:
             raise CompressError(
-                f"class folder `{place}` has no pictures", "looked for " + " ".join(sorted(_ENDINGS))
+                f"class folder `{place}` has no pictures", "known suffixes: " + " ".join(sorted(_ENDINGS))
             )
-        found[place.name] = files
-    return found
+        pictures[place.name] = files
+    return pictures
 
 
-def _found(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _ENDINGS and file.is_file())
 
 
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _divided(
     pictures: dict[str, list[Path]], seed: int
 ) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """One fifth of each class for the test, at least one picture; which ones, the seed decides."""
+    """Hold out one fifth of each class for the test, at least one picture, chosen by the seed."""
     train, test = {}, {}
     for name, files in pictures.items():
         if len(files) < 2:

@@ -1,13 +1,13 @@
-"""The built-in data set: coloured glyphs, rendered here, with nothing to download.
+"""Built-in data set of coloured glyphs, rendered by this module without a download.
 
-Each glyph is drawn once by Pillow's own font as a large mask. A sample is that mask turned,
+Each glyph is drawn once in Pillow's built-in font as a large mask. A sample is that mask turned,
 scaled, stretched, sheared and shifted at random, in a random colour over a gradient, with a piece
 of another glyph at its edge and noise on top. Samples are rendered many at a time, so the whole
 default set takes about a second on one core.
 
 The same arguments give the same pixels on the same machine; on another a pixel may differ by one
-step, because sampling a mask is float arithmetic. There is no augmentation unless it is asked for: a
-teacher's answer to a sample stays true throughout a training, and is computed once.
+step, because sampling a mask is float arithmetic. There is no augmentation by default, so that a
+teacher's logits for a sample stay valid for the whole training and are computed once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from compressor.data.scaling import Scaling, chosen_scaling
 from compressor.data.split import Data
 from compressor.errors import CompressError, UsageError
 
-# Ordered so that every beginning is a fair task: the last ones have a twin, from which only their
-# size, or less, tells them (O and 0, l and I, x and X).
+# Ordered so that the first N make a fair task for every N: the last ones differ from another glyph
+# only in size, or less (O and 0, l and I, x and X).
 GLYPHS = "ABDEFGHJKLMNPQRTUYabdefghqrt23456789" + "CSVWXZIimnjyO1kl0opsuvwxzc"
 CLASSES = 36
 TRAIN = 8_000
-TEST = 6_000  # so many, because the accuracies to compare lie half a point apart
+TEST = 6_000  # large, because the compared accuracies differ by about half a point
 SIZE = 24
 
 _SCALING = Scaling((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 _MASTER = 48  # pixels of a mask's side; a capital letter takes 21 of them, the rest is room to turn
 
-# How hard it is. Each is the end of a uniform range; positions count from the middle, where the edge is 1.
+# Difficulty: each is the limit of a uniform range; positions count from the middle, with the edge at 1.
 _TURN = math.radians(25)
 _SHEAR = 0.3
 _STRETCH = 0.2
@@ -66,11 +66,13 @@ def load_glyphs(
     classes = CLASSES if classes is None else classes
     size = SIZE if size is None else size
     if not 2 <= classes <= len(GLYPHS):
-        raise UsageError(f"asked for {classes} classes of glyphs, there are 2 to {len(GLYPHS)}")
+        raise UsageError(f"glyphs: {classes} classes, expected 2 to {len(GLYPHS)}")
     if size < 8:
-        raise UsageError(f"asked for glyphs of {size} pixels, expected at least 8")
+        raise UsageError(f"glyphs: a size of {size} pixels, expected at least 8")
     if train < 1 or test < 1:
-        raise UsageError(f"asked for {train} glyphs to train on and {test} to test, expected at least 1 each")
+        raise UsageError(
+            f"glyphs: {train} training samples and {test} test samples, expected at least 1 each"
+        )
     masks = _masks(classes)
     scaling = chosen_scaling(_SCALING, mean, std)
 
@@ -78,9 +80,9 @@ def load_glyphs(
         labels = torch.arange(count) % classes
         images = torch.empty(count, 3, size, size, dtype=torch.uint8)
         random = Generator().manual_seed((2 * seed + stream) % 2**63)
-        # In pieces that stay in the processor's cache: twice as fast as all at once.
-        for piece, of in zip(images.split(256), labels.split(256), strict=True):
-            piece.copy_(_render(masks, of, size, random))
+        # In pieces that fit into the processor's cache: twice as fast as all at once.
+        for piece, piece_labels in zip(images.split(256), labels.split(256), strict=True):
+            piece.copy_(_render(masks, piece_labels, size, random))
         return TensorSplit(images, labels, scaling, policy=policy)
 
     return Data(
@@ -128,9 +130,9 @@ def _render(masks: Tensor, labels: Tensor, size: int, random: Generator) -> Tens
 
 
 def _placement(count: int, random: Generator, *, away: float = 0.0) -> Tensor:
-    """(N, 2, 3): from a position in the sample to one in the mask, both in [-1, 1].
+    """Affine maps (N, 2, 3) from a position in the sample to one in the mask, both in [-1, 1].
 
-    ``away`` moves all of them that far from the middle, each in a direction of its own.
+    ``away`` moves each glyph that far from the middle, in a random direction.
     """
     turn = _between(-_TURN, _TURN, count, random)
     shear = _between(-_SHEAR, _SHEAR, count, random)
@@ -142,7 +144,7 @@ def _placement(count: int, random: Generator, *, away: float = 0.0) -> Tensor:
 
     rotation = _matrices(turn.cos(), -turn.sin(), turn.sin(), turn.cos())
     skew = _matrices(stretch, shear, torch.zeros(count), 1 / stretch)
-    # A capital takes 0.43 of its mask; at scale 1 it is to take three quarters of the sample.
+    # A capital letter fills 0.43 of its mask; at scale 1 it must fill three quarters of the sample.
     linear = rotation @ skew * (0.43 / 0.75 / scale).view(-1, 1, 1)
     return torch.cat([linear, -linear @ shift.unsqueeze(2)], dim=2)
 
@@ -157,7 +159,7 @@ def _draw(masks: Tensor, placement: Tensor, size: int) -> Tensor:
 
 
 def _gradient(count: int, size: int, random: Generator) -> Tensor:
-    """From one colour to another that is not far from it, in any direction."""
+    """Backgrounds (N, 3, size, size): a linear gradient between two similar colours, in a random direction."""
     start = torch.rand(count, 3, 1, 1, generator=random)
     change = 0.6 * (torch.rand(count, 3, 1, 1, generator=random) - 0.5)
     direction = _between(-math.pi, math.pi, count, random).view(-1, 1, 1, 1)
@@ -167,10 +169,10 @@ def _gradient(count: int, size: int, random: Generator) -> Tensor:
 
 
 def _visible_colour(background: Tensor, random: Generator) -> Tensor:
-    """A colour for each sample that differs in brightness from the middle of its background."""
+    """A colour for each sample that differs in brightness from the mean of its background."""
     count = len(background)
     brightness = background.mean(dim=(1, 2, 3))
-    lighter = torch.rand(count, generator=random) < 1 - brightness  # where there is room
+    lighter = torch.rand(count, generator=random) < 1 - brightness  # more often on dark backgrounds
     room = torch.where(lighter, 1 - brightness, brightness)
     step = _CONTRAST + torch.rand(count, generator=random) * (room - _CONTRAST).clamp(min=0)
     target = torch.where(lighter, brightness + step, brightness - step)

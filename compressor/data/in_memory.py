@@ -1,10 +1,9 @@
-"""A split whose images all lie in memory as one uint8 tensor.
+"""Split with all images in memory, as one uint8 tensor.
 
-For small sets this is the fastest loader there is: a batch is one indexing operation. What an
-image goes through at training time is one function over a batch and its random numbers. Those are
-drawn for the whole set before the first batch, so that the augmentation of a sample depends on
-the shuffle number alone, not on the batch that the sample falls into. A policy, if there is one,
-comes on top, image by image.
+For small sets this is the fastest loader: a batch is one indexing operation. The augmentation is
+one function of a batch and its random numbers. These are drawn for the whole set before the first
+batch, so that the augmentation of a sample depends only on the shuffle number, not on the batch
+that contains it. A policy, if there is one, is applied afterwards, image by image.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from compressor.data.scaling import Scaling
 from compressor.data.split import WHOLE, Bad, Batch, Part, batch_indices
 
 DRAWS = 3
-"""How many random numbers the augmentation of one sample may use."""
+"""Number of random numbers for the augmentation of one sample."""
 
 Augment = Callable[[Tensor, Tensor], Tensor]
 """(uint8 images (N, C, H, W), numbers in [0, 1) (N, DRAWS)) -> images of the same shape."""
@@ -33,8 +32,8 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 class TensorSplit:
     """Images (N, C, H, W) uint8 and labels (N,) int64.
 
-    With a ``side`` the images of a batch are resized to it: the whole set at the size that a large
-    network wants would not fit in memory (CIFAR at 224 pixels: 7.5 GB).
+    With a ``side`` the images of a batch are resized to it: the whole set at the input size of a large
+    network would not fit in memory (CIFAR at 224 pixels: 7.5 GB).
     """
 
     images: Tensor
@@ -44,16 +43,16 @@ class TensorSplit:
     side: int | None = None
     policy: Policy | None = None
     labelled: ClassVar = True
-    bad: ClassVar[tuple[Bad, ...]] = ()  # what lies in memory has been read
+    bad: ClassVar[tuple[Bad, ...]] = ()  # all images were read before
 
     @property
     def fixed(self) -> bool:
-        """Whether a sample shows the same pixels every time."""
+        """True if a sample has the same pixels every time."""
         return self.augment is None and self.policy is None
 
     @property
     def plain(self) -> TensorSplit:
-        """The same images as they are stored."""
+        """The same images without augmentation."""
         return replace(self, augment=None, policy=None)
 
     def __len__(self) -> int:
@@ -86,7 +85,7 @@ class TensorSplit:
 
 
 def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """The usual augmentation for CIFAR: shifted by up to 4 pixels over black, mirrored half the time."""
+    """Usual augmentation for CIFAR: shift by up to 4 pixels over black, mirror with probability ½."""
     count, _, height, width = images.shape
     padded = F.pad(images, (4, 4, 4, 4))
     top, left = ((draws[:, axis] * 9).long().view(-1, 1) for axis in (0, 1))
@@ -94,5 +93,5 @@ def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
     columns = torch.where(draws[:, 2:] < 0.5, columns, columns.flip(1)) + left
     rows = torch.arange(height) + top
     sample = torch.arange(count).view(-1, 1, 1)
-    # Advanced indices around a slice put the slice last: (N, H, W, C).
+    # Advanced indices on both sides of a slice put the slice last: (N, H, W, C).
     return padded[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

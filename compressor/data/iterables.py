@@ -1,10 +1,10 @@
-"""Samples from the user's own code that can only be read in their order, from the beginning.
+"""Samples from an iterable of the user's own code, which can only be read in order from the beginning.
 
-Every pass begins the iterable anew. A half that has ``set_epoch(number)`` is told the shuffle number
-first (0 where there is none) and may order itself by it; nothing here mixes the samples. What is not
-wanted, the batches before ``start`` and the pieces of other processes, is read and dropped: a stream
-that is slow to read is better given as shards or as a map-style data set. A sample's number is its
-place in the pass. Left out: streams without an end, which promise no number of batches.
+Every pass starts the iterable again. If a half has ``set_epoch(number)``, it is called first with the
+shuffle number (0 without shuffling), and the half may choose its order by it; nothing here mixes the
+samples. The batches before ``start`` and the pieces of other processes are read and dropped: for a
+slow stream use shards or a map-style data set instead. A sample's number is its position in the pass.
+Not supported: endless streams, which have no number of batches.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from compressor.data.split import WHOLE, Bad, Batch, Part, batch_indices
 from compressor.errors import CompressError
 
 _END = object()
-_HINT = "`data.samples` in the recipe, or len() of the half, says how many one pass gives"
+_HINT = "set `data.samples` in the recipe, or len() of the half, to the number of samples in one pass"
 
 
 def is_stream(half: Any) -> bool:
-    """Whether this can be read in its order alone, and begun anew."""
-    # torch's class has an index by inheritance, which fails when it is used.
+    """True for an iterable without an index that can be started again."""
+    # torch's IterableDataset inherits an index method, which fails when it is used.
     indexed = hasattr(half, "__getitem__") and not isinstance(half, IterableDataset)
     return hasattr(half, "__iter__") and not indexed and not isinstance(half, Iterator)
 
 
 def first_of(half: Any, where: str, length: int) -> Any:
-    """Its first sample, whose image says the shape of all."""
+    """The first sample, whose image defines the shape of all."""
     with torch.random.fork_rng(devices=[]):
         return _Pass(half, where, length, 0).next()
 
 
 @dataclass(frozen=True)
 class StreamSplit:
-    """An iterable of the user's own, of which one pass has ``length`` samples."""
+    """Split over the user's iterable; one pass has ``length`` samples."""
 
     samples: Any
     length: int
     expected: Expected
 
-    fixed: ClassVar = False  # a stream may augment, and may order itself anew
+    fixed: ClassVar = False  # a stream may augment, and may change its order
     labelled: ClassVar = True
-    bad: ClassVar[tuple[Bad, ...]] = ()  # what the user's own code cannot read is an error
+    bad: ClassVar[tuple[Bad, ...]] = ()  # a sample that the user's code cannot read is an error
 
     @property
     def plain(self) -> StreamSplit:
-        """Itself: what the user's own code changes cannot be switched off from outside."""
+        """The split itself: augmentation in the user's code cannot be switched off from outside."""
         return self
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class StreamSplit:
     def batches(
         self, size: int, *, shuffle: int | None = None, start: int = 0, part: Part = WHOLE
     ) -> Iterator[Batch]:
-        """Batches of ``size``; the rules are those of ``Split``, but for the order, which is the stream's."""
+        """Batches of ``size``, by the rules of ``Split``, except that the stream defines the order."""
         samples = _Pass(self.samples, self.expected.where, self.length, shuffle or 0)
         for index in batch_indices(self.length, size, shuffle, start, part, self._in_order):
             with torch.random.fork_rng(devices=[]):
@@ -71,12 +71,12 @@ class StreamSplit:
             samples.expect_the_end()
 
     def _in_order(self, shuffle: int) -> Tensor:
-        del shuffle  # the stream has been told
+        del shuffle  # already passed to `set_epoch`
         return torch.arange(self.length)
 
 
 class _Pass:
-    """One pass over a stream, whose samples are asked for by places that only grow."""
+    """One pass over a stream; samples are requested by increasing position."""
 
     def __init__(self, half: Any, where: str, length: int, shuffle: int) -> None:
         self._half, self._where, self._length, self._shuffle = half, where, length, shuffle
@@ -84,13 +84,13 @@ class _Pass:
         self._samples: Iterator[Any] | None = None
 
     def at(self, place: int) -> Any:
-        """The sample at this place; those before it are dropped."""
+        """The sample at position ``place``; those before it are dropped."""
         while self._place < place:
             self.next()
         return self.next()
 
     def next(self) -> Any:
-        """The next sample; torch's generator is seeded for it, and is not given back."""
+        """The next sample. Seeds torch's generator for it; the caller must restore the generator."""
         seed_for(self._place, self._shuffle, self._length)
         sample = self._read()
         if sample is _END:
@@ -101,11 +101,13 @@ class _Pass:
         return sample
 
     def expect_the_end(self) -> None:
-        """Read the rest, which must be as long as was promised."""
+        """Read the rest; an error if the stream is longer or shorter than its length."""
         while self._place < self._length:
             self.next()
         if self._read() is not _END:
-            raise CompressError(f"{self._where} goes on after {self._length} samples", _HINT)
+            raise CompressError(
+                f"{self._where} continues after {self._length} samples, expected its end", _HINT
+            )
 
     def _read(self) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""A simple set with as many classes as anybody wants: pictures of the number of each class."""
+"""Simple data set with any number of classes: each picture shows the number of its class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from compressor.errors import UsageError
 
 SIDE = 32
 _SCALING = Scaling((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-_INK = 0.8  # the share of the side that a number takes
+_INK = 0.8  # the share of the picture's width that a number fills
 
-# How much pictures of one number differ; each is the end of a uniform range.
+# Variation between pictures of one number; each is the limit of a uniform range.
 _TURN = math.radians(8)
 _SCALE = 0.15
 _SHIFT = 0.12
@@ -26,15 +26,15 @@ _NOISE = 0.1
 
 
 def load_numbers(classes: int, *, train: int, test: int, digits: Data | None = None, seed: int = 0) -> Data:
-    """Class c of ``classes`` shows the number c, all of them with as many digits.
+    """Data set whose class c (of ``classes``) shows the number c, padded with zeros to equal length.
 
-    ``digits``: a set whose ten classes are the digits 0 to 9 and whose pictures are put side by side; without one,
-    numbers are drawn in Pillow's own font.
+    ``digits``: a set whose ten classes are the digits 0 to 9, whose pictures are put side by side; without one,
+    numbers are drawn in Pillow's built-in font.
     """
     if digits is not None and len(digits.classes) != 10:
         raise UsageError(
-            f"numbers are made of ten digits, and `{digits.name}` has {len(digits.classes)} classes",
-            "give a data set whose classes are the digits 0 to 9, in that order",
+            f"data set `{digits.name}` has {len(digits.classes)} classes, expected the 10 digits",
+            "use a data set whose classes are the digits 0 to 9, in that order",
         )
     places = len(str(classes - 1))
     names = tuple(f"{number:0{places}}" for number in range(classes))
@@ -53,7 +53,7 @@ def load_numbers(classes: int, *, train: int, test: int, digits: Data | None = N
 
 
 def _drawn(names: tuple[str, ...], labels: Tensor, random: Generator) -> Tensor:
-    """A picture (N, 1, SIDE, SIDE) from 0 to 1 of each label: turned, scaled and shifted a little, with noise."""
+    """Pictures (N, 1, SIDE, SIDE), values 0 to 1, one per label: turned, scaled and shifted a little, with noise."""
     masks = torch.stack([_mask(name) for name in names])[labels]
     count = len(labels)
     turn, scale, right, down = (_between(reach, count, random) for reach in (_TURN, _SCALE, _SHIFT, _SHIFT))
@@ -79,10 +79,10 @@ def _tiled(names: tuple[str, ...], labels: Tensor, digits: Data, train: bool, ra
     batches = list((digits.train if train else digits.test).batches(512))
     images = torch.cat([batch.images for batch in batches]).mean(dim=1, keepdim=True)
     digit = torch.cat([batch.labels for batch in batches])
-    wanted = torch.tensor([[int(each) for each in name] for name in names])[labels]
+    wanted = torch.tensor([[int(character) for character in name] for name in names])[labels]
     chosen = torch.empty_like(wanted)
-    for each in range(10):
-        places, here = (digit == each).nonzero()[:, 0], wanted == each
+    for value in range(10):
+        places, here = (digit == value).nonzero()[:, 0], wanted == value
         chosen[here] = places[torch.randint(len(places), (int(here.sum()),), generator=random)]
     tiled = torch.cat([images[column] for column in chosen.unbind(dim=1)], dim=3)
     small = F.interpolate(tiled, size=(SIDE, SIDE), mode="bilinear", antialias=True)

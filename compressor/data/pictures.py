@@ -1,13 +1,13 @@
-"""Pictures that are decoded when they are needed, by a few threads, wherever they lie.
+"""Split of stored pictures, decoded on demand by a few threads.
 
-For training each is a random piece of the picture, mirrored half the time; for the test it is the
-middle. A few batches are decoded ahead of the one that is used.
+A training sample is a random piece of the picture, mirrored with probability ½; a test sample is its
+middle. A few batches are decoded ahead of the one in use.
 
-A picture that cannot be decoded is noted. In training the next one in stored order that can be takes
-its place, label and all, and keeps its number: which one that is depends on the number alone, so a
-training that goes on in the middle of an epoch, where other pictures were never looked at, sees the
-same. In a test it is left out. Left out here: rotation by EXIF, which torchvision's folders leave out
-too, so that a teacher trained on those sees the same.
+A picture that cannot be decoded is recorded. In training the next readable one in stored order replaces
+it, with its own label, under the number of the bad one: the replacement depends only on that number, so
+a training that resumes in the middle of an epoch gets the same pictures. In a test it is left out. Not
+implemented: rotation by EXIF. torchvision's folders ignore it too, so a teacher trained on those gets
+the same pictures.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from compressor.errors import CompressError
 
 SIZE = 224
 TEST_SHARE = 0.2
-_MIDDLE = 224 / 256  # the share of the shorter side that is looked at, as published networks are tested
+_MIDDLE = 224 / 256  # the used share of the shorter side, as in the tests of published networks
 
 Box = tuple[float, float, float, float]
 
 
 class Stored(Protocol):
-    """Pictures somewhere, numbered from 0."""
+    """A store of pictures, numbered from 0."""
 
     def name(self, number: int) -> str:
-        """What a user would look for to find this picture."""
+        """Name by which a user can find this picture."""
         ...
 
     def file(self, number: int) -> Path | IO[bytes]:
-        """What is to be decoded."""
+        """The file to decode."""
         ...
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a picture becomes pixels: ``augmented`` shows another piece of it at each shuffle."""
+    """Conversion of a picture into pixels; with ``augmented`` each shuffle shows another piece of it."""
 
     size: int
     scaling: Scaling
@@ -61,7 +61,7 @@ class Look:
     policy: Policy | None = None
 
     def pixels(self, picture: Image.Image, random: Random | None) -> Tensor:
-        """(H, W, C) uint8; grey if the scaling has one channel."""
+        """Pixels (H, W, C) uint8, grey if the scaling has one channel; the middle without ``random``."""
         box = _middle(picture.size) if random is None else _random_piece(picture.size, random)
         mode = "L" if len(self.scaling.mean) == 1 else "RGB"
         image = picture.convert(mode).resize((self.size, self.size), Image.Resampling.BILINEAR, box)
@@ -73,13 +73,13 @@ class Look:
 
 
 def training_look(size: int, scaling: Scaling, augment: str) -> Look:
-    """What a training sees by this name of augmentation."""
+    """The look of training pictures for this setting of ``augment``."""
     return Look(size, scaling, augment != NONE, policy_named(augment))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How many threads decode, and how many batches ahead."""
+    """Number of threads that decode, and number of batches decoded ahead."""
 
     workers: int = 2
     ahead: int = 2
@@ -87,7 +87,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class PictureSplit:
-    """Pictures and labels; ``replacing`` halves, those for training, have another in place of a bad one."""
+    """Pictures and labels; with ``replacing``, as in training, another picture replaces a bad one."""
 
     stored: Stored
     labels: Tensor
@@ -100,22 +100,22 @@ class PictureSplit:
 
     @property
     def fixed(self) -> bool:
-        """Whether a sample shows the same pixels every time."""
+        """True if a sample has the same pixels every time."""
         return not self.look.augmented
 
     @property
     def scaling(self) -> Scaling:
-        """From bytes to what the network sees."""
+        """Scaling of the pixels for the network."""
         return self.look.scaling
 
     @property
     def bad(self) -> tuple[Bad, ...]:
-        """What could not be decoded so far."""
+        """The pictures that could not be decoded so far."""
         return self.damage.found
 
     @property
     def plain(self) -> PictureSplit:
-        """The same pictures, the middle of each."""
+        """The same pictures without augmentation: the middle of each."""
         return replace(self, look=replace(self.look, augmented=False, policy=None))
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class PictureSplit:
         read = partial(self._read, shuffle=shuffle if self.look.augmented else None)
         pool = ThreadPoolExecutor(max(1, self.reading.workers))
         try:
-            # While one batch is used, the next ones are already being decoded.
+            # While one batch is in use, the threads decode the next ones.
             coming: deque[tuple[Tensor, Iterator[_Sample | None]]] = deque()
             for index in batch_indices(len(self), size, shuffle, start, part, self.mix):
                 coming.append((index, pool.map(read, index.tolist())))
@@ -141,26 +141,26 @@ class PictureSplit:
 
     def _batch(self, index: Tensor, read: Iterator[_Sample | None]) -> Batch:
         samples = list(read)
-        there = [place for place, sample in enumerate(samples) if sample is not None]
+        places = [place for place, sample in enumerate(samples) if sample is not None]
         good = [sample for sample in samples if sample is not None]
         shape = (0, self.look.size, self.look.size, len(self.scaling.mean))
-        pixels = torch.stack([each.pixels for each in good]) if good else torch.empty(shape)
+        pixels = torch.stack([sample.pixels for sample in good]) if good else torch.empty(shape)
         images = pixels.permute(0, 3, 1, 2).contiguous()
-        labels = self.labels[torch.tensor([each.number for each in good], dtype=torch.int64)]
-        return Batch(self.scaling(images), labels, index[there])
+        labels = self.labels[torch.tensor([sample.number for sample in good], dtype=torch.int64)]
+        return Batch(self.scaling(images), labels, index[places])
 
     def _read(self, number: int, shuffle: int | None) -> _Sample | None:
-        """This sample; or the one in its place, or none."""
+        """This sample, or its replacement, or None."""
         for candidate in self._candidates(number):
-            # By the number asked for: a picture that stands in for another is not seen twice alike.
+            # Seeded by ``number``, not by the candidate: a replacement then differs from its own sample.
             random = None if shuffle is None else Random(f"{shuffle}/{number}")
             try:
                 with Image.open(self.stored.file(candidate)) as picture:
                     return _Sample(candidate, self.look.pixels(picture, random))
-            except Exception as error:  # what a damaged file makes Pillow's readers raise is no closed list
+            except Exception as error:  # Pillow's readers raise many kinds of errors for damaged files
                 self.damage.add("picture", self.stored.name(candidate), _reason(error))
         if self.replacing:
-            raise CompressError(f"none of the {len(self)} pictures to train on can be read")
+            raise CompressError(f"none of the {len(self)} training pictures can be read")
         return None
 
     def _candidates(self, number: int) -> Iterator[int]:
@@ -175,12 +175,12 @@ class _Sample:
 
 
 def _reason(error: Exception) -> str:
-    told = str(error) or "unreadable"
-    return told if isinstance(error, OSError) else f"{type(error).__name__}: {told}"
+    text = str(error) or "unreadable"
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
 
 
 def _middle(size: tuple[int, int]) -> Box:
-    """Left, top, right and bottom of the square in the middle."""
+    """Box (left, top, right, bottom) of the square in the middle."""
     width, height = size
     side = min(width, height) * _MIDDLE
     left, top = (width - side) / 2, (height - side) / 2
@@ -188,7 +188,7 @@ def _middle(size: tuple[int, int]) -> Box:
 
 
 def _random_piece(size: tuple[int, int], random: Random) -> Box:
-    """A piece of 8 to 100 % of the area, between 3:4 and 4:3, as ImageNet's networks are trained."""
+    """Random box of 8 to 100 % of the area, with a shape from 3:4 to 4:3, as in the usual training on ImageNet."""
     width, height = size
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1.0)

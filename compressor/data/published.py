@@ -1,7 +1,7 @@
-"""The well-known small data sets, read by torchvision, then held in memory as bytes.
+"""Well-known small data sets, read by torchvision and kept in memory as bytes.
 
-Nothing is downloaded unless the user asks for it. CIFAR's files are pickles, as their authors made
-them; torchvision compares their checksums with the authors' before it opens any of them.
+Files are downloaded only with ``data.download``. CIFAR's original files are pickles; torchvision
+compares their checksums with those of the authors before it opens them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """A data set of torchvision: its reader, its folder under the root, and what is usual for it."""
+    """A data set of torchvision: its reader, its folder under the root, its usual scaling and augmentation."""
 
     reader: Callable[..., Any]
     folder: str
@@ -55,10 +55,10 @@ PUBLISHED = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion-
 
 
 def load_published(published: Published, wanted: DataRecipe) -> Data:
-    """Both halves of a published data set.
+    """Load both halves of a published data set.
 
-    Grey images have one channel. Where the recipe gives a mean or deviation of three values, for a
-    network that was made for colour, the grey is repeated to three.
+    Grey images have one channel. If the recipe's mean or standard deviation has three values, as for a
+    network made for colour images, the grey channel is repeated three times.
     """
     if not wanted.root:
         raise UsageError(
@@ -90,17 +90,17 @@ def load_published(published: Published, wanted: DataRecipe) -> Data:
 def _read(published: Published, root: Path, train: bool, wanted: DataRecipe) -> Any:
     try:
         return published.reader(root, train=train, download=wanted.download)
-    except Exception as error:  # a missing file, a damaged one and a dead line each raise another kind
+    except Exception as error:  # missing files, damaged files and lost connections raise different errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         where = root / published.folder
         if wanted.download:
-            hint = f"or put the files in `{where}` yourself"
+            hint = f"put the published files in `{where}` yourself"
         else:
             hint = f"--set data.download=true, or put the published files in `{where}`"
         raise CompressError(f"cannot read data set `{wanted.name}` in `{where}`: {reason}", hint) from error
 
 
 def _images(stored: Any) -> Tensor:
-    """(N, C, H, W), from grey (N, H, W) or coloured (N, H, W, C)."""
+    """Images (N, C, H, W), from grey (N, H, W) or coloured (N, H, W, C) ones."""
     images = torch.as_tensor(stored)
     return images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Samples from the user's own code: fetched one by one by their number, and checked one by one."""
+"""Samples from a map-style data set of the user's own code, each fetched by its number and checked."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Expected:
-    """What every sample of a half must be; ``where`` names the half in errors."""
+    """Expected shape and classes of every sample of a half; ``where`` names the half in errors."""
 
     where: str
     shape: Shape
     classes: int
 
     def checked(self, sample: Any, number: int) -> tuple[Tensor, int]:
-        """Image and label, as they should be."""
+        """Image and label of the sample, or an error if they are not as expected."""
         image, label = checked_sample(sample, number, self.where)
         if image.shape != self.shape:
             raise CompressError(
@@ -38,25 +38,25 @@ class Expected:
         return image, label
 
     def batch(self, samples: Sequence[tuple[Tensor, int]], index: Tensor) -> Batch:
-        """A batch of them, though there may be none."""
+        """A batch of these samples, of which there may be none."""
         images = torch.stack([image for image, _ in samples]) if samples else torch.empty(0, *self.shape)
         return Batch(images, torch.tensor([label for _, label in samples], dtype=torch.int64), index)
 
 
 @dataclass(frozen=True)
 class SampleSplit:
-    """Samples that are fetched one by one from the user's own data set."""
+    """Split over the user's map-style data set."""
 
     samples: Any
     expected: Expected
 
-    fixed: ClassVar = False  # whether the data set augments cannot be seen from outside
+    fixed: ClassVar = False  # the data set may augment; that cannot be detected from outside
     labelled: ClassVar = True
-    bad: ClassVar[tuple[Bad, ...]] = ()  # what the user's own code cannot read is an error
+    bad: ClassVar[tuple[Bad, ...]] = ()  # a sample that the user's code cannot read is an error
 
     @property
     def plain(self) -> SampleSplit:
-        """Itself: what the user's own code changes cannot be switched off from outside."""
+        """The split itself: augmentation in the user's code cannot be switched off from outside."""
         return self
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ def seed_for(number: int, shuffle: int, length: int) -> None:
 
 
 def fetched(samples: Any, number: int, where: str) -> Any:
-    """The sample of this number, whatever it is."""
+    """The sample with this number, unchecked."""
     try:
         return samples[number]
     except Exception as error:
@@ -90,7 +90,7 @@ def fetched(samples: Any, number: int, where: str) -> Any:
 
 
 def checked_sample(sample: Any, number: int, where: str) -> tuple[Tensor, int]:
-    """An image and an integer, if the sample is that."""
+    """Image and integer label of the sample, or an error if it is anything else."""
     if not isinstance(sample, Sequence) or len(sample) != 2:
         raise CompressError(f"sample {number} of {where} is {described(sample)}, expected (image, label)")
     image, label = sample
@@ -108,7 +108,7 @@ def checked_sample(sample: Any, number: int, where: str) -> tuple[Tensor, int]:
 
 
 def described(value: Any) -> str:
-    """A value in few words, for errors."""
+    """Short description of a value, for errors."""
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     length = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""

@@ -1,7 +1,7 @@
-"""From bytes to the numbers that a network was trained on.
+"""Scale pixel bytes to the value range on which a network was trained.
 
-A teacher that was trained elsewhere brings its own mean and deviation, so a user may replace
-those of a data set. Left out: anything but one shift and one factor a channel.
+A teacher that was trained elsewhere has its own mean and standard deviation, so a user may replace
+those of a data set. Not supported: anything but one shift and one factor per channel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Scaling:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) as float32: the mean taken off, the deviation divided out."""
+        """Scaled float32 images, (x / 255 − mean) / std, from uint8 images (N, C, H, W)."""
         mean = torch.tensor(self.mean).view(1, -1, 1, 1)
         std = torch.tensor(self.std).view(1, -1, 1, 1)
         return images.float().div_(255).sub_(mean).div_(std)
@@ -33,7 +33,7 @@ IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def chosen_scaling(usual: Scaling, mean: tuple[float, ...], std: tuple[float, ...]) -> Scaling:
-    """``usual``, with what the user gave in its place."""
+    """``usual``, with the user's mean and standard deviation where set."""
     scaling = Scaling(mean or usual.mean, std or usual.std)
     for name, values in (("mean", scaling.mean), ("std", scaling.std)):
         if len(values) != len(usual.mean):

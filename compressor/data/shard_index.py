@@ -1,10 +1,10 @@
-"""Where in a shard each sample lies: read once, and remembered.
+"""Index of a shard: position, size and label of each sample, read once and cached.
 
-A shard is a tar file in WebDataset's manner: members with a common name up to the first dot are one
+A shard is a tar file in the format of WebDataset: members with a common name up to the first dot are one
 sample, ``key.jpg`` its picture and ``key.cls`` (or ``key.txt``, or ``label`` in ``key.json``) its
-label. To find them all headers have to be walked through, two minutes for a million samples; the result is kept
-in the cache by path, size and time of change. What is damaged is noted, and what can be read is used.
-Left out: compressed tar files, into which nothing can jump.
+label. Finding them means reading all headers, two minutes for a million samples; the result is cached
+under path, size and modification time. Damaged samples are recorded, the readable ones are used.
+Not supported: compressed tar files, which have no random access.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def _column(numbers: Iterable[int] = ()) -> array[int]:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of a shard: their keys, where their pictures lie, their labels.
+    """The samples of a shard: keys, positions and sizes of the pictures, labels.
 
-    Columns of numbers, as a data set may have millions of samples. ``faults`` are what is wrong with the
-    shard, each by a sample's key (empty: the shard itself) and why.
+    Stored as columns of numbers, because a data set may have millions of samples. ``faults``: pairs of a
+    sample's key (empty for the shard itself) and the reason why it cannot be read.
     """
 
     keys: tuple[str, ...] = ()
@@ -51,21 +51,21 @@ class ShardIndex:
 
 
 def index_of(file: Path) -> ShardIndex:
-    """The index of a shard, from the cache or read now."""
+    """The index of a shard, from the cache or else from the file."""
     try:
         about = file.stat()
     except OSError as error:
         return _unreadable(error)
     key = key_of({"file": str(file.resolve()), "size": about.st_size, "changed": about.st_mtime_ns})
-    known = _from_value(read_value(_KIND, key))
-    if known is not None:
-        return known
+    cached = _from_value(read_value(_KIND, key))
+    if cached is not None:
+        return cached
     try:
-        found = _walked(file)
-    except OSError as error:  # perhaps tomorrow: not remembered
+        index = _walked(file)
+    except OSError as error:  # not cached, because it may be readable later
         return _unreadable(error)
-    write_value(_KIND, key, _to_value(found))
-    return found
+    write_value(_KIND, key, _to_value(index))
+    return index
 
 
 def _unreadable(error: OSError) -> ShardIndex:
@@ -73,6 +73,7 @@ def _unreadable(error: OSError) -> ShardIndex:
 
 
 def _walked(file: Path) -> ShardIndex:
+    """The index, read from the headers and labels of the file."""
     with file.open("rb") as opened:
         groups, damage = _groups(file, opened.fileno())
         rows: list[tuple[str, int, int, int]] = []
@@ -80,7 +81,7 @@ def _walked(file: Path) -> ShardIndex:
         for key, places in groups.items():
             picture = next((places[ending] for ending in PICTURES if ending in places), None)
             if picture is None or (damage and places.keys().isdisjoint(LABELS)):
-                continue  # the last sample of a shard that breaks off has lost its label
+                continue  # in a truncated shard the last sample may have lost its label
             try:
                 rows.append((key, *picture, _label(places, opened.fileno())))
             except ValueError as error:
@@ -90,13 +91,13 @@ def _walked(file: Path) -> ShardIndex:
 
 
 def _groups(file: Path, descriptor: int) -> tuple[dict[str, dict[str, Place]], str | None]:
-    """The places of each sample's members by their endings; and what ended the walk before the end."""
+    """The places of each sample's members, by suffix; and the error that stopped the reading early, or None."""
     groups: dict[str, dict[str, Place]] = {}
     length = os.fstat(descriptor).st_size
     try:
         with tarfile.open(file, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # otherwise it would keep all members
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 whole = member.offset_data + member.size <= length
@@ -106,26 +107,26 @@ def _groups(file: Path, descriptor: int) -> tuple[dict[str, dict[str, Place]], s
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError) as error:
         return groups, str(error)
-    # The walk ends without an error at anything that is no header; right is a block of zeros, or the end.
+    # tarfile stops without an error at anything that is not a header; correct is only a block of zeros, or the end.
     after = os.pread(descriptor, _BLOCK, end)
-    return groups, f"no tar file after byte {end:,}" if after.strip(b"\0") else None
+    return groups, f"it is not a tar file after byte {end:,}" if after.strip(b"\0") else None
 
 
 def _label(places: Mapping[str, Place], descriptor: int) -> int:
     ending = next((ending for ending in LABELS if ending in places), None)
     if ending is None:
-        raise ValueError("no label: expected .cls, .txt or .json beside it")
+        raise ValueError("no label: expected a member .cls, .txt or .json with the same key")
     offset, size = places[ending]
     if size > _LONGEST_LABEL:
-        raise ValueError(f"its .{ending} has {size:,} bytes, expected a label")
+        raise ValueError(f"its .{ending} has {size:,} bytes, expected a label of at most {_LONGEST_LABEL:,}")
     text = os.pread(descriptor, size, offset).decode(errors="replace").strip()
     label: Any = text
     if ending == "json":
         try:
-            told = json.loads(text)
+            content = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"its .json is no JSON: {error}") from None
-        label = told.get("label") if isinstance(told, dict) else None
+            raise ValueError(f"its .json is not valid JSON: {error}") from None
+        label = content.get("label") if isinstance(content, dict) else None
     try:
         number = int(label) if isinstance(label, str) or type(label) is int else -1
     except ValueError:

@@ -1,12 +1,12 @@
-"""Pictures in shards: tar files of some thousand samples each, on a disk or at addresses on the web.
+"""Pictures in shards: tar files of some thousand samples each, on a disk or at web addresses.
 
 Named by a pattern (``photos-{0000..0012}.tar``, ``photos-*.tar``, ``https://host/photos-{00..99}.tar``)
-or by a folder that holds them, with ``train/`` and ``val/`` (or ``test/``) if it has them. Each shard is
-indexed once, and then every sample is read from where it lies, in any order. For the disk's sake the
-order of a training is not any: shards are mixed, and then samples within a window of a few shards.
+or by the folder that contains them, with or without ``train/`` and ``val/`` (or ``test/``). Each shard is
+indexed once; then any sample can be read directly. So that the disk reads mostly in sequence, a training
+does not use a fully random order: shards are mixed, and then the samples within a window of a few shards.
 
-The test half is another pattern, or ``val/``; without either one fifth of the shards, or of the samples
-where there is one shard, is held out by the seed. Left out: reading from the web without keeping.
+The test half is another pattern, or ``val/``; without either one fifth of the shards, or of the samples if
+there is one shard, is held out by the seed. Not implemented: reading from the web without a copy on disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from compressor.recipe import DataRecipe
 
 WINDOW = 8
-"""Shards whose samples are mixed with one another."""
+"""Number of shards whose samples are mixed with one another."""
 
 _ENDING = ".tar"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -49,7 +49,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard by the name that the user gave it, where it lies, and what it holds."""
+    """A shard: the name that the user gave, its file, and its index."""
 
     name: str
     file: Path
@@ -57,11 +57,11 @@ class Shard:
 
 
 Held = list[tuple[Shard, Tensor]]
-"""Shards, each with the places in its index of the samples that are meant."""
+"""Shards, each with the positions of the selected samples in its index."""
 
 
 class Members:
-    """The samples of some shards, those of one shard beside each other."""
+    """The samples of several shards, numbered shard after shard."""
 
     def __init__(self, held: Held) -> None:
         counts = torch.tensor([len(places) for _, places in held], dtype=torch.int64)
@@ -75,11 +75,11 @@ class Members:
         )
 
     def name(self, number: int) -> str:
-        """The shard and the key in it."""
+        """Name of the shard, and key of the sample in it."""
         return f"{self._shards[int(self._shard[number])][0]}/{self._keys[number]}"
 
     def file(self, number: int) -> BytesIO:
-        """The bytes of the picture."""
+        """The bytes of the picture, as a file."""
         size = int(self._size[number])
         descriptor = os.open(self._shards[int(self._shard[number])][1], os.O_RDONLY)
         try:
@@ -91,7 +91,7 @@ class Members:
         return BytesIO(content)
 
     def mixed(self, shuffle: int) -> Tensor:
-        """All numbers: shards in any order, and the samples of ``WINDOW`` of them in any order."""
+        """All sample numbers in random order: shards are mixed, then the samples within ``WINDOW`` shards."""
         random = torch.Generator().manual_seed(shuffle)
         ranges = [torch.arange(first, end) for first, end in pairwise(self._ends)]
         order = torch.randperm(len(ranges), generator=random).tolist()
@@ -103,21 +103,23 @@ class Members:
 
 
 def has_shards(folder: Path) -> bool:
-    """Whether the pictures of this folder are in shards."""
+    """True if the folder, or its ``train/``, contains shards."""
     return any(next(place.glob(f"*{_ENDING}"), None) for place in (folder, folder / "train"))
 
 
 def names_shards(name: str) -> bool:
-    """Whether this is a pattern for shards."""
+    """True if ``name`` is a pattern for shards."""
     return is_address(name) or name.endswith(_ENDING)
 
 
 def load_shards(wanted: DataRecipe, seed: int) -> Data:
-    """The data set in shards."""
+    """Load the data set in shards."""
     named, test_named = _halves(wanted)
     both = sorted(set(named) & set(test_named))
     if both:
-        raise UsageError(f"shard `{both[0]}` is in both halves", "train and test need shards of their own")
+        raise UsageError(
+            f"shard `{both[0]}` is in both halves", "name different shards for training and for the test"
+        )
     with ThreadPoolExecutor(max(1, wanted.workers)) as pool:
         shards, test_shards = (list(pool.map(_opened, names)) for names in (named, test_named))
     train, test = _divided(shards, test_shards, seed)
@@ -142,14 +144,14 @@ def _half(held: Held, look: Look, replacing: bool, wanted: DataRecipe) -> Pictur
     if not len(members.labels):
         raise CompressError(
             f"no samples in {_listed([shard.name for shard, _ in held])}{_first(damage)}",
-            "each sample is KEY.jpg (jpeg, png, webp, ppm) and KEY.cls (txt, json) with its label",
+            "each sample needs KEY.jpg (jpeg, png, webp, ppm) and KEY.cls (txt, json) with its label",
         )
     reading = Reading(wanted.workers, wanted.prefetch)
     return PictureSplit(members, members.labels, look, damage, replacing, reading, mix=members.mixed)
 
 
 def _divided(shards: list[Shard], test: list[Shard], seed: int) -> tuple[Held, Held]:
-    """Samples to train on and for the test, which is held out if there is none; which, the seed decides."""
+    """Training and test samples; without test shards, a part chosen by the seed is held out for the test."""
     random = Random(f"{seed}/shards")
     if not test and len(shards) > 1:
         kept = set(random.sample(range(len(shards)), max(1, round(len(shards) * TEST_SHARE))))
@@ -166,8 +168,9 @@ def _divided(shards: list[Shard], test: list[Shard], seed: int) -> tuple[Held, H
         )
     held_out = torch.zeros(length, dtype=torch.bool)
     held_out[random.sample(range(length), max(1, round(length * TEST_SHARE)))] = True
-    blameless = replace(shard, index=replace(shard.index, faults=()))  # what is wrong counts once
-    return [(shard, (~held_out).nonzero().flatten())], [(blameless, held_out.nonzero().flatten())]
+    # The faults stay with the training half only, so that each is counted once.
+    faultless = replace(shard, index=replace(shard.index, faults=()))
+    return [(shard, (~held_out).nonzero().flatten())], [(faultless, held_out.nonzero().flatten())]
 
 
 def _all(shards: Iterable[Shard]) -> Held:
@@ -178,14 +181,14 @@ def _tensor(column: array[int]) -> Tensor:
     return torch.from_numpy(np.array(column, dtype=np.int64))
 
 
-def _classes(found: int, wanted: DataRecipe) -> tuple[str, ...]:
-    if wanted.classes is not None and found > wanted.classes:
+def _classes(count: int, wanted: DataRecipe) -> tuple[str, ...]:
+    if wanted.classes is not None and count > wanted.classes:
         raise CompressError(
-            f"`{wanted.name}` has label {found - 1}, expected 0 to {wanted.classes - 1} of {wanted.classes} classes"
+            f"`{wanted.name}` has label {count - 1}, expected 0 to {wanted.classes - 1} of {wanted.classes} classes"
         )
-    if found < 2:
-        raise CompressError(f"`{wanted.name}` has no label but 0, expected at least 2 classes")
-    return tuple(str(number) for number in range(wanted.classes or found))
+    if count < 2:
+        raise CompressError(f"`{wanted.name}` has only label 0, expected at least 2 classes")
+    return tuple(str(number) for number in range(wanted.classes or count))
 
 
 def _opened(name: str) -> Shard:
@@ -194,7 +197,7 @@ def _opened(name: str) -> Shard:
 
 
 def _halves(wanted: DataRecipe) -> tuple[list[str], list[str]]:
-    """The names of the shards of each half; of the second none, if it is to be held out."""
+    """Names of the shards of each half; none for the second if it must be held out from the first."""
     folder = Path(wanted.name).expanduser()
     inside = "train" if folder.is_dir() and any((folder / "train").glob(f"*{_ENDING}")) else ""
     train = _named(str(folder / inside) if inside else wanted.name)
@@ -206,12 +209,12 @@ def _halves(wanted: DataRecipe) -> tuple[list[str], list[str]]:
 
 
 def _named(pattern: str) -> list[str]:
-    """The shards that a pattern or a folder names, in the order of their names."""
+    """Names of the shards for a pattern or a folder, in the order of the pattern, else sorted."""
     if is_address(pattern):
         names = list(_expanded(pattern))
         if not all(urlsplit(name).path.endswith(_ENDING) for name in names):
             raise UsageError(
-                f"`{pattern}` does not end in {_ENDING}", "shards are tar files that are not compressed"
+                f"`{pattern}` does not end in {_ENDING}", "use shards that are uncompressed tar files"
             )
         return names
     path = Path(pattern).expanduser()
@@ -219,25 +222,25 @@ def _named(pattern: str) -> list[str]:
         pattern = str(path / f"*{_ENDING}")
     names = []
     for name in _expanded(str(Path(pattern).expanduser())):
-        found = [name] if Path(name).is_file() else sorted(glob(name))
-        if not found:
-            raise UsageError(f"no shard `{name}`", f"expected tar files, by `{pattern}`")
-        names += found
+        files = [name] if Path(name).is_file() else sorted(glob(name))
+        if not files:
+            raise UsageError(f"no shard `{name}`", f"expected tar files for the pattern `{pattern}`")
+        names += files
     return names
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """``a-{08..11}`` is a-08, a-09, a-10, a-11."""
-    found = _RANGE.search(pattern)
-    if found is None:
+    """Expand ranges in a pattern: ``a-{08..11}`` is a-08, a-09, a-10, a-11."""
+    match = _RANGE.search(pattern)
+    if match is None:
         yield pattern
         return
-    first, last = found.groups()
+    first, last = match.groups()
     if int(last) < int(first):
-        raise UsageError(f"range `{found[0]}` in `{pattern}` runs backwards", f"{{{last}..{first}}}")
+        raise UsageError(f"range `{match[0]}` in `{pattern}` runs backwards", f"write {{{last}..{first}}}")
     for number in range(int(first), int(last) + 1):
         digits = str(number).zfill(len(first))
-        yield from _expanded(pattern[: found.start()] + digits + pattern[found.end() :])
+        yield from _expanded(pattern[: match.start()] + digits + pattern[match.end() :])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""What a data set may be called, and who loads it.
+"""Load a data set by its name.
 
-A name from the table, a folder of class folders, shards (tar files, by a pattern or in a folder), or
-``package.module:factory``. Whatever it is, the result is a ``Data``. Left out: data that is not for
-classification, and sets that do not fit on this machine's disk.
+A name is one from the table ``SOURCES``, a folder of class folders, shards (tar files, by a pattern or in
+a folder), or ``package.module:factory``. The result is always a ``Data``. Not supported: data that is not
+for classification, and sets that do not fit on this machine's disk.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ from compressor.data.two_views import TwoViews
 from compressor.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    # Only to be named: at run time a recipe is read without torch, which this package needs.
+    # For annotations only: importing a recipe at run time must not need torch, which this package imports.
     from compressor.recipe import DataRecipe
 
 Source = Callable[["DataRecipe", int], Data]
 
 
 def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
-    """The data set that a recipe names. ``seed`` decides what is rendered, and what is held out for the test."""
+    """Load the data set that a recipe names. ``seed`` sets what is rendered, and what is held out for the test."""
     _check_numbers(wanted)
     check_augment(wanted.augment)
     if wanted.teacher_augment:
         check_augment(wanted.teacher_augment)
     source = _source(wanted.name)
-    for option, reached in (("test", load_shards), ("samples", load_factory)):
-        if getattr(wanted, option) and source is not reached:
-            raise UsageError(f"`{option}` does not reach data `{wanted.name}`", f"leave `data.{option}` out")
+    for option, user in (("test", load_shards), ("samples", load_factory)):
+        if getattr(wanted, option) and source is not user:
+            raise UsageError(f"`{option}` has no effect on data `{wanted.name}`", f"remove `data.{option}`")
     data = source(wanted, seed)
     if wanted.classes is not None and len(data.classes) != wanted.classes:
         raise UsageError(
-            f"data set `{wanted.name}` has {len(data.classes)} classes, asked for were {wanted.classes}",
-            "leave --classes out: this data set brings its own",
+            f"data set `{wanted.name}` has {len(data.classes)} classes, expected {wanted.classes} (data.classes)",
+            "remove --classes or data.classes: this data set defines its own",
         )
     data = with_unlabelled(data, wanted) if wanted.unlabelled else data
     return _with_two_views(data, wanted, seed) if wanted.teacher_augment else data
 
 
 def _with_two_views(data: Data, wanted: DataRecipe, seed: int) -> Data:
-    """The same data, of which the teacher is shown what its own augmentation makes."""
-    theirs = load_data(replace(wanted, augment=wanted.teacher_augment, teacher_augment=""), seed)
-    return replace(data, train=TwoViews(data.train, theirs.train))
+    """The same data, with a second view of the training half for the teacher, by ``teacher_augment``."""
+    teacher_data = load_data(replace(wanted, augment=wanted.teacher_augment, teacher_augment=""), seed)
+    return replace(data, train=TwoViews(data.train, teacher_data.train))
 
 
 def _check_numbers(wanted: DataRecipe) -> None:
-    given = [
+    numbers = [
         ("size", wanted.size, 1),
         ("classes", wanted.classes, 2),
         ("max_bad", wanted.max_bad, 0),
         ("prefetch", wanted.prefetch, 0),
         *(("samples", number, 1) for number in wanted.samples),
     ]
-    for name, value, least in given:
+    for name, value, least in numbers:
         if value is not None and value < least:
             raise UsageError(f"data `{name}` is {value}, expected at least {least}")
     if len(wanted.samples) > 2:
         raise UsageError(
-            f"data `samples` has {len(wanted.samples)} numbers, expected that of the training half and that of the test"
+            f"data `samples` has {len(wanted.samples)} numbers, expected at most 2: training half and test half"
         )
 
 
@@ -87,7 +87,8 @@ def _source(name: str) -> Source:
         )
     if any(mark in name for mark in ("/", os.sep)) or name.startswith((".", "~")):
         raise UsageError(
-            f"no folder `{name}`", "known names: " + ", ".join(SOURCES) + "; or package.module:factory"
+            f"no folder `{name}`",
+            "use a folder that exists, package.module:factory, or one of " + ", ".join(SOURCES),
         )
     if ":" in name:
         return load_factory
@@ -106,7 +107,7 @@ def _glyphs(wanted: DataRecipe, seed: int) -> Data:
 
 
 def _published(name: str, wanted: DataRecipe, seed: int) -> Data:
-    # torchvision takes a second to import, which nobody should wait for who does not use its sets.
+    # Imported here: torchvision takes a second to import, which is needed only for its data sets.
     from compressor.data.published import PUBLISHED, load_published
 
     return load_published(PUBLISHED[name], wanted)

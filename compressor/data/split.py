@@ -1,8 +1,8 @@
-"""What training and evaluation need of a data set, and nothing else.
+"""Interface of a data set for training and evaluation.
 
 A ``Split`` gives batches. Three rules make runs repeatable: the same ``shuffle`` number gives
-the same batches in the same order, a sample keeps its ``index`` whatever the order, and several
-processes together see what one would see, because each gets a piece of the very same batches.
+the same batches in the same order, a sample has the same ``index`` in every order, and several
+processes together get the data of one process, because each gets a piece of the same batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 class Batch:
     """Normalised images (N, C, H, W) float32, labels (N,) int64, sample numbers (N,) int64.
 
-    ``theirs``: the same samples as a teacher is to see them, where that differs.
+    ``theirs``: the images of the same samples for the teacher, if they differ.
     """
 
     images: Tensor
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Bad:
-    """Something that could not be read, and why."""
+    """A sample or shard that could not be read, and the reason."""
 
     name: str
     reason: str
@@ -41,7 +41,7 @@ class Bad:
 
 @dataclass(frozen=True)
 class Part:
-    """Which piece of every batch this process gets, of several that train together."""
+    """Piece ``number`` of ``of`` of every batch, for one of several processes that train together."""
 
     number: int = 0
     of: int = 1
@@ -51,7 +51,7 @@ class Part:
             raise ValueError(f"part {self.number} of {self.of}: expected 0 to {self.of - 1}")
 
     def piece(self, index: Tensor) -> Tensor:
-        """Its consecutive piece; empty if there are fewer samples than processes."""
+        """The consecutive piece of ``index``; empty for some processes if there are fewer samples than processes."""
         return torch.tensor_split(index, self.of)[self.number]
 
 
@@ -63,17 +63,17 @@ class Split(Protocol):
 
     @property
     def fixed(self) -> bool:
-        """Whether a sample shows the same pixels every time, so that a teacher's answer may be kept."""
+        """True if a sample has the same pixels every time, so that a teacher's logits may be stored."""
         ...
 
     @property
     def labelled(self) -> bool:
-        """Whether the labels mean something; without, each of them is -1."""
+        """True if the samples have labels; otherwise all labels are -1."""
         ...
 
     @property
     def bad(self) -> tuple[Bad, ...]:
-        """What could not be read so far, and was replaced or left out."""
+        """The samples that could not be read so far, and were replaced or left out."""
         ...
 
     @property
@@ -90,10 +90,10 @@ class Split(Protocol):
 
         Without ``shuffle``: every sample once, in stored order, unaugmented. With it: the order (and
         the augmentation) that this number seeds; a last batch that is not full is left out, unless
-        it is the only one. The first ``start`` batches are passed over, and nothing of them is read: a
-        training that was stopped in the middle of an epoch goes on there. Of each batch only the
-        ``part``'s piece is given, which may be empty: then an empty batch comes all the same, so that
-        every process counts the same steps.
+        it is the only one. The first ``start`` batches are skipped without reading them, so that a
+        training that was stopped in the middle of an epoch can resume there. Of each batch only the piece
+        of ``part`` is given; it may be empty, and then an empty batch is yielded, so that every process
+        counts the same steps.
         """
         ...
 
@@ -121,9 +121,9 @@ def batch_indices(
     part: Part = WHOLE,
     mix: Mix | None = None,
 ) -> list[Tensor]:
-    """The sample numbers of each batch, by the rules of ``Split.batches``; ``mix``: an order of the split's own."""
+    """Sample numbers of each batch, by the rules of ``Split.batches``; ``mix``: function for the split's own order."""
     if length == 0:
-        return []  # torch would give one piece, of nothing
+        return []  # `split` would give one empty piece
     if shuffle is None:
         pieces = list(torch.arange(length).split(size))
     else:
@@ -135,5 +135,5 @@ def batch_indices(
 
 
 def uniform(length: int, shuffle: int) -> Tensor:
-    """Any order, each as likely as any other."""
+    """Uniformly random order of all sample numbers."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(shuffle))

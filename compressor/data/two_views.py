@@ -1,4 +1,4 @@
-"""One set seen in two ways: by the student, and by the teacher that is asked about the same samples."""
+"""Split with two views of the same samples: one for the student, one for the teacher."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from compressor.errors import CompressError
 
 @dataclass(frozen=True)
 class TwoViews:
-    """A ``Split`` whose batches carry a second view, which another augmentation of the same samples gives."""
+    """A ``Split`` whose batches also contain a second view of the samples, with another augmentation."""
 
     mine: Split
     theirs: Split
 
     @property
     def fixed(self) -> bool:
-        """Whether the teacher sees the same pixels every time; that is what its answers depend on."""
+        """True if the teacher's view has the same pixels every time, so that its logits may be stored."""
         return self.theirs.fixed
 
     @property
@@ -42,16 +42,19 @@ class TwoViews:
     def batches(
         self, size: int, *, shuffle: int | None = None, start: int = 0, part: Part = WHOLE
     ) -> Iterator[Batch]:
-        """Those of the first view, in its order; without ``shuffle`` both are the stored pictures."""
-        mine = self.mine.batches(size, shuffle=shuffle, start=start, part=part)
-        if shuffle is None or self.theirs.fixed:  # nobody looks at what a teacher has answered already
-            yield from mine
+        """Batches of the student's view, by the rules of ``Split``, with the teacher's images in ``theirs``.
+
+        ``theirs`` is not set without ``shuffle``, or if the teacher's view is fixed.
+        """
+        batches = self.mine.batches(size, shuffle=shuffle, start=start, part=part)
+        if shuffle is None or self.theirs.fixed:  # the teacher's stored logits are used, not its images
+            yield from batches
             return
-        theirs = self.theirs.batches(size, shuffle=shuffle, start=start, part=part)
-        for one, other in zip(mine, theirs, strict=True):
-            if not torch.equal(one.index, other.index):
+        teacher_batches = self.theirs.batches(size, shuffle=shuffle, start=start, part=part)
+        for batch, teacher_batch in zip(batches, teacher_batches, strict=True):
+            if not torch.equal(batch.index, teacher_batch.index):
                 raise CompressError(
-                    "student and teacher were given different samples",
-                    "leave data.teacher_augment out: this data set does not repeat its order",
+                    "student and teacher got different samples: this data set does not repeat its order",
+                    "remove data.teacher_augment",
                 )
-            yield replace(one, theirs=other.images)
+            yield replace(batch, theirs=teacher_batch.images)

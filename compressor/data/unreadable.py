@@ -1,7 +1,7 @@
-"""What of a data set could not be read: counted, named, and borne up to a limit.
+"""Record unreadable samples of a data set, and raise an error above a limit.
 
-In a million pictures some are broken, and hours of training should not end at the first. Neither
-should a disk that went away be taken for a million broken pictures: above the limit it is an error.
+In a million pictures some are broken, and hours of training should not end at the first. But a disk
+that failed must not count as a million broken pictures: above the limit it is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SHOWN = 3
 
 
 class Damage:
-    """What was bad in one half of a data set, each thing once; threads may add to it."""
+    """The unreadable samples of one half of a data set, each once; safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -23,24 +23,24 @@ class Damage:
         self._lock = Lock()
 
     def add(self, kind: str, name: str, reason: str) -> None:
-        """Note it; above the limit, stop."""
+        """Record one; raise an error above the limit."""
         with self._lock:
             self._found.setdefault(name, Bad(name, reason))
-            found = list(self._found.values())
+            recorded = list(self._found.values())
         if self.limit == 0:
             raise CompressError(
                 f"cannot read {kind} `{name}`: {reason}",
-                "repair the file or take it away; `data.max_bad` in the recipe says how many may be passed over",
+                "repair or remove the file, or set `data.max_bad` in the recipe to the number that may be skipped",
             )
-        if len(found) > self.limit:
-            shown = "; ".join(str(each) for each in found[:_SHOWN])
+        if len(recorded) > self.limit:
+            first = "; ".join(str(bad) for bad in recorded[:_SHOWN])
             raise CompressError(
-                f"{len(found)} bad samples, data.max_bad is {self.limit}: {shown}; …",
-                "repair them or take them away, or raise `data.max_bad` in the recipe",
+                f"{len(recorded)} unreadable samples, data.max_bad is {self.limit}: {first}; …",
+                "repair or remove them, or set `data.max_bad` higher in the recipe",
             )
 
     @property
     def found(self) -> tuple[Bad, ...]:
-        """All of it, by name: the order in which threads come across things does not repeat."""
+        """All records, sorted by name, because the order in which threads add them does not repeat."""
         with self._lock:
             return tuple(sorted(self._found.values(), key=lambda bad: bad.name))

@@ -1,6 +1,6 @@
 """Teach a network: from labels alone, or from a teacher's outputs as well.
 
-Knows networks and data, nothing of how a network came to be this small.
+This package knows networks and data, and nothing of pruning.
 """
 
 from compressor.recipe.schedule import Schedule

@@ -1,12 +1,12 @@
-"""A training on disk, so that a killed run goes on exactly where it was.
+"""Save a training to disk and resume it exactly, so that a killed run continues where it stopped.
 
     EPOCH-STEP.safetensors   state.NAME, average.NAME, optimizer.KEY.NAME, losses
-    EPOCH-STEP.json          the tensors' SHA-256, the place, the epochs so far, what makes this training this one
+    EPOCH-STEP.json          SHA-256 of the tensors, position, finished epochs, identity of the training
 
-The description is written last, so that it never speaks of tensors that are not there. The two latest checkpoints
-stay: where the last is damaged, the one before is taken, aloud. Nothing is pickled: reading a checkpoint runs no code.
-Left out: random states, because every step is seeded by its number; and the device and the number of processes, so
-that a run may go on elsewhere (then not bit by bit).
+The JSON file is written last, so that it never refers to missing tensors. The two latest checkpoints are kept: if
+the last is damaged, the one before is used, with a warning. Nothing is pickled: reading a checkpoint runs no code.
+Not saved: random states, because every step is seeded by its number; and the device and the number of processes, so
+that a run may resume on another machine (then not bit by bit).
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ from compressor.training.lesson import Lesson
 
 SCHEMA = 1
 KEPT = 2
-"""How many checkpoints stay."""
+"""Number of checkpoints kept."""
 PLACE = ("epoch", "step", "micro", "rate", "back", "again", "seconds")
-"""What of a place is one JSON value each."""
+"""The fields of `Place` that are plain JSON values."""
 
 Identity = dict[str, Any]
 
 
 @dataclass
 class Place:
-    """Where a training is: ``step`` steps of epoch ``epoch`` (from 0) are done, with these losses.
+    """Position of a training: ``step`` steps of epoch ``epoch`` (from 0) are done, with these losses.
 
-    ``micro``: images at once. ``rate``: the share of the schedule's learning rate that is used, below 1 after the
-    training had to go back; ``back`` says where from. ``again``: what is to be told of the times that it began again.
+    ``micro``: images computed at once. ``rate``: factor on the schedule's learning rate, below 1 after the training
+    went back to a checkpoint; ``back``: warning with the step where that happened. ``again``: one warning for each
+    restart from the beginning.
     """
 
     micro: int
@@ -62,7 +63,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Moving:
-    """What a training changes in place."""
+    """All state that a training changes in place."""
 
     lesson: Lesson
     optimizer: torch.optim.Optimizer
@@ -71,74 +72,74 @@ class Moving:
     place: Place
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor to be saved, by name."""
-        found = {f"state.{name}": tensor for name, tensor in self.lesson.state().items()}
+        """All tensors to save, by name."""
+        saved = {f"state.{name}": tensor for name, tensor in self.lesson.state().items()}
         if self.average is not None:
-            found |= {f"average.{name}": t for name, t in self.average.network.state_dict().items()}
+            saved |= {f"average.{name}": t for name, t in self.average.network.state_dict().items()}
         for name, parameter in (*self.lesson.decayed, *self.lesson.kept):
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    found[f"optimizer.{key}.{name}"] = value
+                    saved[f"optimizer.{key}.{name}"] = value
                 elif value is not None:
                     raise CompressError(
-                        f"optimizer `{type(self.optimizer).__name__}` keeps a {type(value).__name__} (`{key}`), "
-                        "which no checkpoint holds",
-                        "choose another optimizer: sgd and adamw can go on after a break",
+                        f"optimizer `{type(self.optimizer).__name__}` has a {type(value).__name__} (`{key}`) in its "
+                        "state, expected tensors: a checkpoint can save only these",
+                        "choose another optimizer: sgd and adamw can be resumed",
                     )
-        return {**found, "losses": self.place.losses}
+        return {**saved, "losses": self.place.losses}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over saved tensors, each in the layout that its like has here."""
+        """Load saved tensors, each into the memory layout of the current one."""
         self.lesson.restore(_under("state.", tensors))
         if self.average is not None:
             self.average.network.load_state_dict(_under("average.", tensors))
         saved = _under("optimizer.", tensors)
         self.optimizer.state.clear()
         for name, parameter in (*self.lesson.decayed, *self.lesson.kept):
-            for key in {each.partition(".")[0] for each in saved if each.partition(".")[2] == name}:
+            for key in {entry.partition(".")[0] for entry in saved if entry.partition(".")[2] == name}:
                 value = saved[f"{key}.{name}"]
                 if value.shape == parameter.shape and value.dim():
-                    # In the parameter's layout: other strides take another path through the arithmetic.
+                    # In the parameter's layout: with other strides torch may round differently.
                     value = torch.empty_like(parameter, requires_grad=False, dtype=value.dtype).copy_(value)
                 self.optimizer.state[parameter][key] = value
         self.place.losses.copy_(tensors["losses"])
 
 
 class Checkpoints:
-    """A folder with the checkpoints of one training."""
+    """The checkpoints of one training, in one folder."""
 
     def __init__(self, folder: Path, identity: Identity, warn: Callable[[str], None]) -> None:
         self.folder, self.identity, self.warn = folder, identity, warn
 
     def save(self, moving: Moving) -> None:
-        """Write where the training is now."""
+        """Write the current state and delete all but the latest ``KEPT`` checkpoints."""
         place = moving.place
         name = f"{place.epoch:06d}-{place.step:08d}"
-        content, where = _packed(moving)
-        about = {
+        content, state = _packed(moving)
+        description = {
             "schema": SCHEMA,
             "sha256": hashlib.sha256(content).hexdigest(),
             "identity": self.identity,
-            **where,
+            **state,
         }
         write_atomic(self.folder / f"{name}.safetensors", content)
-        write_atomic(self.folder / f"{name}.json", json.dumps(about, indent=1))
+        write_atomic(self.folder / f"{name}.json", json.dumps(description, indent=1))
         for old in self._found()[KEPT:]:
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def load(self, moving: Moving) -> bool:
-        """Put the last checkpoint that is whole into ``moving``; whether there was one."""
+        """Load the latest undamaged checkpoint into ``moving``; False if there is none."""
         damaged: list[str] = []
         for path in self._found():
             try:
-                about, tensors = self._read(path)
+                description, tensors = self._read(path)
             except _DamagedError as damage:
                 damaged.append(f"checkpoint `{path.stem}` in `{self.folder}` is damaged ({damage})")
                 continue
             for text in damaged:
-                self.warn(f"{text}: went on from `{path.stem}`, the one before")
-            _unpack(moving, tensors, about)
+                self.warn(f"{text}: resumed from `{path.stem}`, the one before")
+            _unpack(moving, tensors, description)
             return True
         if damaged:
             raise CompressError(
@@ -148,38 +149,38 @@ class Checkpoints:
         return False
 
     def _found(self) -> list[Path]:
-        """The descriptions, the latest first."""
+        """The JSON files, latest first."""
         return sorted(self.folder.glob("[0-9]*-[0-9]*.json"), reverse=True)
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
-            about = json.loads(path.read_text())
+            description = json.loads(path.read_text())
             content = path.with_suffix(".safetensors").read_bytes()
         except (OSError, ValueError) as error:
             raise _DamagedError(str(error).splitlines()[0]) from error
-        if not isinstance(about, dict) or about.get("schema") != SCHEMA:
-            raise _DamagedError("its description is not of this version")
-        _refuse_another_run(self.folder, about["identity"], self.identity)
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise _DamagedError("its tensors do not have the checksum that was written")
+        if not isinstance(description, dict) or description.get("schema") != SCHEMA:
+            raise _DamagedError("its JSON file is not of this version")
+        _refuse_another_run(self.folder, description["identity"], self.identity)
+        if hashlib.sha256(content).hexdigest() != description["sha256"]:
+            raise _DamagedError("its tensors do not match the checksum in its JSON file")
         try:
-            return about, load(content)
+            return description, load(content)
         except SafetensorError as error:
             raise _DamagedError(str(error)) from error
 
 
 def spread(moving: Moving, world: World) -> None:
-    """Every process goes on from where the first one is."""
+    """Copy the state of the first process to all others."""
     if world.size > 1:
-        content, where = world.from_first(lambda: _packed(moving))
+        content, state = world.from_first(lambda: _packed(moving))
         if not world.first:
-            _unpack(moving, load(content), where)
+            _unpack(moving, load(content), state)
 
 
 def _packed(moving: Moving) -> tuple[bytes, dict[str, Any]]:
-    """Everything that moves: its tensors as a file has them, and the rest as JSON has it."""
+    """The state: its tensors as the bytes of a safetensors file, and the rest as JSON values."""
     place = moving.place
-    # Clones, because the file format refuses tensors that share memory, as tied weights do.
+    # Clones, because the file format refuses tensors that share memory (tied weights).
     content = save(
         {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -193,22 +194,22 @@ def _packed(moving: Moving) -> tuple[bytes, dict[str, Any]]:
     }
 
 
-def _unpack(moving: Moving, tensors: Mapping[str, Tensor], where: Mapping[str, Any]) -> None:
+def _unpack(moving: Moving, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     moving.restore(tensors)
-    moving.scaler.load_state_dict(where["scaler"])
+    moving.scaler.load_state_dict(state["scaler"])
     for key in PLACE:
-        setattr(moving.place, key, where[key])
-    moving.place.history[:] = [Epoch(**epoch) for epoch in where["history"]]
+        setattr(moving.place, key, state[key])
+    moving.place.history[:] = [Epoch(**epoch) for epoch in state["history"]]
 
 
 class _DamagedError(Exception):
-    """Why a checkpoint cannot be used."""
+    """A checkpoint cannot be used; the message says why."""
 
 
 def identity_of(lesson: Lesson, data: Data, schedule: Schedule, seed: int) -> Identity:
-    """What makes a training this one and no other, key by key, so that an error can name the first that differs."""
+    """The values that two trainings must share to continue one another, by key, so that an error can name one."""
     settings = {key: value for key, value in asdict(schedule).items() if key != "checkpoint_s"}
-    return json.loads(  # as it comes back from a file: tuples are lists there
+    return json.loads(  # as read from a file, where tuples are lists
         json.dumps(
             {
                 **{f"schedule.{key}": value for key, value in settings.items()},
@@ -223,10 +224,10 @@ def identity_of(lesson: Lesson, data: Data, schedule: Schedule, seed: int) -> Id
 def _refuse_another_run(folder: Path, saved: Mapping[str, Any], identity: Identity) -> None:
     key = next((key for key in identity if saved.get(key) != identity[key]), None)
     if key is not None:
-        there, here = saved.get(key), identity[key]
-        shown = f": {there!r} there, {here!r} here" if len(f"{there!r}{here!r}") < 80 else ""
+        old, new = saved.get(key), identity[key]
+        values = f": {old!r} in the checkpoint, {new!r} now" if len(f"{old!r}{new!r}") < 80 else ""
         raise CompressError(
-            f"the checkpoints in `{folder}` are of another training: `{key}` differs{shown}",
+            f"the checkpoints in `{folder}` belong to another training: `{key}` differs{values}",
             "delete the folder to start over, or name another one",
         )
 

@@ -1,7 +1,7 @@
-"""How often a network, or anything else that answers like one, is right.
+"""Top-1 accuracy of a network, or of any other function from images to logits.
 
-A session of an exported file is judged by the very function that judged the student. Left
-out: top-5 and per-class numbers, which nobody decides on yet.
+The same function measures a student and its exported file. Not implemented: top-5 and per-class
+accuracy, because nothing in the program uses them.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ def accuracy(
     """The share, in [0, 1], of samples whose largest logit is at the label (top-1).
 
     ``predict`` is a network or any function from images on ``device`` to logits (N, classes).
-    A network is asked in eval mode and left in the mode it had. Several processes ask it for a piece each.
+    A network runs in eval mode and returns to its earlier mode. With several processes each takes a part of a batch.
     """
     world = here()
-    counted = torch.zeros(2, dtype=torch.int64, device=device)  # right, and seen
+    counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct answers, all samples
     with in_eval_mode(predict):
-        for each in split.batches(batch * world.size, part=world.part):
-            answers = predict(at_least_one(each.images).to(device))[: len(each.labels)].argmax(dim=1)
-            counted[0] += (answers == each.labels.to(answers.device)).sum()
-            counted[1] += len(each.labels)
-    right, seen = world.total(counted).tolist()
-    if seen == 0:
-        raise CompressError("no accuracy can be given: the split is empty")
-    return right / seen
+        for samples in split.batches(batch * world.size, part=world.part):
+            answers = predict(at_least_one(samples.images).to(device))[: len(samples.labels)].argmax(dim=1)
+            counts[0] += (answers == samples.labels.to(answers.device)).sum()
+            counts[1] += len(samples.labels)
+    right, total = world.total(counts).tolist()
+    if total == 0:
+        raise CompressError("cannot measure the accuracy: the split is empty")
+    return right / total
 
 
 def at_least_one(images: Tensor) -> Tensor:
-    """The images, or a black one where a process got none: not every network answers to nothing."""
+    """The images, or one black image if a process got none: not every network accepts an empty batch."""
     return images if len(images) else images.new_zeros(1, *images.shape[1:])
 
 
 @contextmanager
 def in_eval_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """A network in eval mode while the block runs, then in the mode it had; anything else as it is."""
-    # Flags one by one, because `.train()` afterwards would also wake the parts a caller had frozen.
+    """Put a network into eval mode while the block runs, then back; leave any other function unchanged."""
+    # Module by module, because `.train()` afterwards would also switch parts that the caller put into eval mode.
     modules = predict.modules() if isinstance(predict, nn.Module) else ()
     training = [module for module in modules if module.training]
     for module in training:

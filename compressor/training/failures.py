@@ -1,4 +1,4 @@
-"""What goes wrong in a training, found and named: numbers that are not finite, and memory that ends."""
+"""Detect failures of a training and locate them: numbers that are not finite, and lack of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class DivergedError(Exception):
-    """A loss is not a number. ``place`` says in which step, on which images, and in which layer it began."""
+    """A loss is not finite. ``place`` describes the step, the images and the layer where this began."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
@@ -21,9 +21,9 @@ class DivergedError(Exception):
 def check_finite(
     losses: Tensor, start: int, stop: int, where: str, index: Tensor, ask: Callable[[], str]
 ) -> float:
-    """The last of these losses; `DivergedError` if one of them is not finite.
+    """The last of the losses ``start`` to ``stop``; `DivergedError` if one of them is not finite.
 
-    ``index``: the images of the last step; ``ask`` looks for the layer, which is worth a forward pass only then.
+    ``index``: the images of the last step. ``ask`` finds the layer; it costs a forward pass, so it runs only on error.
     """
     fresh: list[float] = losses[start:stop].tolist()
     for step, loss in enumerate(fresh, start + 1):
@@ -38,42 +38,42 @@ def check_finite(
 
 @torch.no_grad()
 def first_not_finite(networks: Mapping[str, nn.Module], images: Tensor) -> str:
-    """Words for the first place that is not finite: the images, a weight, or what a layer gives out."""
+    """Text that names the first place that is not finite: the images, a weight, or the output of a layer."""
     if not images.isfinite().all():
         return "; its images are not finite"
     for title, network in networks.items():
-        whose = f" of the {title}" if title else ""
+        owner = f" of the {title}" if title else ""
         for name, tensor in network.named_parameters():
             if not tensor.isfinite().all():
-                return f"; the weights `{name}`{whose} are not finite"
-        found: list[str] = []
+                return f"; the weights `{name}`{owner} are not finite"
+        layers: list[str] = []
         handles = [
-            module.register_forward_hook(_noting(name, found))
+            module.register_forward_hook(_noting(name, layers))
             for name, module in network.named_modules()
             if not list(module.children())
         ]
         try:
             network(images)
         except Exception as error:
-            found.append(f"`{type(error).__name__}`")
+            layers.append(f"`{type(error).__name__}`")
         finally:
             for handle in handles:
                 handle.remove()
-        if found:
-            return f"; the first that is not finite comes from layer `{found[0]}`{whose}"
-    return "; every layer's output is finite, so it began in the loss"
+        if layers:
+            return f"; the first output that is not finite comes from layer `{layers[0]}`{owner}"
+    return "; every layer's output is finite, so the loss function yields it"
 
 
-def _noting(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any], None]:
-    def note(module: nn.Module, given: Any, result: Any) -> None:
-        if not found and isinstance(result, Tensor) and not result.isfinite().all():
-            found.append(name)
+def _noting(name: str, layers: list[str]) -> Callable[[nn.Module, Any, Any], None]:
+    def note(module: nn.Module, args: Any, result: Any) -> None:
+        if not layers and isinstance(result, Tensor) and not result.isfinite().all():
+            layers.append(name)
 
     return note
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is memory that ended, of a device or of the computer."""
+    """True if the error means that a device or the computer has no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

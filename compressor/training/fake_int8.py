@@ -1,7 +1,7 @@
-"""A network that computes while it learns as its INT8 file will: weights and inputs of its products rounded to 8 bits.
+"""Quantisation-aware training: round weights and inputs of convolutions and linear layers to 8 bits, as in the file.
 
-Weights by channel, symmetric; inputs by tensor, over the range that calibration images had, as in the file. Rounding
-lets gradients through where nothing was cut off (Jacob et al. 2018). Nothing of it stays in what is handed out.
+Weights by channel, symmetric; inputs by tensor, over the range of the calibration images. Gradients pass the rounding
+where no value was clipped (Jacob et al. 2018). The returned network does not round.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _ORIGINAL = ".parametrizations.weight.original"
 
 
 def rounding(network: nn.Module, batches: Iterable[Tensor], weight_steps: int) -> nn.Module:
-    """A copy that rounds; ``batches`` are images to calibrate on. Its parameters learn as the network's own would.
+    """A copy that rounds, with the same trainable parameters; ``batches`` are the calibration images.
 
-    ``weight_steps``: how many values a weight has on either side of zero.
+    ``weight_steps``: number of weight values on either side of zero.
     """
     changed = copy.deepcopy(network)
     layers = dict(_products(changed))
@@ -35,7 +35,7 @@ def rounding(network: nn.Module, batches: Iterable[Tensor], weight_steps: int) -
 
 
 def without_rounding(learnt: nn.Module, network: nn.Module) -> nn.Module:
-    """A copy of ``network`` with what its rounding copy learnt."""
+    """A copy of ``network`` with the weights of ``learnt``, its rounding copy after training."""
     plain = copy.deepcopy(network)
     state = {name.replace(_ORIGINAL, ".weight"): tensor for name, tensor in learnt.state_dict().items()}
     plain.load_state_dict(state)
@@ -43,13 +43,13 @@ def without_rounding(learnt: nn.Module, network: nn.Module) -> nn.Module:
 
 
 def can_round(network: nn.Module) -> bool:
-    """Whether it has layers that can be told to round; a program has none."""
+    """True if the network has layers that can round; a program has none."""
     return any(True for _ in _products(network))
 
 
 def _products(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in network.named_modules():
-        # A weight that is computed already, by weight norm, is left alone.
+        # Left out: a weight that is computed by another parametrisation, such as weight norm.
         if isinstance(module, PRODUCTS) and not parametrize.is_parametrized(module):
             yield name, module
 
@@ -57,14 +57,14 @@ def _products(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _ranges(
     network: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Tensor]
 ) -> dict[str, tuple[float, float]]:
-    """The least and the largest input of each layer."""
-    found: dict[str, tuple[float, float]] = {}
+    """Smallest and largest input of each layer."""
+    ranges: dict[str, tuple[float, float]] = {}
 
     def noting(name: str) -> object:
         def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if args:
-                low, high = found.get(name, (0.0, 0.0))  # zero is always exact: borders are filled with it
-                found[name] = (min(low, float(args[0].min())), max(high, float(args[0].max())))
+                low, high = ranges.get(name, (0.0, 0.0))  # contains zero, which pads the borders
+                ranges[name] = (min(low, float(args[0].min())), max(high, float(args[0].max())))
 
         return note
 
@@ -77,11 +77,11 @@ def _ranges(
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return ranges
 
 
 class _RoundedWeight(nn.Module):
-    """So many values for each output channel on either side of zero."""
+    """Round a weight to ``steps`` values on either side of zero, with one scale for each output channel."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -95,13 +95,13 @@ class _RoundedWeight(nn.Module):
 
 
 class _RoundedInput:
-    """256 values between the ends of a range."""
+    """Round the first input of a layer to 256 values between ``low`` and ``high``."""
 
     def __init__(self, low: float, high: float) -> None:
         self.scale = max((high - low) / 255, 1e-12)
         self.zero = round(-low / self.scale)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        given, *others = args
-        rounded = torch.fake_quantize_per_tensor_affine(given.float(), self.scale, self.zero, 0, 255)
-        return (rounded.to(given.dtype), *others)
+        images, *others = args
+        rounded = torch.fake_quantize_per_tensor_affine(images.float(), self.scale, self.zero, 0, 255)
+        return (rounded.to(images.dtype), *others)

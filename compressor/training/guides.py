@@ -1,8 +1,8 @@
-"""Who teaches, and what a teacher says about a batch at the lowest price.
+"""Teachers of a training, and their logits for a batch at the lowest cost.
 
-Where a sample shows the same pixels every time, the teacher is asked once for all samples and
-its logits are looked up afterwards, which saves a forward pass of the larger network in every
-step. Left out: answers kept on disk; asking costs about as much as one epoch of evaluation.
+Where a sample has the same pixels every time, the teacher computes its logits once for all samples;
+later steps look them up, which saves a forward pass of the larger network in every step. Not
+implemented: logits stored on disk, because computing them costs about as much as one epoch of evaluation.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ Answers = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Guide:
-    """A network that teaches, by name; ``accuracy``: what a student must beat to be taught by the next one.
+    """A named teacher network. A student with a higher ``accuracy`` is taught by the next guide.
 
-    ``channels``: those of the uncut network that its layers have, where hints compare them. ``kept``: the channels of
-    its own that ``same-channels`` shows a narrower student, by layer; of a layer that is not named all.
-    ``shared_out``: whether each process holds a part of it while it teaches. ``by_labels``: it is asked with labels
-    instead of images.
+    ``channels``: for hints, the channels of the uncut network that each of its layers has. ``kept``: for the loss
+    ``same-channels``, the channels that a narrower student is compared with, by layer; all of a layer not named.
+    ``shared_out``: each process holds a part of the network. ``by_labels``: its input is labels, not images.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Guide:
 
 
 def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = False) -> nn.Module:
-    """A copy of a teacher that only answers, where its student computes."""
+    """A frozen copy of a teacher in eval mode, on the device of its student."""
     if shared_out:
         return sharded(network, here())
     return arithmetic.copy(network).eval().requires_grad_(False)
@@ -60,14 +59,14 @@ def answers_of(
     arithmetic: Arithmetic,
     note: Callable[[str], None],
 ) -> Answers:
-    """A function that gives the logits of ``teacher``, which computes there already.
+    """A function that gives the logits of ``teacher``, which is on the device already (see `answering`).
 
-    The teacher computes in the student's precision whether its answers are kept or not, so that this changes the
-    price of a training and not its result (up to rounding: other batches). ``note`` is told what did not go as asked.
+    The teacher computes in the student's precision whether its logits are stored or not, so that storing changes the
+    cost of a training and not its result (up to rounding: other batches). ``note`` receives warnings.
     """
     live = not split.fixed or schedule.mixup > 0 or schedule.cutmix > 0
-    # Answers that are kept are asked for once: compiling would cost more than it saves.
-    # Nor one that is shared out: it is never whole anywhere.
+    # Stored logits are computed once: compiling would cost more than it saves.
+    # A sharded teacher is not compiled either: no process has the whole network.
     compiling = live and schedule.compile and not here().spread
     forward = frozen(teacher, arithmetic, note) if compiling else teacher
 
@@ -79,19 +78,22 @@ def answers_of(
     if live:
         return lambda images, index: ask(images)
 
-    world, asked, numbers = here(), [], []
-    for each in split.batches(schedule.batch, part=world.part):
-        asked.append(ask(arithmetic.images(at_least_one(each.images)))[: len(each.index)])
-        numbers.append(each.index)
-    answers, places = torch.cat(asked), torch.cat(numbers).to(arithmetic.device)
+    world, logits, numbers = here(), [], []
+    for batch in split.batches(schedule.batch, part=world.part):
+        logits.append(ask(arithmetic.images(at_least_one(batch.images)))[: len(batch.index)])
+        numbers.append(batch.index)
+    answers, places = torch.cat(logits), torch.cat(numbers).to(arithmetic.device)
     inside = (places >= 0) & (places < len(split))
     times = torch.bincount(places[inside], minlength=len(split))
     outside = world.total((~inside).sum())
     if int(outside) or not bool((world.total(times) == 1).all()):
-        raise CompressError(f"the samples are not numbered from 0 to {len(split) - 1}, each once")
+        raise CompressError(
+            f"the sample numbers of the training data are wrong, expected 0 to {len(split) - 1}, each once"
+        )
+    # Each process fills the rows of its own samples; the sum over processes is the whole table.
     table = world.total(
         torch.zeros(len(split), answers.shape[1], device=answers.device).index_copy_(0, places, answers)
     )
     if not table.isfinite().all():
-        raise CompressError("the teacher's answers are not all finite", "check the teacher's weights")
+        raise CompressError("the teacher's logits are not all finite", "check the teacher's weights")
     return lambda images, index: table[index.to(arithmetic.device)]

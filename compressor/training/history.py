@@ -1,4 +1,4 @@
-"""What a training tells: on its way (`Progress`), of an epoch (`Epoch`), at its end (`Trained`)."""
+"""Results of a training: progress (`Progress`), one epoch (`Epoch`), the end result (`Trained`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compressor.training.precision import Precision
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is. ``accuracy`` is given after a tested epoch, once its checkpoint is on disk."""
+    """Progress of a training. ``accuracy`` is set after a tested epoch, once its checkpoint is on disk."""
 
     epoch: int  # from 1, like `step`
     epochs: int
@@ -20,8 +20,8 @@ class Progress:
     loss: float
     images_per_second: float
     accuracy: float | None = None
-    left_s: float = 0.0  # until the end of the training, at this speed
-    over: bool = False  # the epoch is, with its test and its checkpoint
+    left_s: float = 0.0  # seconds until the end of the training, at this speed
+    over: bool = False  # the epoch is finished, with its test and its checkpoint
 
     @property
     def done(self) -> float:
@@ -31,7 +31,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean loss over its steps; if it was tested, the share of the test set that is right."""
+    """One epoch: mean loss over its steps, and the accuracy on the test set if it was tested."""
 
     loss: float
     accuracy: float | None
@@ -42,18 +42,18 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and how it went.
+    """A trained network and the history of its training.
 
-    ``network`` has the LAST weights. To hand out those of the best epoch would be to choose by
-    test accuracy, and the accuracy reported for the choice would then be too good.
+    ``network`` has the LAST weights. Returning those of the best epoch would mean choosing by
+    test accuracy, and the reported accuracy would then be too high.
     """
 
     network: nn.Module
     history: tuple[Epoch, ...]
-    resumed_from: int | None  # steps found done in the checkpoint
+    resumed_from: int | None  # number of steps done in the checkpoint that was resumed
     precision: Precision
     warnings: tuple[str, ...] = ()
-    before: float | None = None  # accuracy, where nothing was trained
+    before: float | None = None  # accuracy of the network if nothing was trained
 
     @property
     def epochs(self) -> int:

@@ -1,4 +1,4 @@
-"""Teachers that never see the image: they know its label, and answer as if they were a little less than sure."""
+"""Teachers that do not use the image: they compute logits from its label alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class VirtualTeacher(nn.Module):
     """p(label) = ``correct``, (1 − ``correct``) / (K − 1) for each other class; Yuan et al. 2020, section 4.2.
 
-    Their code softens these probabilities as if they were logits, which leaves next to nothing of them; here the
-    logits are their logarithms, as the formula has it.
+    The released code applies the temperature to these probabilities as if they were logits, which makes them nearly
+    uniform; here the logits are the logarithms of the probabilities, as in the formula.
     """
 
     shares: Tensor
@@ -21,15 +21,15 @@ class VirtualTeacher(nn.Module):
         self.register_buffer("shares", shares.fill_diagonal_(correct))
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Its logits for labels (N,), or for shares of labels (N, K) where images were mixed."""
+        """Logits for labels (N,), or for label shares (N, K) of mixed images."""
         shares = self.shares[labels] if labels.ndim == 1 else labels.to(self.shares.dtype) @ self.shares
         return shares.log()
 
 
 class Drawn(nn.Module):
-    """Answers with what was said of some image of the same class, another one every time.
+    """Gives the logits of a random image of the same class, drawn again at every call.
 
-    ``pools``: logits (classes, images, classes), those that another network gave to images of each class.
+    ``pools``: logits (classes, images, classes) of another network for images of each class.
     """
 
     pools: Tensor
@@ -39,10 +39,10 @@ class Drawn(nn.Module):
         self.register_buffer("pools", pools)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Logits for labels (N,), or for shares of labels (N, K) where images were mixed."""
+        """Logits for labels (N,), or for label shares (N, K) of mixed images."""
         classes, images, _ = self.pools.shape
         drawn = torch.randint(images, (len(labels), classes), device=labels.device)
         if labels.ndim == 1:
             return self.pools[labels, drawn[:, 0]]
-        told = self.pools[torch.arange(classes, device=labels.device), drawn].softmax(dim=2)
-        return torch.einsum("nk,nkc->nc", labels.to(told.dtype), told).log()
+        probabilities = self.pools[torch.arange(classes, device=labels.device), drawn].softmax(dim=2)
+        return torch.einsum("nk,nkc->nc", labels.to(probabilities.dtype), probabilities).log()

@@ -1,7 +1,7 @@
-"""What the loop trains: one network taught by labels and teachers (`Taught`), or whatever else is a `Lesson`.
+"""Lessons, the objects that the loop trains: `Taught` (one network, labels and teachers), or any other `Lesson`.
 
-The loop knows batches, steps, optimizers and checkpoints. A lesson knows networks: how one batch becomes gradients,
-and what is to be done around the optimizer's step.
+The loop knows batches, steps, optimizers and checkpoints. A lesson knows networks: how to compute the gradients of
+one batch, and what to do before and after the optimizer's step.
 """
 
 from __future__ import annotations
@@ -35,46 +35,47 @@ NO_HINTS = Hints((), 0.0)
 
 
 class Lesson(Protocol):
-    """The rule between calls: ``begin``, ``learn`` for every part of a batch, ``before_step``, the optimizer,
-    ``after_step``.
+    """Interface between the loop and the networks in training.
+
+    Order of calls: ``begin``, ``learn`` for every part of a batch, ``before_step``, the optimizer, ``after_step``.
     """
 
     @property
     def network(self) -> nn.Module:
-        """The network that is tested and handed out."""
+        """The network that is tested and returned."""
         ...
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """All networks that learn, by name."""
+        """All networks in training, by name."""
         ...
 
     @property
     def teacher(self) -> str | None:
-        """Who teaches the network now."""
+        """Name of the network's current teacher."""
         ...
 
     @property
     def decayed(self) -> Named:
-        """What the optimizer moves and weight decay pulls at."""
+        """Trained parameters with weight decay."""
         ...
 
     @property
     def kept(self) -> Named:
-        """What the optimizer moves and nothing pulls at."""
+        """Trained parameters without weight decay."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What did not go as it was asked for."""
+        """Warnings about settings that were not followed."""
         ...
 
     def begin_epoch(self, number: int) -> None:
-        """Epoch ``number`` (from 0) begins, or what is left of it."""
+        """Prepare for epoch ``number`` (from 0), or for the rest of it after a resume."""
         ...
 
     def begin(self) -> None:
-        """Drop what a batch that was broken off has left."""
+        """Discard what an aborted batch has left."""
         ...
 
     def learn(
@@ -85,47 +86,47 @@ class Lesson(Protocol):
         backward: Backward,
         theirs: Tensor | None = None,
     ) -> Tensor:
-        """Call ``backward`` with the loss, or with its parts one by one; return the whole, detached.
+        """Call ``backward`` with the loss, or with its parts one by one; return the whole loss, detached.
 
-        ``theirs``: what teachers see of these images, where it is something else.
+        ``theirs``: the teachers' version of these images, if it differs.
         """
         ...
 
     def before_step(self) -> None:
-        """Gradients are complete."""
+        """Called when the gradients of a batch are complete."""
         ...
 
     def after_step(self, step: int, steps: int) -> None:
-        """Step ``step`` (from 1) of ``steps`` in the whole training has moved the weights."""
+        """Called after step ``step`` (from 1) of ``steps`` in the whole training has changed the weights."""
         ...
 
     def tested(self, accuracy: float) -> None:
-        """The network is right on this share of the test set."""
+        """Called with the network's accuracy after a test."""
         ...
 
     def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-        """How far the network, as it would be handed out, is from what it is to learn; none where that changes."""
+        """Loss of the network as it would be returned, to compare two times; None if the loss itself changes."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything beside the optimizer's that later steps depend on."""
+        """All tensors that later steps depend on, without the optimizer's."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state`` gave."""
+        """Load the tensors that ``state`` returned."""
         ...
 
     def identity(self) -> Mapping[str, object]:
-        """What makes this lesson this one and no other, in parts."""
+        """The values that must be equal for a checkpoint to continue this lesson, by key."""
         ...
 
 
 class Taught:
-    """One network, told by the labels and by the first of its guides that it has not beaten yet.
+    """One network, taught by the labels and by one guide (teacher) at a time.
 
-    The guides come weakest first. As soon as the network is right more often on the test set than the one that
-    teaches it, the next one takes over (Miles and Mikolajczyk 2020, the second stage); the last one stays.
-    ``at_once``: all of them teach, from beginning to end.
+    The guides are sorted weakest first. As soon as the network's test accuracy is above that of its current guide,
+    the next guide teaches (Miles and Mikolajczyk 2020, the second stage); the last one stays.
+    ``at_once``: all guides teach, from beginning to end.
     """
 
     def __init__(
@@ -151,20 +152,20 @@ class Taught:
         }
         self._at_once = at_once
         self._hints, self._channels, self._epoch = hints, channels, 0
-        self._looks = hints is not None or bool(terms)
+        self._reads_layers = hints is not None or bool(terms)
         self.network = arithmetic.copy(network)
         self.notes: list[str] = []
-        compiling = schedule.compile and not self._looks
+        compiling = schedule.compile and not self._reads_layers
         self._forward: Forward = compiled(self.network) if compiling else self.network
         if compiling != schedule.compile:
-            self.notes.append("nothing was compiled, because losses look at layers")
+            self.notes.append("nothing was compiled, because hints or losses read layer outputs")
         self._data, self._schedule, self._arithmetic = data, schedule, arithmetic
         self._guides = list(guides)
         self._number = torch.zeros((), dtype=torch.int64)
         self._answers: dict[int, Answers] = {}
         self._copies: dict[int, nn.Module] = {}
         taught_by: list[Guide | None] = [*guides] or [None]
-        self._beside = [
+        self._extra_losses = [
             Beside(
                 terms,
                 self.network,
@@ -177,7 +178,7 @@ class Taught:
             )
             for guide in (taught_by if terms else ())
         ]
-        self._own = nn.ModuleList(self._beside)
+        self._extra_modules = nn.ModuleList(self._extra_losses)
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -199,7 +200,7 @@ class Taught:
 
     @property
     def _learning(self) -> Named:
-        return [*self.network.named_parameters(), *self._own.named_parameters("beside")]
+        return [*self.network.named_parameters(), *self._extra_modules.named_parameters("beside")]
 
     def begin_epoch(self, number: int) -> None:
         self._epoch = number
@@ -214,47 +215,62 @@ class Taught:
         backward: Backward,
         theirs: Tensor | None = None,
     ) -> Tensor:
-        shown = images if theirs is None else theirs
-        if self._looks:
-            return self._looking(images, labels, backward, shown)
-        teaching = range(len(self._guides)) if self._at_once else [int(self._number)] if self._guides else []
-        told = [self._told_by(number, shown, labels, index) for number in teaching]
+        teacher_images = images if theirs is None else theirs
+        if self._reads_layers:
+            return self._learn_with_layers(images, labels, backward, teacher_images)
+        numbers = range(len(self._guides)) if self._at_once else [int(self._number)] if self._guides else []
+        teacher_logits = [self._logits_of(number, teacher_images, labels, index) for number in numbers]
         with self._arithmetic.autocast():
-            said = self._forward(images)
-        if len(told) > 1:
-            loss = loss_of_several(said, labels, told, self._schedule)
+            logits = self._forward(images)
+        if len(teacher_logits) > 1:
+            loss = loss_of_several(logits, labels, teacher_logits, self._schedule)
         else:
-            loss = loss_of(said, labels, told[0] if told else None, self._schedule)
+            loss = loss_of(logits, labels, teacher_logits[0] if teacher_logits else None, self._schedule)
         backward(loss)
         return loss.detach()
 
-    def _looking(self, images: Tensor, labels: Tensor, backward: Backward, shown: Tensor) -> Tensor:
-        """The same with the teacher asked live, since its layers are looked at."""
+    def _learn_with_layers(
+        self, images: Tensor, labels: Tensor, backward: Backward, teacher_images: Tensor
+    ) -> Tensor:
+        """`learn` for hints and extra losses: the teacher runs on every batch, because its layer outputs are used."""
         number, hints, count = int(self._number), self._hints or NO_HINTS, len(images)
         guide = self._guides[number] if self._guides else None
-        teacher = None if guide is None else self._asked(number)
-        beside = self._beside[number] if self._beside else None
-        ways = 1 if beside is None else beside.ways
+        teacher = None if guide is None else self._copy_of(number)
+        extra = self._extra_losses[number] if self._extra_losses else None
+        ways = 1 if extra is None else extra.ways
         if ways > 1:
-            images, shown = turned(images), turned(shown)
-        looked_at = None if guide is None or guide.by_labels else teacher
-        watched: AbstractContextManager[Any] = (
-            nullcontext(({}, {})) if beside is None else beside.watching(self.network, looked_at)
+            images, teacher_images = turned(images), turned(teacher_images)
+        # Extra losses read layers only of a network that gets images.
+        image_teacher = None if guide is None or guide.by_labels else teacher
+        watching: AbstractContextManager[Any] = (
+            nullcontext(({}, {})) if extra is None else extra.watching(self.network, image_teacher)
         )
-        told = None
-        with self._arithmetic.autocast(), watched as (seen, looks):
+        teacher_logits = None
+        with self._arithmetic.autocast(), watching as (outputs, teacher_outputs):
             if guide is not None and teacher is not None:
-                with torch.no_grad(), hints.watching(teacher) as theirs:
-                    told = teacher(labels if guide.by_labels else shown).float()
-            with hints.watching(self.network) as mine:
-                said = self.network(images)
-        loss = loss_of(said[:count], labels, None if told is None else told[:count], self._schedule)
+                with torch.no_grad(), hints.watching(teacher) as teacher_hints:
+                    teacher_logits = teacher(labels if guide.by_labels else teacher_images).float()
+            with hints.watching(self.network) as hint_outputs:
+                logits = self.network(images)
+        # With turned images, only the first ``count`` answers are of the images as they are.
+        loss = loss_of(
+            logits[:count], labels, None if teacher_logits is None else teacher_logits[:count], self._schedule
+        )
         if self._hints is not None and guide is not None:
-            loss = loss + self._hints.loss(mine, theirs, self._channels, guide.channels)
-        if beside is not None:
-            given = Seen(images, labels, said, told, seen, looks, ways, (self.network, looked_at))
+            loss = loss + self._hints.loss(hint_outputs, teacher_hints, self._channels, guide.channels)
+        if extra is not None:
+            piece = Seen(
+                images,
+                labels,
+                logits,
+                teacher_logits,
+                outputs,
+                teacher_outputs,
+                ways,
+                (self.network, image_teacher),
+            )
             with self._arithmetic.autocast():
-                loss = loss + beside.loss(self._epoch, given)
+                loss = loss + extra.loss(self._epoch, piece)
         backward(loss)
         return loss.detach()
 
@@ -263,28 +279,28 @@ class Taught:
     def after_step(self, step: int, steps: int) -> None: ...
 
     def tested(self, accuracy: float) -> None:
-        while not self._at_once and int(self._number) + 1 < len(self._guides) and accuracy > self._bar():
+        while not self._at_once and int(self._number) + 1 < len(self._guides) and accuracy > self._to_beat():
             self._number += 1
 
     def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-        """The loss by the labels and by the strongest guide, in float32."""
-        told = None
+        """The loss from the labels and the strongest guide, in float32."""
+        teacher_logits = None
         if self._guides:
             guide = self._guides[-1]
-            # A copy for once: those that teach are let go when another one is asked.
+            # A copy for this call only: `_copy_of` would drop the copy of the guide that teaches now.
             teacher = answering(guide.network, self._arithmetic, guide.shared_out)
-            told = teacher(labels if guide.by_labels else images).float()
-        return loss_of(network(images).float(), labels, told, self._schedule)
+            teacher_logits = teacher(labels if guide.by_labels else images).float()
+        return loss_of(network(images).float(), labels, teacher_logits, self._schedule)
 
     def state(self) -> dict[str, Tensor]:
         return {
             **{f"network.{k}": v for k, v in self.network.state_dict().items()},
-            **{f"beside.{k}": v for k, v in self._own.state_dict().items()},
+            **{f"beside.{k}": v for k, v in self._extra_modules.state_dict().items()},
             "guide": self._number,
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        for prefix, module in (("network.", self.network), ("beside.", self._own)):
+        for prefix, module in (("network.", self.network), ("beside.", self._extra_modules)):
             module.load_state_dict(
                 {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             )
@@ -293,18 +309,18 @@ class Taught:
     def identity(self) -> Mapping[str, object]:
         return self._identity
 
-    def _bar(self) -> float:
-        """How often the guide that teaches now is right."""
+    def _to_beat(self) -> float:
+        """Test accuracy of the current guide, measured once."""
         number = int(self._number)
         guide = self._guides[number]
         if guide.accuracy is None:
-            right = accuracy(guide.network, self._data.test, device=self._arithmetic.device)
-            guide = self._guides[number] = replace(guide, accuracy=right)
+            measured = accuracy(guide.network, self._data.test, device=self._arithmetic.device)
+            guide = self._guides[number] = replace(guide, accuracy=measured)
         assert guide.accuracy is not None
         return guide.accuracy
 
-    def _asked(self, number: int) -> nn.Module:
-        """A guide where this network computes; those that teach no more are let go."""
+    def _copy_of(self, number: int) -> nn.Module:
+        """Copy of a guide on the network's device; unless all teach at once, the copies of other guides are dropped."""
         if number not in self._copies:
             if not self._at_once:
                 self._copies.clear()
@@ -313,9 +329,9 @@ class Taught:
             self._copies[number] = answering(guide.network, self._arithmetic, guide.shared_out)
         return self._copies[number]
 
-    def _told_by(self, number: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        """What a guide says of these images."""
-        teacher = self._asked(number)
+    def _logits_of(self, number: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Logits of guide ``number`` for these images."""
+        teacher = self._copy_of(number)
         if self._guides[number].by_labels:
             return teacher(labels)
         if number not in self._answers:
@@ -325,50 +341,56 @@ class Taught:
         return self._answers[number](images, index)
 
 
-def loss_of(said: Tensor, labels: Tensor, told: Tensor | None, schedule: Schedule) -> Tensor:
-    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; by labels alone if none told.
+def loss_of(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, schedule: Schedule) -> Tensor:
+    """w · teacher_loss + (1 − w) · cross_entropy, w the schedule's ``teacher_weight``; w = 0 without a teacher.
 
-    With ``teacher_loss = "none"`` the first part is nothing: losses beside have its place.
+    With ``teacher_loss = "none"`` the first part is zero: the losses of ``distil.losses`` replace it.
     """
-    share = schedule.teacher_weight if told is not None else 0.0
-    if told is None or share == 0:
-        return cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
+    share = schedule.teacher_weight if teacher_logits is not None else 0.0
+    if teacher_logits is None or share == 0:
+        return cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
     if schedule.teacher_loss == NO_ANSWERS:
         if share == 1:
-            return torch.zeros((), device=said.device)
-        return (1 - share) * cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
-    known = LOSSES[schedule.teacher_loss]
-    settings = {"temperature": schedule.temperature} if known.tempered else {}
-    followed = known.weight * known.function(said, told, *([labels] if known.labels else []), **settings)
-    if share == 1:
-        return followed
-    labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing)
-    return share * followed + (1 - share) * labelled
-
-
-def loss_of_several(said: Tensor, labels: Tensor, told: Sequence[Tensor], schedule: Schedule) -> Tensor:
-    """The same with several teachers at once, of which each image has some.
-
-    For each image the teacher that the student is farthest from stays, and each other one with a chance of one
-    half; the mean over those that stay is followed (teacher dropping, Sariyildiz et al. 2024, section 3.2).
-    """
-    apart = torch.stack([kd_each(said, each, temperature=schedule.temperature) for each in told])
-    stays = (torch.rand(apart.shape, device=apart.device) < 0.5).scatter_(
-        0, apart.argmax(0, keepdim=True), True
+            return torch.zeros((), device=logits.device)
+        return (1 - share) * cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
+    loss = LOSSES[schedule.teacher_loss]
+    settings = {"temperature": schedule.temperature} if loss.tempered else {}
+    by_teacher = loss.weight * loss.function(
+        logits, teacher_logits, *([labels] if loss.labels else []), **settings
     )
-    followed = ((apart * stays).sum(0) / stays.sum(0)).mean()
+    if share == 1:
+        return by_teacher
+    by_labels = cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
+    return share * by_teacher + (1 - share) * by_labels
+
+
+def loss_of_several(
+    logits: Tensor, labels: Tensor, teacher_logits: Sequence[Tensor], schedule: Schedule
+) -> Tensor:
+    """`loss_of` with several teachers at once: each image follows a random subset of them.
+
+    For each image the teacher with the largest divergence from the student stays, and each other one with
+    probability ½; the loss is the mean over those that stay (teacher dropping, Sariyildiz et al. 2024, section 3.2).
+    """
+    divergences = torch.stack(
+        [kd_each(logits, teacher, temperature=schedule.temperature) for teacher in teacher_logits]
+    )
+    stays = (torch.rand(divergences.shape, device=divergences.device) < 0.5).scatter_(
+        0, divergences.argmax(0, keepdim=True), True
+    )
+    by_teachers = ((divergences * stays).sum(0) / stays.sum(0)).mean()
     share = schedule.teacher_weight
-    labelled = cross_entropy(said, labels, label_smoothing=schedule.label_smoothing) if share < 1 else 0.0
-    return share * followed + (1 - share) * labelled
+    by_labels = cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing) if share < 1 else 0.0
+    return share * by_teachers + (1 - share) * by_labels
 
 
 def digest(network: nn.Module) -> str:
-    """The hash of a network's tensors."""
+    """SHA-256 of a network's tensors."""
     return digest_of(network.state_dict())
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """The hash of tensors: names, types, shapes and every bit."""
+    """SHA-256 of tensors: names, types, shapes and every bit."""
     result = hashlib.sha256()
     for name, tensor in tensors.items():
         result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

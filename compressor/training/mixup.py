@@ -1,7 +1,7 @@
-"""Mixup and CutMix: two pictures in one, and labels in the same proportion.
+"""Mixup and CutMix: mix two pictures, and their labels in the same proportion.
 
-The pictures are mixed after everything that is done to each alone, and before the teacher is asked: what it says of
-the mixture is worth more than the mixed labels.
+The pictures are mixed after the augmentation of each, and before the teacher's forward pass: its logits for
+the mixture are more useful than the mixed labels.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def mixing_for(schedule: Schedule, classes: int) -> Mixing | None:
-    """What the schedule asks for; it draws from torch's own generator."""
+    """The mixing that the schedule sets, or None; it draws from torch's global generator."""
     if not schedule.mixup and not schedule.cutmix:
         return None
-    # torchvision takes a second to import, which nobody should wait for who mixes nothing.
+    # Imported here: torchvision takes a second to import, which a training without mixing need not wait for.
     from torchvision.transforms import v2
 
-    ways: list[Mixing] = []
+    mixings: list[Mixing] = []
     if schedule.mixup:
-        ways.append(v2.MixUp(alpha=schedule.mixup, num_classes=classes))
+        mixings.append(v2.MixUp(alpha=schedule.mixup, num_classes=classes))
     if schedule.cutmix:
-        ways.append(v2.CutMix(alpha=schedule.cutmix, num_classes=classes))
-    return ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
+        mixings.append(v2.CutMix(alpha=schedule.cutmix, num_classes=classes))
+    return mixings[0] if len(mixings) == 1 else v2.RandomChoice(mixings)

@@ -1,4 +1,4 @@
-"""The optimizer that a schedule names: any of `torch.optim`, with the settings that it takes."""
+"""Build the optimizer that a schedule names: any of `torch.optim`, with the settings that it accepts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def optimizer_for(decayed: Named, kept: Named, schedule: Schedule) -> torch.optim.Optimizer:
-    """Over ``decayed`` and ``kept`` parameters; only the first lose weight by decay.
+    """The optimizer of ``decayed`` and ``kept`` parameters; weight decay applies only to the first.
 
-    Decay keeps a function from growing steep. Biases do not make it steeper, and the scale of a
-    norm, pulled to zero, would silence a channel that has just been chosen to stay.
+    Decay keeps a function from growing steep. Biases do not make it steeper, and decay on the scale of a
+    norm would pull a channel to zero that pruning has just kept.
     """
     if not any(parameter.requires_grad for _, parameter in (*decayed, *kept)):
         raise CompressError("nothing to train: every parameter of the network is frozen")
     kind = _named(schedule.optimizer)
-    takes = inspect.signature(kind).parameters
+    accepted = inspect.signature(kind).parameters
     settings: dict[str, Any] = {"lr": schedule.learning_rate}
-    if "momentum" in takes:
+    if "momentum" in accepted:
         settings["momentum"] = schedule.momentum
-    if "nesterov" in takes:
+    if "nesterov" in accepted:
         settings["nesterov"] = schedule.momentum > 0
     settings |= _own_settings(schedule)
     groups: list[dict[str, Any]] = [
@@ -41,17 +41,17 @@ def optimizer_for(decayed: Named, kept: Named, schedule: Schedule) -> torch.opti
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"optimizer `{schedule.optimizer}` refuses its settings: {str(error).splitlines()[0]}",
-            "its own settings are `optimizer_settings` in the recipe, as in betas=[0.9, 0.95]",
+            "change `optimizer_settings` in the recipe; an example is betas=[0.9, 0.95]",
         ) from error
 
 
 def _named(name: str) -> Any:
     known = {
-        each.lower(): getattr(torch.optim, each)
-        for each in dir(torch.optim)
-        if inspect.isclass(getattr(torch.optim, each))
-        and issubclass(getattr(torch.optim, each), torch.optim.Optimizer)
-        and each not in ("Optimizer", "LBFGS", "SparseAdam")  # need a closure, or sparse gradients
+        attribute.lower(): getattr(torch.optim, attribute)
+        for attribute in dir(torch.optim)
+        if inspect.isclass(getattr(torch.optim, attribute))
+        and issubclass(getattr(torch.optim, attribute), torch.optim.Optimizer)
+        and attribute not in ("Optimizer", "LBFGS", "SparseAdam")  # need a closure, or sparse gradients
     }
     if name.lower() not in known:
         raise unknown_name("optimizer", name, known)
@@ -63,10 +63,10 @@ def _own_settings(schedule: Schedule) -> dict[str, Any]:
     for text in schedule.optimizer_settings:
         key, _, value = text.partition("=")
         try:
-            read = json.loads(value)  # nothing after no sign is no JSON either
+            parsed = json.loads(value)  # without `=` the value is empty, which is not JSON either
         except ValueError as error:
             raise UsageError(
-                f"optimizer setting `{text}` is not NAME=VALUE", "as in betas=[0.9, 0.95] or amsgrad=true"
+                f"optimizer setting `{text}` is not NAME=VALUE", "examples: betas=[0.9, 0.95], amsgrad=true"
             ) from error
-        settings[key.strip()] = tuple(read) if isinstance(read, list) else read
+        settings[key.strip()] = tuple(parsed) if isinstance(parsed, list) else parsed
     return settings

@@ -1,8 +1,8 @@
-"""In which numbers a network is trained on this device, and why.
+"""Choose the floating-point precision of a training on a device, with the reason.
 
-The choice depends on the machine alone and never on a timing: a run repeated here is the same
-run. Parameters stay float32 in every case; only the arithmetic of the layers is narrowed.
-Left out: float8, and bf16 on Arm CPUs, where nothing was measured yet.
+The choice depends on the machine alone and never on a timing, so that a run can be repeated
+exactly. Parameters stay float32 in every case; only the arithmetic of the layers has fewer bits.
+Not implemented: float8, and bf16 on Arm CPUs, where nothing was measured yet.
 """
 
 from __future__ import annotations
@@ -24,63 +24,63 @@ _NATIVE_BF16 = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True)
 class Precision:
-    """`fp32`, `bf16` or `fp16`, and the reason to tell the user."""
+    """`fp32`, `bf16` or `fp16`, and the reason that the user is shown."""
 
     name: str
     reason: str
 
 
-def choose_precision(asked: str, device: torch.device) -> Precision:
-    """What ``asked`` (`auto`, `fp32`, `bf16`, `fp16`) means on this device.
+def choose_precision(setting: str, device: torch.device) -> Precision:
+    """The precision for ``setting`` (`auto`, `fp32`, `bf16`, `fp16`) on this device.
 
-    Asked for by name and impossible is an error. bf16 asked for on a CPU without the
-    instructions is possible, only slow, so it is granted.
+    A precision that is set by name and impossible is an error. bf16 on a CPU without the
+    instructions is possible, only slow, so it is accepted.
     """
-    if asked == "auto":
+    if setting == "auto":
         return _automatic(device)
-    if asked == "fp16" and device.type != "cuda":
+    if setting == "fp16" and device.type != "cuda":
         raise UsageError(
             f"precision `fp16` needs a CUDA device, this is `{device.type}`",
             "use `auto`, which takes the fastest precision that is safe here",
         )
-    if asked == "bf16" and not (device.type == "cpu" or _cuda_with_bf16(device)):
+    if setting == "bf16" and not (device.type == "cpu" or _cuda_with_bf16(device)):
         raise UsageError(f"device `{device}` does not compute bf16", "use `auto` or `fp32`")
-    return Precision(asked, "asked for")
+    return Precision(setting, "asked for")
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Where a training computes, in which numbers, and how images and weights lie in memory."""
+    """The device of a training, its precision, and the memory layout of images and weights."""
 
     device: torch.device
     precision: Precision
 
     @staticmethod
-    def on(device: torch.device, asked: str) -> Arithmetic:
-        """What the precision that is asked for means on this device."""
-        return Arithmetic(device, choose_precision(asked, device))
+    def on(device: torch.device, setting: str) -> Arithmetic:
+        """The arithmetic for this precision setting on this device."""
+        return Arithmetic(device, choose_precision(setting, device))
 
     @property
     def layout(self) -> torch.memory_format:
-        """Channels last where convolutions like it: the CPU's and CUDA's bf16 kernels want it."""
+        """Channels last, except on MPS: the bf16 kernels of CPU and CUDA need it to be fast."""
         return torch.contiguous_format if self.device.type == "mps" else torch.channels_last
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which a network's forward pass runs."""
-        if self.precision.name == "fp32":  # also shields against an autocast of the caller
+        if self.precision.name == "fp32":  # also switches off an autocast of the caller
             return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, _DTYPES[self.precision.name])
 
     def copy(self, network: nn.Module) -> nn.Module:
-        """A copy of the network that trains here: float32, in the layout."""
+        """A copy of the network to train on this device: float32, in the layout."""
         copied = copy.deepcopy(network).to(self.device, torch.float32)
         for tensor in (*copied.parameters(), *copied.buffers()):
-            if tensor.ndim == 4:  # torch's own conversion breaks off at tensors of five axes
+            if tensor.ndim == 4:  # `.to(memory_format=…)` fails for tensors with five axes
                 tensor.data = tensor.data.contiguous(memory_format=self.layout)
         return copied
 
     def images(self, images: Tensor) -> Tensor:
-        """Images where the networks are."""
+        """Copy images to the device, in the layout."""
         return images.to(self.device, non_blocking=True, memory_format=self.layout)
 
 
@@ -105,10 +105,10 @@ def _cuda_with_bf16(device: torch.device) -> bool:
 
 
 def _cpu_features() -> frozenset[str]:
-    """Instruction sets by their cpuid names, from torch or, where it does not tell, from Linux."""
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    if tell is not None:
-        return frozenset(name for name, present in tell().items() if present is True)
+    """Instruction sets by their cpuid names, from torch or, if it has no such function, from Linux."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        return frozenset(name for name, present in capabilities().items() if present is True)
     try:
         words = Path("/proc/cpuinfo").read_text().split()
     except OSError:

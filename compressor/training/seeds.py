@@ -1,4 +1,4 @@
-"""What makes a training repeatable: seeds for every step, and kernels that give the same sum every time."""
+"""Make a training repeatable: a seed for every step, and kernels that give the same sum every time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """cuDNN repeats itself, random streams may be seeded at will; afterwards all is as the caller had it.
+    """Use deterministic cuDNN kernels while the block runs; restore that setting and the random states afterwards.
 
-    Only the streams that are used are given back (`fork_rng` would touch every device). The
-    one of Apple's GPUs cannot be given back by torch's own `fork_rng`; it is left seeded.
+    Only the generators of the CPU and of ``device`` are restored (`fork_rng` would touch every device). `fork_rng`
+    cannot restore that of Apple's GPUs; it stays seeded.
     """
     deterministic = torch.backends.cudnn.deterministic
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -26,7 +26,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Whatever draws at random from here on, on the CPU or on ``device``, draws from ``seed``."""
+    """Seed the generators of the CPU and of ``device``."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -36,6 +36,6 @@ def reseed(seed: int, device: torch.device) -> None:
 
 
 def seed_of(*parts: int | str) -> int:
-    """32 bits for one use, as in ``seed_of(seed, epoch, "order")``; shared, dropout would follow the order."""
+    """32-bit seed for one use, as in ``seed_of(seed, epoch, "order")``; a shared one would tie dropout to the order."""
     text = " ".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

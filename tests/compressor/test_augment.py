@@ -131,5 +131,5 @@ def test_an_unknown_name_gets_the_nearest_known_one() -> None:
 
 @pytest.mark.parametrize("augment", ["none", *POLICIES])
 def test_a_factorys_floats_cannot_be_varied(augment: str) -> None:
-    with pytest.raises(UsageError, match="`augment` does not reach data from a factory"):
+    with pytest.raises(UsageError, match="`augment` has no effect on data from a factory"):
         load_data(DataRecipe("tests.compressor.test_data_factory:squares", augment=augment))

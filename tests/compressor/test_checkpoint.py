@@ -162,7 +162,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_
     assert bool(continued.warnings) is not silent
     if not silent:
         assert "`000002-00000000`" in continued.warnings[0]
-        assert "went on from `000001-00000000`, the one before" in continued.warnings[0]
+        assert "resumed from `000001-00000000`, the one before" in continued.warnings[0]
 
 
 def test_a_folder_in_which_every_checkpoint_is_damaged_is_refused(tmp_path):
@@ -173,7 +173,7 @@ def test_a_folder_in_which_every_checkpoint_is_damaged_is_refused(tmp_path):
         train(toy_network(), toy_data(), QUICK, checkpoints=tmp_path)
     for path in tmp_path.glob("*.json"):
         path.write_text(json.dumps({"schema": 0}))
-    with pytest.raises(CompressError, match="its description is not of this version"):
+    with pytest.raises(CompressError, match="its JSON file is not of this version"):
         train(toy_network(), toy_data(), QUICK, checkpoints=tmp_path)
 
 
@@ -181,13 +181,13 @@ def test_a_folder_in_which_every_checkpoint_is_damaged_is_refused(tmp_path):
     ("change", "named"),
     [
         ({"schedule": replace(QUICK, epochs=2, batch=280, learning_rate=0.01)},
-         "`schedule.learning_rate` differs: 0.05 there, 0.01 here"),
-        ({"seed": 3}, "`seed` differs: 0 there, 3 here"),
+         "`schedule.learning_rate` differs: 0.05 in the checkpoint, 0.01 now"),
+        ({"seed": 3}, "`seed` differs: 0 in the checkpoint, 3 now"),
         ({"network": toy_network(2)}, "`network` differs"),
         ({"teacher": toy_network(8)}, "`teacher` differs"),
         ({"teacher": None}, "`teacher` differs"),
         ({"data": replace(toy_data(), name="other")}, "`data` differs"),
-        ({"network": toy_network(2), "seed": 3}, "`seed` differs: 0 there, 3 here"),
+        ({"network": toy_network(2), "seed": 3}, "`seed` differs: 0 in the checkpoint, 3 now"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_another_training_is_refused_by_the_first_key_that_differs(tmp_path, change, named):
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_the_first_key_that_diffe
         "seed": 0,
     }
     train(**given, checkpoints=tmp_path)
-    with pytest.raises(CompressError, match=f"are of another training: {named}") as caught:
+    with pytest.raises(CompressError, match=f"belong to another training: {named}") as caught:
         train(**given | change, checkpoints=tmp_path)
     assert "delete the folder" in caught.value.hint
 
@@ -219,7 +219,9 @@ def test_an_optimizer_whose_state_no_checkpoint_holds_is_named(tmp_path):
 
     torch.optim.Remembering = Remembering
     try:
-        with pytest.raises(CompressError, match="optimizer `Remembering` keeps a list \\(`past`\\)"):
+        with pytest.raises(
+            CompressError, match="optimizer `Remembering` has a list \\(`past`\\) in its state"
+        ):
             train(toy_network(), toy_data(), replace(QUICK, optimizer="remembering"), checkpoints=tmp_path)
     finally:
         del torch.optim.Remembering

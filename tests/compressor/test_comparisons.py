@@ -225,7 +225,7 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
     trained = train(
         Staged(4), few(), replace(SCHEDULE, compile=True), teacher=Staged(8, seed=1), losses=["attention"]
     )
-    assert trained.warnings == ("nothing was compiled, because losses look at layers",)
+    assert trained.warnings == ("nothing was compiled, because hints or losses read layer outputs",)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
         (["labels"], {}, "unknown loss `labels`"),
         (["pkt, temperature=3"], {}, "unknown setting of loss `pkt` `temperature`"),
         (["dkd"], {"mixup": 0.2}, "needs one label for each image"),
-        (["kd++, layers=deep stem"], {}, "compares one layer with the centres"),
-        (["crd, layers=deep stem"], {}, "remembers what one layer gives out"),
-        (["drg, layers=deep stem"], {}, "has one head in the middle"),
+        (["kd++, layers=deep stem"], {}, "compares 1 layer with the centres of classes, and 2 are named"),
+        (["crd, layers=deep stem"], {}, "compares the outputs of 1 layer, and 2 are named"),
+        (["drg, layers=deep stem"], {}, "puts a head on 1 layer, and 2 are named"),
         (["kd, layers=deeper"], {}, "the student has no layer `deeper`"),
         (["dsr"], {"micro_batch": 4}, "micro_batch is 4 of 16"),
         (["pkt"], {"batch": 2}, "compares the images of a batch, and a batch has 2"),
@@ -247,10 +247,14 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
         (
             ["same-channels, layers=deep"],
             {},
-            "`deep` of the student has 8 channels, `deep` of the teacher shows 16",
+            "`deep` of the student has 8 channels, expected 16 as in `deep` of the teacher",
         ),
-        ([], {"teacher_loss": "none", "teacher_weight": 1.0}, "there is no loss to learn by"),
-        (["pkt=0"], {"teacher_loss": "none", "teacher_weight": 1.0}, "there is no loss to learn by"),
+        ([], {"teacher_loss": "none", "teacher_weight": 1.0}, "distil.losses has no loss with a weight"),
+        (
+            ["pkt=0"],
+            {"teacher_loss": "none", "teacher_weight": 1.0},
+            "distil.losses has no loss with a weight",
+        ),
         (["pkt, start=1"], {"teacher_loss": "none", "teacher_weight": 1.0}, "no loss counts in epoch 0"),
         (["pkt, until=1"], {"teacher_loss": "none", "teacher_weight": 1.0}, "no loss counts in epoch 1"),
         (["pkt"], {"teacher_loss": "nothing"}, "unknown teacher_loss `nothing`"),

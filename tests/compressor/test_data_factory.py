@@ -120,7 +120,7 @@ def test_random_numbers_inside_a_data_set_repeat_with_the_shuffle_number() -> No
 
 
 def test_a_data_set_without_names_needs_the_number_of_classes() -> None:
-    with pytest.raises(UsageError, match="does not say how many classes") as caught:
+    with pytest.raises(UsageError, match="the number of classes of data set") as caught:
         _from("nameless")
     assert "--classes" in str(caught.value.hint)
     assert _from("nameless", classes=4).classes == ("0", "1", "2", "3")
@@ -129,8 +129,8 @@ def test_a_data_set_without_names_needs_the_number_of_classes() -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("number", "gave a int, expected a compressor.data.Data, or a pair"),
-        ("stream", r"\(train\) is a list_iterator, expected len"),
+        ("number", "returned a int, expected a compressor.data.Data or a pair"),
+        ("stream", r"\(train\) is a list_iterator, expected a map-style data set, with len"),
         ("raising", "failed: RuntimeError: the disk is full"),
         ("unscaled", r"is a uint8 tensor of shape \(3, 4, 4\), expected a float tensor"),
         ("wordy", "label of sample 0 .* is a str, expected an integer"),
@@ -157,5 +157,5 @@ def test_a_missing_module_and_a_missing_name_are_told_apart() -> None:
 
 
 def test_a_size_that_cannot_reach_a_factory_is_refused() -> None:
-    with pytest.raises(UsageError, match="`size` does not reach"):
+    with pytest.raises(UsageError, match="`size` has no effect"):
         _from("squares", size=32)

@@ -268,7 +268,7 @@ def test_a_file_is_no_data_set(tmp_path: Path) -> None:
 
 def test_a_number_of_classes_that_the_set_does_not_have_is_refused(tmp_path: Path) -> None:
     _write_mnist(tmp_path)
-    with pytest.raises(UsageError, match="has 10 classes, asked for were 7"):
+    with pytest.raises(UsageError, match="has 10 classes, expected 7"):
         load_data(DataRecipe("mnist", root=str(tmp_path), classes=7))
 
 

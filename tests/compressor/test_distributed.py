@@ -294,10 +294,10 @@ def failing_at_first() -> str:
 
 def test_what_must_be_alike_and_is_not_is_one_line(pair: Pair) -> None:
     for error in pair(disagreeing):
-        assert str(error) == "process 1 has other data than process 0"
+        assert str(error) == "data: process 1 differs from process 0"
     for error in pair(few_images):
         assert isinstance(error, UsageError)
-        assert str(error) == "a batch has 1 images, and 2 processes need one each"
+        assert str(error) == "a batch has 1 images, expected at least 2, one for each process"
     assert pair(failing_at_first) == ["1 0", "1 0"], "the first computes alone"
 
 
@@ -365,14 +365,16 @@ def test_one_process_joins_nothing() -> None:
         with synchronised(Exchange(world, [], CPU)) as nothing:
             assert nothing is None
     assert isinstance(synchronised(Exchange(here(), [], CPU)), nullcontext)
-    with pytest.raises(UsageError, match="shares the teacher out among several processes, and this is one"):
+    with pytest.raises(
+        UsageError, match="divides the teacher among processes: found 1 process, expected at least 2"
+    ):
         sharded(copy.deepcopy(plain_network()), here())
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is `x`, expected a number"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is `x`, expected a whole number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 and WORLD_SIZE 2, expected RANK from 0 to 1"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "MASTER_PORT is not set"),
     ],
@@ -393,8 +395,8 @@ def test_patience_is_a_number_of_seconds() -> None:
 def test_devices_that_cannot_be_shared_are_refused_before_anything_is_opened() -> None:
     two = Launched(1, 2, 1)
     for device, message in (
-        ("mps", "compute on cuda or cpu"),
-        ("cuda:0", "one GPU, and 2 processes need one each"),
+        ("mps", "expected cuda or cpu"),
+        ("cuda:0", "is 1 GPU, expected 2, one for each process"),
     ):
         with pytest.raises(UsageError, match=message), join(torch.device(device), two):
             pass

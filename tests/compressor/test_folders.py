@@ -189,8 +189,8 @@ def _other_classes(folder: Path) -> None:
         (_empty_class, "class folder `.*fox` has no pictures"),
         (_lonely_class, "class `fox` has 1 picture, expected at least 2"),
         (_no_test, "has train/ but neither val/ nor test/"),
-        (_empty_test, "differ in their classes: `cat`, `dog`"),
-        (_other_classes, "differ in their classes: `dog`, `fox`"),
+        (_empty_test, "have different classes; only in one of them: `cat`, `dog`"),
+        (_other_classes, "have different classes; only in one of them: `dog`, `fox`"),
     ],
 )
 def test_a_folder_that_cannot_be_used_says_why(
@@ -289,7 +289,7 @@ def test_a_folder_of_pictures_without_classes_that_cannot_be_used_says_why(tmp_p
         load_data(DataRecipe("glyphs", unlabelled=str(tmp_path / "empty")))
     with pytest.raises(UsageError, match="no folder `nowhere`"):
         load_data(DataRecipe("glyphs", unlabelled="nowhere"))
-    with pytest.raises(UsageError, match="how its images were scaled is not known"):
+    with pytest.raises(UsageError, match="the scaling of its images is unknown"):
         load_data(
             DataRecipe("tests.compressor.test_data_factory:squares", unlabelled=str(tmp_path / "empty"))
         )

@@ -49,7 +49,7 @@ def test_a_process_that_beats_no_more_is_named_and_one_that_has_left_is_not() ->
         store.add(f"beat/{rank}", 3)
     Watch(store, 3, 4)._store.add("beat/3", heartbeat.LEFT)
     with beating(store, 0, 1):
-        assert mine.lost() == "process 2 of 0 to 3 ended without a word, in `Distil`"
+        assert mine.lost() == "process 2 of 0 to 3 ended without an error message, in `Distil`"
     with beating(store, 0, 1, 2):
         assert mine.lost() is None
 

@@ -115,7 +115,7 @@ def test_the_recipe_may_say_how_many() -> None:
 
 @pytest.mark.parametrize(("samples", "half"), [((), "train"), ((10,), "test")])
 def test_a_half_of_unknown_length_says_what_is_missing(samples: tuple[int, ...], half: str) -> None:
-    with pytest.raises(UsageError, match=rf"\({half}\) does not say how many samples") as caught:
+    with pytest.raises(UsageError, match=rf"\({half}\) has no length") as caught:
         _from("numbers", samples=samples)
     assert "data.samples" in str(caught.value.hint)
 
@@ -146,7 +146,7 @@ def test_more_or_fewer_than_promised_is_an_error(promised: int, shuffle: int | N
     if promised == 10:
         list(data.train.batches(3, shuffle=shuffle))
         return
-    said = "goes on after 9 samples" if promised < 10 else f"ended after 10 samples, expected {promised}"
+    said = "continues after 9 samples" if promised < 10 else f"ended after 10 samples, expected {promised}"
     with pytest.raises(CompressError, match=rf"\(train\) {said}") as caught:
         list(data.train.batches(3, shuffle=shuffle))
     assert "data.samples" in str(caught.value.hint)
@@ -154,13 +154,13 @@ def test_more_or_fewer_than_promised_is_an_error(promised: int, shuffle: int | N
 
 def test_a_stream_without_an_end_is_found_out() -> None:
     data = _from("endless", samples=(8,))
-    with pytest.raises(CompressError, match="goes on after 8 samples"):
+    with pytest.raises(CompressError, match="continues after 8 samples"):
         list(data.train.batches(4))
 
 
 def test_what_can_be_read_only_once_is_refused() -> None:
     with pytest.raises(
-        CompressError, match=r"\(train\) is a generator, .* an iterable that every pass can begin"
+        CompressError, match=r"\(train\) is a generator, .* an iterable that can be started again"
     ):
         _from("once", classes=2)
 
@@ -183,5 +183,5 @@ def test_impossible_numbers_of_samples_are_refused(samples: tuple[int, ...]) -> 
 
 
 def test_a_number_of_samples_is_for_factories_alone() -> None:
-    with pytest.raises(UsageError, match="`samples` does not reach data `glyphs`"):
+    with pytest.raises(UsageError, match="`samples` has no effect on data `glyphs`"):
         load_data(DataRecipe("glyphs", samples=(5,)))

@@ -290,5 +290,5 @@ def test_similarities_of_changed_images_give_the_value_worked_out_by_hand() -> N
 
 @pytest.mark.parametrize("loss", [kd, dist, comparative])
 def test_a_teacher_of_other_classes_is_refused(loss: Callable[..., Tensor]) -> None:
-    with pytest.raises(CompressError, match=r"\(2, 3\) logits, the teacher with \(2, 5\)"):
+    with pytest.raises(CompressError, match=r"logits have shape \(2, 3\), the teacher's \(2, 5\)"):
         loss(torch.zeros(2, 3), torch.zeros(2, 5))

@@ -80,7 +80,7 @@ def test_a_factory_in_the_current_folder_is_found(here: Path) -> None:
             "run from the folder",
         ),
         ("torch.nn:Liner", "unknown model `torch.nn:Liner`", "`torch.nn:Linear`"),
-        ("math:pi", "model `math:pi` is a float, expected something to call", ""),
+        ("math:pi", "model `math:pi` is a float, expected a function or class", ""),
     ],
 )
 def test_a_wrong_name_is_a_mistake_with_a_way_out(name: str, message: str, hint: str) -> None:

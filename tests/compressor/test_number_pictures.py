@@ -49,7 +49,7 @@ def test_numbers_repeat_by_their_seed() -> None:
 
 
 def test_a_set_that_is_not_ten_digits_is_refused() -> None:
-    with pytest.raises(UsageError, match="numbers are made of ten digits, and `glyphs` has 36 classes"):
+    with pytest.raises(UsageError, match="data set `glyphs` has 36 classes, expected the 10 digits"):
         load_numbers(10, train=10, test=10, digits=load_data(DataRecipe()))
 
 

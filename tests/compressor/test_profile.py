@@ -171,7 +171,7 @@ def test_a_criterion_of_ones_own_is_a_function_or_a_whole_criterion(
     assert score(teacher, graph, "own_criteria:whole", data(8)).combine == "max"
     with pytest.raises(CompressError, match=r"`own_criteria:wrong` gives \(\) for axis 0 of `0.weight`"):
         score(teacher, graph, "own_criteria:wrong")
-    with pytest.raises(UsageError, match="is a int, expected something to call"):
+    with pytest.raises(UsageError, match="is a int, expected a function or class"):
         score(teacher, graph, "own_criteria:number")
 
 

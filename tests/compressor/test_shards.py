@@ -207,19 +207,19 @@ def test_garbage_in_the_middle_of_a_shard_is_found(tmp_path: Path) -> None:
     file.write_bytes(content)
     index = index_of(file)
     assert len(index.keys) == 3
-    assert index.faults == (("", f"no tar file after byte {third:,}"),)
+    assert index.faults == (("", f"it is not a tar file after byte {third:,}"),)
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("a.png", encoded(1))], "no label: expected .cls, .txt or .json beside it"),
+        ([("a.png", encoded(1))], "no label: expected a member .cls, .txt or .json with the same key"),
         ([("a.png", encoded(1)), ("a.txt", b"a cat")], r"its .txt has label 'a cat', expected an integer"),
         (
             [("a.png", encoded(1)), ("a.cls", b"-1")],
             "its .cls has label '-1', expected an integer of at least 0",
         ),
-        ([("a.png", encoded(1)), ("a.json", b"{")], "its .json is no JSON"),
+        ([("a.png", encoded(1)), ("a.json", b"{")], "its .json is not valid JSON"),
         ([("a.png", encoded(1)), ("a.json", b"[1]")], "its .json has label 'None'"),
         ([("a.png", encoded(1)), ("a.json", b'{"label": 1.5}')], r"its .json has label '1.5'"),
         ([("a.png", encoded(1)), ("a.json", b'{"label": true}')], "its .json has label 'True'"),
@@ -292,5 +292,5 @@ def test_long_names_and_links_do_not_disturb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["glyphs", "tests.compressor.test_data_factory:squares"])
 def test_test_shards_beside_another_source_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"`test` does not reach data `{name}`"):
+    with pytest.raises(UsageError, match=f"`test` has no effect on data `{name}`"):
         load_data(DataRecipe(name, test="x.tar"))

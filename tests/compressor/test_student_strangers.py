@@ -110,9 +110,9 @@ def test_a_plan_that_is_no_text_is_damaged(folder: Path) -> None:
 
 def test_what_is_wrong_with_the_json_is_said() -> None:
     for text, words in {
-        '{"a": 1, "a": 2}': "it says `a` twice",
-        "[NaN]": "it holds NaN",
-        "[-1e999]": "it holds -1e999",
+        '{"a": 1, "a": 2}': "it has the key `a` twice",
+        "[NaN]": "it contains NaN",
+        "[-1e999]": "it contains -1e999",
         "[" * 65 + "]" * 65: "deeper than 64 levels",
     }.items():
         with pytest.raises(ValueError, match=words):
@@ -252,7 +252,7 @@ def test_a_file_that_is_missing_or_never_ends_is_refused(program: Path) -> None:
     (program / "program.json").unlink()
     refused(program, "cannot read `")
     os.mkfifo(program / "program.json")
-    refused(program, "is no ordinary file")
+    refused(program, "is not a regular file")
 
 
 def test_a_changed_program_is_noticed(program: Path) -> None:

@@ -82,8 +82,11 @@ def test_the_place_is_an_image_a_weight_or_a_layer():
     network = toy_network()
     network[4].weight.data.fill_(1e38)
     network[3].bias.data.fill_(1e6)
-    assert first_not_finite({"": network}, images) == "; the first that is not finite comes from layer `4`"
-    assert "began in the loss" in first_not_finite({"": toy_network()}, images)
+    assert (
+        first_not_finite({"": network}, images)
+        == "; the first output that is not finite comes from layer `4`"
+    )
+    assert "the loss function yields it" in first_not_finite({"": toy_network()}, images)
 
 
 class Hungry(nn.Module):

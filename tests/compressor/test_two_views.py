@@ -60,7 +60,7 @@ def test_sets_that_do_not_repeat_their_order_are_refused() -> None:
     split = load_data(GLYPHS).train
     assert isinstance(split, TensorSplit)
     views = TwoViews(split, Restless(split.images, split.labels, split.scaling, policy=split.policy))
-    with pytest.raises(CompressError, match="were given different samples"):
+    with pytest.raises(CompressError, match="got different samples"):
         next(views.batches(16, shuffle=3))
 
 

@@ -105,7 +105,7 @@ def test_more_than_may_be_bad_is_an_error_that_names_the_first(tmp_path: Path, h
     data = _folders(tmp_path, broken, max_bad=3, workers=1)
     split = data.train if half == "train" else data.test
     with pytest.raises(
-        CompressError, match=r"4 bad samples, data.max_bad is 3: .*00.png`: .*01.png`: "
+        CompressError, match=r"4 unreadable samples, data.max_bad is 3: .*00.png`: .*01.png`: "
     ) as caught:
         _batches(split, 16)
     assert "data.max_bad" in str(caught.value.hint)
@@ -113,7 +113,7 @@ def test_more_than_may_be_bad_is_an_error_that_names_the_first(tmp_path: Path, h
 
 def test_a_half_without_a_good_picture_ends_though_all_may_be_bad(tmp_path: Path) -> None:
     broken = tuple(f"train/{name}/0{number}.png" for name in ("cat", "dog") for number in range(8))
-    with pytest.raises(CompressError, match="none of the 16 pictures to train on can be read"):
+    with pytest.raises(CompressError, match="none of the 16 training pictures can be read"):
         _batches(_folders(tmp_path, broken, max_bad=99).train)
 
 

@@ -75,10 +75,10 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_one_process_can_go_on(
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "hint: "))]
     assert len(lines) == 2, err
     assert lines[0].startswith(
-        "error: process 1 of 0 to 1 ended without a word, in `Repair and distil`, assistant-1: epoch "
+        "error: process 1 of 0 to 1 ended without an error message, in `Repair and distil`, assistant-1: epoch "
     )
     assert lines[1].startswith(
-        "hint: the same command goes on from the last checkpoint, also with another number"
+        "hint: run the same command again: it resumes from the last checkpoint, also with another number"
     )
     assert "[rank" not in err, "a traceback of ours"
     assert not (folder / "runs/b/student").exists()
@@ -93,7 +93,7 @@ def test_a_teacher_cannot_be_shared_out_among_one_process(folder: Path) -> None:
     said = warm_shell(folder, *RUN, "--set", "distil.shard_teacher=true")
     assert said.code == 2
     assert said.complaint == [
-        "error: distil.shard_teacher shares the teacher out among several processes, and this is one",
-        "hint: torchrun --nproc-per-node 2 -m compressor run …, or leave it out",
+        "error: distil.shard_teacher divides the teacher among processes: found 1 process, expected at least 2",
+        "hint: start with torchrun --nproc-per-node 2 -m compressor run …, or remove distil.shard_teacher",
     ]
     assert not (folder / "runs").exists()

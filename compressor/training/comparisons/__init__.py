@@ -1,4 +1,4 @@
-"""Losses beside the labels and the teacher's answers: where they look, and what they need to compare."""
+"""Extra losses between student and teacher: the layers that they read, and the modules that they train."""
 
 from compressor.training.comparisons.comparison import Seen, turned
 from compressor.training.comparisons.extra_losses import Beside

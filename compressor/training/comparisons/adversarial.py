@@ -1,4 +1,4 @@
-"""Comparisons with an opponent that learns too: a judge of answers, and a maker of images that are hard to answer."""
+"""Comparisons with a trained opponent: a judge of logits, and a generator of images that are hard for the student."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from compressor.training.comparisons.comparison import Both, Comparison, Found, 
 from compressor.training.losses import cross_entropy
 
 WIDTH = 64
-"""Of the opponents' one hidden layer."""
+"""Width of the opponents' one hidden layer."""
 DRAWS = 8
-"""Random numbers from which one image's change is made."""
+"""Number of random inputs for the change of one image."""
 TURN, SCALE, SHIFT, COLOUR = math.radians(20), 0.2, 0.2, 0.3
-"""How far a change may go: radians, relative size, share of half a side, relative contrast and brightness."""
+"""Largest changes: radians, relative size, share of half a side, relative contrast and brightness."""
 
 
 class Judged(Comparison):
-    """A judge learns to tell the student's softened answers from the teacher's, and the student to be taken for it."""
+    """A judge learns to tell the student's probabilities from the teacher's, and the student learns to mislead it."""
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
@@ -34,20 +34,21 @@ class Judged(Comparison):
     def forward(self, seen: Seen) -> Found:
         assert seen.told is not None
         with torch.autocast(seen.said.device.type, enabled=False):
-            mine, theirs = (
-                (each.float() / self.temperature).softmax(dim=1) for each in (seen.said, seen.told)
+            student, teacher = (
+                (logits.float() / self.temperature).softmax(dim=1) for logits in (seen.said, seen.told)
             )
-            as_it_is = {name: p.detach() for name, p in self.judge.named_parameters()}
-            loss = self.function(functional_call(self.judge, as_it_is, (mine,)))
-            own = F.softplus(-self.judge(theirs)).mean() + F.softplus(self.judge(mine.detach())).mean()
+            # The student's loss gives no gradient to the judge, and the judge's none to the student.
+            frozen = {name: p.detach() for name, p in self.judge.named_parameters()}
+            loss = self.function(functional_call(self.judge, frozen, (student,)))
+            own = F.softplus(-self.judge(teacher)).mean() + F.softplus(self.judge(student.detach())).mean()
         return Found(loss, own)
 
 
 class Changed(Comparison):
-    """Images are changed so that the teacher stays right and the student differs from it, and both see them.
+    """Compares both networks on images changed so that the teacher stays right and the student differs from it.
 
-    The change is made of random numbers, so an image is never the same twice; which changes are likely is learned. In
-    one backward pass: what reaches the maker of changes is turned round.
+    The change is computed from random numbers, so an image is never the same twice; the generator (``maker``) learns
+    which changes are likely. One backward pass serves both: the gradient that reaches the generator is reversed.
     """
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
@@ -58,23 +59,23 @@ class Changed(Comparison):
         assert seen.networks is not None
         student, teacher = seen.networks
         assert teacher is not None
-        changed = _TurnedRound.apply(self.maker(seen.images))
-        told, said = teacher(changed).float(), student(changed)
-        loss = self.function(said, told)
-        right = cross_entropy(told, seen.labels)
-        # Turned round it asks the maker for images on which the teacher is right; to nobody else it says a thing.
-        return Found(loss, right.detach() - right)
+        changed = _ReversedGradient.apply(self.maker(seen.images))
+        teacher_logits, logits = teacher(changed).float(), student(changed)
+        loss = self.function(logits, teacher_logits)
+        teacher_loss = cross_entropy(teacher_logits, seen.labels)
+        # The sign is reversed here and in the backward pass, so the generator minimises it. It trains nothing else.
+        return Found(loss, teacher_loss.detach() - teacher_loss)
 
 
 class Maker(nn.Module):
-    """Turns, scales, shifts and tints each image as random numbers and a small network say, within bounds."""
+    """Generator: turns, scales, shifts and tints each image by the outputs of a small network for random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(DRAWS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 6))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The images, changed; of the same size and type."""
+        """The changed images, of the same size and type."""
         with torch.autocast(images.device.type, enabled=False):
             drawn = torch.randn(len(images), DRAWS, device=images.device)
             turn, scale, right, down, contrast, brightness = self.layers(drawn).tanh().unbind(dim=1)
@@ -90,8 +91,8 @@ class Maker(nn.Module):
             return (moved * tint[0] + tint[1]).to(images.dtype)
 
 
-class _TurnedRound(torch.autograd.Function):
-    """The same numbers, and the opposite of their gradient."""
+class _ReversedGradient(torch.autograd.Function):
+    """Identity with a reversed gradient."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every comparison of a student with its teacher is given, and what it gives back."""
+"""Base class of the comparisons between a student and its teacher, with their inputs and results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from compressor.training.losses import LOSSES
 from compressor.training.precision import Arithmetic
 
 Pair = tuple[str, str]
-"""A layer of the student and one of its teacher; empty where the teacher's is not looked at."""
+"""A layer of the student and one of its teacher; the latter is empty if the teacher's layers are not used."""
 
 TURNS = 4
-"""Images turned by 0, 90, 180 and 270 degrees."""
+"""Number of versions of a turned image: by 0, 90, 180 and 270 degrees."""
 
 
 @dataclass(frozen=True)
 class Both:
-    """A student and one of its teachers (none: it is compared with itself), and what they learn from.
+    """A student and one of its teachers (None: it is compared with itself), with data and schedule.
 
-    ``kept``: of which of the teacher's layers the student is shown which channels.
+    ``student``, ``teacher``: their layers. ``network``: the teacher. ``kept``: channels of the teacher's layers that
+    ``same-channels`` compares.
     """
 
     student: Places
@@ -42,26 +43,27 @@ class Both:
 
     @property
     def batch(self) -> int:
-        """The images of a batch."""
+        """Number of images in a batch."""
         return min(self.schedule.batch, len(self.data.train))
 
     @property
     def classes(self) -> int:
-        """How many answers there are."""
+        """Number of classes."""
         return len(self.data.classes)
 
     def shapes(self, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What the two layers give out of one image."""
-        theirs = {} if self.teacher is None else self.teacher.shapes
-        return self.student.shapes[pair[0]], theirs[pair[1]]
+        """Output shapes of the two layers, for one image."""
+        teacher_shapes = {} if self.teacher is None else self.teacher.shapes
+        return self.student.shapes[pair[0]], teacher_shapes[pair[1]]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a piece of a batch gave, of the student (``said``, ``mine``) and of its teacher (``told``, ``theirs``).
+    """Forward passes of student and teacher on a part of a batch.
 
-    With ``ways`` above 1 the images are there so many times: first as they are, then turned. Labels are there once.
-    ``networks``: both, for images that neither has seen.
+    ``said``, ``told``: logits of the student and of its teacher. ``mine``, ``theirs``: layer outputs of the student
+    and of its teacher. With ``ways`` above 1 all but the labels are repeated: first for the images as they are, then
+    for the turned ones. ``networks``: student and teacher, for comparisons that compute on other images.
     """
 
     images: Tensor
@@ -74,7 +76,7 @@ class Seen:
     networks: tuple[nn.Module, nn.Module | None] | None = None
 
     def plain(self) -> Seen:
-        """What the images gave as they are."""
+        """The part for the images as they are, without the turned ones."""
         if self.ways == 1:
             return self
         count = len(self.said) // self.ways
@@ -83,28 +85,28 @@ class Seen:
             images=self.images[:count],
             said=self.said[:count],
             told=None if self.told is None else self.told[:count],
-            mine={layer: each[:count] for layer, each in self.mine.items()},
-            theirs={layer: each[:count] for layer, each in self.theirs.items()},
+            mine={layer: output[:count] for layer, output in self.mine.items()},
+            theirs={layer: output[:count] for layer, output in self.theirs.items()},
             ways=1,
         )
 
 
 class Found(NamedTuple):
-    """The loss, to be weighted, and what the comparison's own parts learn by, which is not."""
+    """The student's ``loss``, which is weighted, and the loss of the comparison's ``own`` modules, which is not."""
 
     loss: Tensor
     own: Tensor | None = None
 
 
 class Comparison(nn.Module):
-    """One loss between a student and its teacher, with all that it needs for that, learning or remembered."""
+    """One loss between a student and its teacher, with the trained modules and stored tensors that it needs."""
 
     turns: ClassVar[bool] = False
-    """Whether it wants the images turned, too."""
+    """True if it also needs the turned images."""
     remembers: ClassVar[bool] = False
-    """Whether it depends on the batches before, and so on seeing them whole."""
+    """True if it depends on earlier batches; it then needs whole batches."""
     settings: ClassVar[frozenset[str]] = frozenset()
-    """What can be set beside the keywords of its function."""
+    """Names of settings beside the keywords of its function."""
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__()
@@ -118,11 +120,11 @@ class Comparison(nn.Module):
 
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
-        """Which layers it wants to see."""
+        """The layers that it reads, or an error if the networks do not have them."""
         return []
 
     def forward(self, seen: Seen) -> Found:
-        """The loss of what was seen."""
+        """The loss for these forward passes."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Which comparison computes which loss."""
+"""Table of the comparison class for each loss."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ COMPARISONS: dict[str, type[Comparison]] = {
     "drg": Middle,
     "dsr": Before,
 }
-"""Every loss that can stand beside the others; the labels are always there."""
+"""All losses that a recipe may add in ``distil.losses``; the labels' loss is set by the schedule."""

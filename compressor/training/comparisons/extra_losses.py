@@ -1,7 +1,7 @@
-"""Losses beside the teacher's answers and the labels, between one student and one of its teachers.
+"""Extra losses, in addition to labels and teacher logits, between one student and one of its teachers.
 
-What they need to compare the two (projections to one width, heads on layers, memories of earlier images, opponents) is
-made here, learns with the student, is saved with its checkpoints, and is left behind when the network is handed out.
+The modules that they need (projections to one width, heads on layers, memories of earlier images, opponents) are
+built here, trained and saved with the student, and are not part of the returned network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from compressor.training.seeds import seed_of
 
 
 class Beside(nn.Module):
-    """The terms between a student and one teacher (none: with itself), as a module of all that they need."""
+    """The loss terms between a student and one teacher (None: with itself), as a module with all that they train."""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class Beside(nn.Module):
         super().__init__()
         image = arithmetic.images(torch.zeros(1, *data.shape))
         with arithmetic.autocast():
-            mine = Places(student, image, "student")
-            theirs = None if teacher is None else Places(teacher, image, "teacher")
-        both = Both(mine, theirs, teacher, data, arithmetic, schedule, kept)
+            student_layers = Places(student, image, "student")
+            teacher_layers = None if teacher is None else Places(teacher, image, "teacher")
+        both = Both(student_layers, teacher_layers, teacher, data, arithmetic, schedule, kept)
         self.terms = tuple(terms)
         self._both = both
         kinds = [COMPARISONS[term.name] for term in terms]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, 0, "projections"))
             self.comparisons = nn.ModuleList(
-                kind(term, kind.look(term, mine, theirs), both)
+                kind(term, kind.look(term, student_layers, teacher_layers), both)
                 for kind, term in zip(kinds, terms, strict=True)
             )
         self.ways = TURNS if any(kind.turns for kind in kinds) else 1
@@ -61,29 +61,31 @@ class Beside(nn.Module):
 
     @contextmanager
     def watching(self, student: nn.Module, teacher: nn.Module | None) -> Iterator[tuple[Any, Any]]:
-        """What the layers of both give out while the block runs."""
-        pairs = [pair for each in self.comparisons for pair in each.pairs]  # type: ignore[union-attr]
+        """Yield the layer outputs of student and teacher, as dictionaries that fill while the block runs."""
+        pairs = [pair for comparison in self.comparisons for pair in comparison.pairs]  # type: ignore[union-attr]
         with ExitStack() as stack:
-            shown: dict[str, Tensor] = {}
-            seen = stack.enter_context(
-                watching(student, [mine for mine, _ in pairs if mine], self._both.student.classifier)
+            teacher_outputs: dict[str, Tensor] = {}
+            outputs = stack.enter_context(
+                watching(student, [layer for layer, _ in pairs if layer], self._both.student.classifier)
             )
             if teacher is not None and self._both.teacher is not None:
-                layers = [theirs for _, theirs in pairs if theirs]
-                shown = stack.enter_context(watching(teacher, layers, self._both.teacher.classifier))
-            yield seen, shown
+                layers = [layer for _, layer in pairs if layer]
+                teacher_outputs = stack.enter_context(
+                    watching(teacher, layers, self._both.teacher.classifier)
+                )
+            yield outputs, teacher_outputs
 
     def loss(self, epoch: int, seen: Seen) -> Tensor:
-        """Σ of weight · loss over the terms, and what their own parts learn by."""
+        """Σ of weight · loss over the terms, plus the losses of their own modules."""
         plain = seen.plain()
         total = torch.zeros((), device=seen.said.device)
         for term, comparison in zip(self.terms, self.comparisons, strict=True):
-            usual = LOSSES[term.name].weight
-            weight = (usual if term.weight is None else term.weight) * term.share_at(epoch)
+            default = LOSSES[term.name].weight
+            weight = (default if term.weight is None else term.weight) * term.share_at(epoch)
             if weight == 0:
                 continue
-            found = comparison(seen if comparison.turns else plain)
-            total = total + weight * found.loss
-            if found.own is not None:
-                total = total + found.own
+            result = comparison(seen if comparison.turns else plain)
+            total = total + weight * result.loss
+            if result.own is not None:
+                total = total + result.own
         return total

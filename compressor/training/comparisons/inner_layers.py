@@ -1,4 +1,4 @@
-"""Comparing what layers give out: as it is, or the student's mapped to the width of the teacher's."""
+"""Comparisons of layer outputs, unchanged or with the student's mapped to the teacher's width."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from compressor.training.layer_outputs import EMBEDDING, Places, watching
 from compressor.training.losses.features import pooled
 
 EMBEDDED = 128
-"""The width of the space in which ``crd`` and ``rrd`` compare."""
+"""Width of the space in which ``crd`` and ``rrd`` compare."""
 REMEMBERED = 4096
-"""How many images they remember; never more than half of the data, so that an image is not compared with itself."""
+"""Number of images in their memory; at most half of the data, so that an image is not compared with itself."""
 
 
 class Features(Comparison):
-    """The outputs of layers, whatever their widths; the mean over pairs of layers."""
+    """Outputs of layers of any width; the loss is the mean over pairs of layers."""
 
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
@@ -32,86 +32,86 @@ class Features(Comparison):
 
     def forward(self, seen: Seen) -> Found:
         losses = [
-            self.one(number, seen.mine[mine], seen.theirs[theirs], seen)
-            for number, (mine, theirs) in enumerate(self.pairs)
+            self.one(number, seen.mine[layer], seen.theirs[other], seen)
+            for number, (layer, other) in enumerate(self.pairs)
         ]
         return Found(torch.stack(losses).mean())
 
-    def one(self, number: int, mine: Tensor, theirs: Tensor, seen: Seen) -> Tensor:
-        """The loss between one pair of layers."""
-        return self.function(mine, theirs)
+    def one(self, number: int, student: Tensor, teacher: Tensor, seen: Seen) -> Tensor:
+        """Loss between the outputs of one pair of layers."""
+        return self.function(student, teacher)
 
 
 class Shown(Features):
-    """Features, of the teacher's channels those that the student is shown."""
+    """Features, compared only with those channels of the teacher that the guide keeps."""
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
         device = both.arithmetic.device
         self.kept = [
-            torch.tensor(both.kept[theirs], device=device) if theirs in both.kept else None
-            for _, theirs in pairs
+            torch.tensor(both.kept[layer], device=device) if layer in both.kept else None
+            for _, layer in pairs
         ]
         for pair, kept in zip(pairs, self.kept, strict=True):
             (own, *_), (other, *_) = both.shapes(pair)
-            shown = other if kept is None else len(kept)
-            if own != shown:
+            expected = other if kept is None else len(kept)
+            if own != expected:
                 raise UsageError(
                     f"loss `{term.name}`: layer `{pair[0]}` of the student has {own} channels, "
-                    f"`{pair[1]}` of the teacher shows {shown}",
-                    "method indistill chooses the teacher's channels; fitnet maps between widths",
+                    f"expected {expected} as in `{pair[1]}` of the teacher",
+                    "use method indistill, which chooses the teacher's channels, or loss fitnet, which maps widths",
                 )
 
-    def one(self, number: int, mine: Tensor, theirs: Tensor, seen: Seen) -> Tensor:
+    def one(self, number: int, student: Tensor, teacher: Tensor, seen: Seen) -> Tensor:
         kept = self.kept[number]
-        return self.function(mine, theirs if kept is None else theirs[:, kept])
+        return self.function(student, teacher if kept is None else teacher[:, kept])
 
 
 class Mapped(Features):
-    """Features, the student's mapped to the teacher's channels point by point."""
+    """Features, the student's mapped to the teacher's channels by a 1×1 convolution or a linear layer."""
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
         self.projections = nn.ModuleList(self.projection(*both.shapes(pair)) for pair in pairs)
 
     def projection(self, own: tuple[int, ...], other: tuple[int, ...]) -> nn.Module:
-        """The map from the student's width to the teacher's."""
+        """A layer that maps the student's width to the teacher's."""
         if len(own) == 3:
             return nn.Conv2d(own[0], other[0], 1, bias=False)
         return nn.Linear(own[0], other[0], bias=False)
 
-    def one(self, number: int, mine: Tensor, theirs: Tensor, seen: Seen) -> Tensor:
-        with torch.autocast(mine.device.type, enabled=False):
-            return self.function(self.projections[number](mine.float()), theirs.float())
+    def one(self, number: int, student: Tensor, teacher: Tensor, seen: Seen) -> Tensor:
+        with torch.autocast(student.device.type, enabled=False):
+            return self.function(self.projections[number](student.float()), teacher.float())
 
 
 class Embedded(Mapped):
-    """One vector for each image, the student's mapped to the teacher's width; by default the embedding."""
+    """One vector per image, the student's mapped to the teacher's width; by default the embedding."""
 
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
         assert teacher is not None
         pairs = list(term.layers or [(EMBEDDING, EMBEDDING)])
-        for mine, theirs in pairs:
-            student.check(mine, f"loss `{term.name}`")
-            teacher.check(theirs, f"loss `{term.name}`")
+        for layer, other in pairs:
+            student.check(layer, f"loss `{term.name}`")
+            teacher.check(other, f"loss `{term.name}`")
         return [*pairs]
 
     def projection(self, own: tuple[int, ...], other: tuple[int, ...]) -> nn.Module:
         return nn.Linear(own[0], other[0], bias=False)
 
-    def one(self, number: int, mine: Tensor, theirs: Tensor, seen: Seen) -> Tensor:
-        with torch.autocast(mine.device.type, enabled=False):
-            mine = self.projections[number](pooled(mine.float()))
-            return self.function(mine, pooled(theirs.float()), **self.more(seen))
+    def one(self, number: int, student: Tensor, teacher: Tensor, seen: Seen) -> Tensor:
+        with torch.autocast(student.device.type, enabled=False):
+            student = self.projections[number](pooled(student.float()))
+            return self.function(student, pooled(teacher.float()), **self.more(seen))
 
     def more(self, seen: Seen) -> dict[str, Any]:
-        """What else the function is given."""
+        """Further arguments of the loss function."""
         return {}
 
 
 class Embeddings(Features):
-    """Features as they are, by default the embedding: what compares all triples of images is dear for whole maps."""
+    """Features as they are, by default the embedding: comparing all triples of images is costly for whole maps."""
 
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
@@ -119,7 +119,7 @@ class Embeddings(Features):
 
 
 class Centred(Embedded):
-    """Embeddings beside the teacher's mean embedding of each class."""
+    """Embeddings, and the teacher's mean embedding of each class."""
 
     centres: Tensor
 
@@ -133,7 +133,8 @@ class Centred(Embedded):
         pairs = super().look(term, student, teacher)
         if len(pairs) > 1:
             raise UsageError(
-                f"loss `{term.name}` compares one layer with the centres of classes", "name one layer"
+                f"loss `{term.name}` compares 1 layer with the centres of classes, and {len(pairs)} are named",
+                "name one pair of layers",
             )
         return pairs
 
@@ -142,7 +143,7 @@ class Centred(Embedded):
 
 
 class Remembered(Comparison):
-    """Embeddings of both in one small space, beside the teacher's of earlier images."""
+    """Embeddings of both in one small space, compared with the teacher's of earlier images."""
 
     remembers: ClassVar[bool] = True
 
@@ -152,27 +153,31 @@ class Remembered(Comparison):
         (pair,) = pairs
         self.student, self.teacher = (nn.Linear(shape[0], EMBEDDED) for shape in both.shapes(pair))
         self.memory = Memory(min(REMEMBERED, max(1, self.samples // 2)))
-        # One looks for its own image among the remembered, too, so that one is remembered first.
+        # rrd expects the images of the batch in the memory too, so they are added before the comparison.
         self.first = term.name == "rrd"
 
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
         pairs = Embedded.look(term, student, teacher)
         if len(pairs) > 1:
-            raise UsageError(f"loss `{term.name}` remembers what one layer gives out", "name one layer")
+            raise UsageError(
+                f"loss `{term.name}` compares the outputs of 1 layer, and {len(pairs)} are named",
+                "name one pair of layers",
+            )
         return pairs
 
     def forward(self, seen: Seen) -> Found:
-        ((one, other),) = self.pairs
+        ((layer, other),) = self.pairs
         with torch.autocast(seen.said.device.type, enabled=False):
-            mine = F.normalize(self.student(pooled(seen.mine[one].float())), dim=1)
-            theirs = F.normalize(self.teacher(pooled(seen.theirs[other].float())), dim=1)
+            student = F.normalize(self.student(pooled(seen.mine[layer].float())), dim=1)
+            teacher = F.normalize(self.teacher(pooled(seen.theirs[other].float())), dim=1)
         if self.first:
-            self.memory.add(theirs.detach())
-            return Found(self.function(mine, theirs, self.memory.others))
-        found = self.function(mine, theirs, self.memory.others.clone(), samples=self.samples)
-        self.memory.add(theirs.detach())
-        return Found(found)
+            self.memory.add(teacher.detach())
+            return Found(self.function(student, teacher, self.memory.others))
+        # A clone, because `add` changes the memory before the backward pass.
+        loss = self.function(student, teacher, self.memory.others.clone(), samples=self.samples)
+        self.memory.add(teacher.detach())
+        return Found(loss)
 
 
 class Memory(nn.Module):
@@ -188,7 +193,7 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def add(self, embeddings: Tensor) -> None:
-        """Remember these, forget the oldest."""
+        """Store these in place of the oldest."""
         size = len(self.others)
         latest = embeddings[-size:]
         index = (self.place + torch.arange(len(latest), device=latest.device)) % size
@@ -203,12 +208,12 @@ def _centres(layer: str, both: Both) -> Tensor:
     assert teacher is not None
     assert places is not None
     sums = torch.zeros(both.classes, places.shapes[layer][0], device=arithmetic.device)
-    seen = torch.zeros(both.classes, 1, device=arithmetic.device)
-    with in_eval_mode(teacher), watching(teacher, [layer], places.classifier) as shown:
+    counts = torch.zeros(both.classes, 1, device=arithmetic.device)
+    with in_eval_mode(teacher), watching(teacher, [layer], places.classifier) as outputs:
         for batch in both.data.train.batches(256):
             with arithmetic.autocast():
                 teacher(arithmetic.images(batch.images))
             labels = batch.labels.to(arithmetic.device)
-            sums.index_add_(0, labels, pooled(shown[layer]).float())
-            seen.index_add_(0, labels, torch.ones(len(labels), 1, device=arithmetic.device))
-    return sums / seen.clamp(min=1)
+            sums.index_add_(0, labels, pooled(outputs[layer]).float())
+            counts.index_add_(0, labels, torch.ones(len(labels), 1, device=arithmetic.device))
+    return sums / counts.clamp(min=1)

@@ -1,4 +1,4 @@
-"""What cannot be learnt by losses beside, refused in one line before anything is computed."""
+"""Validate extra losses against networks, data and schedule, before any work."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from compressor.training.layer_outputs import Places
 from compressor.training.losses import LOSSES
 
 LEAST_BATCH = 3
-"""Two images have one relation, and as a share of all it is 1."""
+"""Smallest batch for losses on relations: two images have one relation, and its share of all is always 1."""
 
 
 def check_terms(terms: Sequence[Term], data: Data, schedule: Schedule, *, taught: bool) -> None:
-    """Refuse losses, and settings of them, that this data and this schedule cannot be learnt by."""
+    """Raise an error for losses, or settings of them, that do not work with this data and this schedule."""
     for term in terms:
         if term.name not in COMPARISONS:
             raise unknown_name("loss", term.name, COMPARISONS)
@@ -29,39 +29,42 @@ def check_terms(terms: Sequence[Term], data: Data, schedule: Schedule, *, taught
         if not taught and not loss.alone:
             raise UsageError(
                 f"loss `{term.name}` compares with a teacher, and there is none",
-                "choose a method with a teacher, or leave distil.losses out",
+                "choose a method with a teacher, or remove the loss from distil.losses",
             )
-        takes = comparison.settings | {
-            name for name, each in signature(loss.function).parameters.items() if _is_setting(each.annotation)
+        known = comparison.settings | {
+            name
+            for name, parameter in signature(loss.function).parameters.items()
+            if _is_setting(parameter.annotation)
         }
         for setting in term.settings:
-            if setting not in takes:
-                raise unknown_name(f"setting of loss `{term.name}`", setting, sorted(takes) or ["(none)"])
+            if setting not in known:
+                raise unknown_name(f"setting of loss `{term.name}`", setting, sorted(known) or ["(none)"])
         if loss.labels and not data.train.labelled:
             raise UsageError(f"loss `{term.name}` needs labels, and the pictures of `{data.name}` have none")
         if loss.labels and (schedule.mixup or schedule.cutmix):
             raise UsageError(
-                f"loss `{term.name}` needs one label for each image, and mixup and cutmix mix them"
+                f"loss `{term.name}` needs one label for each image, and mixup and cutmix mix labels",
+                "set mixup and cutmix to 0, or remove the loss",
             )
         if comparison.turns and data.shape[1] != data.shape[2]:
             height, width = data.shape[1:]
             raise UsageError(
-                f"loss `{term.name}` turns square images, and these have {height} × {width} pixels"
+                f"loss `{term.name}` turns images, which must be square, and these have {height} × {width} pixels"
             )
         if loss.whole_batch or comparison.remembers:
             _need_whole_batches(term.name, data, schedule)
 
 
 def check_layers(terms: Sequence[Term], student: nn.Module, teacher: nn.Module | None, image: Tensor) -> None:
-    """Refuse layers that the networks do not have."""
+    """Raise an error for layers that the networks do not have."""
     if not terms:
         return
-    mine = Places(student, image.to(next(student.parameters()).device), "student")
-    theirs = (
+    student_layers = Places(student, image.to(next(student.parameters()).device), "student")
+    teacher_layers = (
         None if teacher is None else Places(teacher, image.to(next(teacher.parameters()).device), "teacher")
     )
     for term in terms:
-        COMPARISONS[term.name].look(term, mine, theirs)
+        COMPARISONS[term.name].look(term, student_layers, teacher_layers)
 
 
 def _is_setting(annotation: object) -> bool:
@@ -72,16 +75,16 @@ def _need_whole_batches(name: str, data: Data, schedule: Schedule) -> None:
     batch = min(schedule.batch, len(data.train))
     if batch < LEAST_BATCH:
         raise UsageError(
-            f"loss `{name}` compares the images of a batch, and a batch has {batch}",
-            f"use at least {LEAST_BATCH}, and rather 64",
+            f"loss `{name}` compares the images of a batch, and a batch has {batch}, expected at least {LEAST_BATCH}",
+            "set distil.schedule.batch higher; 64 or more is better",
         )
     if schedule.micro_batch is not None and schedule.micro_batch < batch:
         raise UsageError(
             f"loss `{name}` compares the images of a whole batch, and micro_batch is {schedule.micro_batch} of {batch}",
-            "leave micro_batch out, or use a smaller batch",
+            "remove micro_batch, or use a smaller batch",
         )
     if here().size > 1:
         raise UsageError(
-            f"loss `{name}` compares the images of a whole batch, and {here().size} processes have a piece each",
-            "use it in one process, or a loss that looks at one image at a time, as kd, fitnet and attention do",
+            f"loss `{name}` compares the images of a whole batch, and each of {here().size} processes has only a part",
+            "start one process, or use a loss that compares one image at a time: kd, fitnet or attention",
         )

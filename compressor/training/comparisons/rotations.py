@@ -1,4 +1,4 @@
-"""Comparing what both make of turned images: which turn it is beside the class, and whose turned image it is."""
+"""Comparisons on turned images: predict the turn together with the class, or find the plain image of a turned one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from compressor.training.losses import cross_entropy, kd
 from compressor.training.losses.contrast import compared_with_plain
 
 EMBEDDED = 128
-"""The width of the space in which turned images are compared with plain ones."""
+"""Width of the space in which turned images are compared with plain ones."""
 ANSWERS_SHARE = 0.27
-"""How much the answers to turned images count beside a similarity of 1: 2.7 to 10 in the released code of SSKD."""
+"""Weight of the logits for turned images, where the similarity has weight 1: 2.7 to 10 in the code of SSKD."""
 KEPT_WRONG = 0.75
-"""The share of turned images that the teacher takes for another's, from the nearest miss on, which are followed."""
+"""Share used of the turned images that the teacher assigns to a wrong plain image, smallest error first."""
 
 
 class Turns(Comparison):
-    """Heads at layers of both that tell class and turn together; and the answers to turned images."""
+    """Heads on layers of both that predict class and turn together; and the logits for turned images."""
 
     turns: ClassVar[bool] = True
 
@@ -34,8 +34,8 @@ class Turns(Comparison):
         answers = TURNS * both.classes
         self.classes = both.classes
         shapes = [both.shapes(pair) for pair in pairs]
-        self.student = nn.ModuleList(Head(mine, answers) for mine, _ in shapes)
-        self.teacher = nn.ModuleList(Head(theirs, answers) for _, theirs in shapes)
+        self.student = nn.ModuleList(Head(shape, answers) for shape, _ in shapes)
+        self.teacher = nn.ModuleList(Head(shape, answers) for _, shape in shapes)
 
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
@@ -45,15 +45,15 @@ class Turns(Comparison):
         turn = torch.arange(TURNS, device=seen.labels.device).repeat_interleave(len(seen.labels))
         labels = turn * self.classes + seen.labels.repeat(TURNS)
         loss, own = self.function(seen.said, seen.told), []
-        for mine, theirs, (one, other) in zip(self.student, self.teacher, self.pairs, strict=True):
-            told = theirs(seen.theirs[other])
-            own.append(cross_entropy(told, labels))
-            loss = loss + self.function(mine(seen.mine[one]), told.detach())
+        for student, teacher, (layer, other) in zip(self.student, self.teacher, self.pairs, strict=True):
+            teacher_logits = teacher(seen.theirs[other])
+            own.append(cross_entropy(teacher_logits, labels))
+            loss = loss + self.function(student(seen.mine[layer]), teacher_logits.detach())
         return Found(loss, torch.stack(own).sum())
 
 
 class Similar(Comparison):
-    """How similar each turned image is to every plain one, which a head on the teacher learns to tell."""
+    """Similarity of each turned image to every plain one; a head on the teacher learns to find the right one."""
 
     turns: ClassVar[bool] = True
     settings: ClassVar[frozenset[str]] = frozenset({"kept_wrong"})
@@ -77,14 +77,14 @@ class Similar(Comparison):
 
     def forward(self, seen: Seen) -> Found:
         with torch.autocast(seen.said.device.type, enabled=False):
-            mine = self.student(seen.mine[EMBEDDING].float())
-            theirs = self.teacher(seen.theirs[EMBEDDING].float())
-        mine, theirs = (each.unflatten(0, (TURNS, -1)) for each in (mine, theirs))
-        rows = compared_with_plain(theirs)
+            student = self.student(seen.mine[EMBEDDING].float())
+            teacher = self.teacher(seen.theirs[EMBEDDING].float())
+        student, teacher = (vectors.unflatten(0, (TURNS, -1)) for vectors in (student, teacher))
+        rows = compared_with_plain(teacher)
         own_image = torch.arange(rows.shape[1], device=rows.device).repeat(TURNS - 1)
         pretext = F.cross_entropy(rows / 0.5, own_image)
         kept = nearly_right(rows.detach(), own_image, self.kept_wrong)
-        loss = self.function(mine, theirs.detach(), kept)
+        loss = self.function(student, teacher.detach(), kept)
         plain = len(seen.said) // TURNS
         if seen.told is not None:
             loss = loss + ANSWERS_SHARE * kd(
@@ -94,7 +94,7 @@ class Similar(Comparison):
 
 
 def nearly_right(rows: Tensor, right: Tensor, share: float) -> Tensor:
-    """The rows whose largest number is at ``right``, and this share of the others, those of the best rank there."""
+    """Mask of rows: all whose largest number is at ``right``, and ``share`` of the others, best rank first."""
     rank = (rows > rows.gather(1, right[:, None])).sum(dim=1)
     wrong = int((rank > 0).sum())
     keep = len(rank) - wrong + round(share * wrong)

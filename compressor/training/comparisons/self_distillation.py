@@ -1,4 +1,4 @@
-"""Comparing a student with itself: with a head in its middle, and with what it said of the batch before."""
+"""Comparisons of a student with itself: with a head on a middle layer, or with its logits for the last batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compressor.training.losses import cross_entropy
 
 
 class Middle(Comparison):
-    """A head on a layer in the middle, which learns by the labels and is followed by the end."""
+    """A head on a middle layer, which learns from the labels; the student's logits follow the head's."""
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
@@ -27,11 +27,13 @@ class Middle(Comparison):
     @classmethod
     def look(cls, term: Term, student: Places, teacher: Places | None) -> list[Pair]:
         stages = student.stages
-        layers = [mine for mine, _ in term.layers or ()] or stages[(len(stages) - 1) // 2 :][:1]
+        layers = [layer for layer, _ in term.layers or ()] or stages[(len(stages) - 1) // 2 :][:1]
         if not layers:
             raise student.without_stages(term.name)
         if len(layers) > 1:
-            raise UsageError(f"loss `{term.name}` has one head in the middle", "name one layer")
+            raise UsageError(
+                f"loss `{term.name}` puts a head on 1 layer, and {len(layers)} are named", "name one layer"
+            )
         student.check(layers[0], f"loss `{term.name}`")
         return [(layers[0], "")]
 
@@ -42,7 +44,7 @@ class Middle(Comparison):
 
 
 class Before(Comparison):
-    """What was said of the batch before; nothing for the first, and for one of another size."""
+    """The logits for the last batch; the loss is 0 for the first batch and for one of another size."""
 
     remembers: ClassVar[bool] = True
     said: Tensor
@@ -50,7 +52,7 @@ class Before(Comparison):
 
     def __init__(self, term: Term, pairs: Sequence[Pair], both: Both) -> None:
         super().__init__(term, pairs, both)
-        # Of one size, because what is restored must have the shape of what is there.
+        # Of fixed size, because a checkpoint restores only tensors of the same shape.
         self.register_buffer("said", torch.zeros(both.batch, both.classes))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 

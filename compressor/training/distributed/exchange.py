@@ -1,10 +1,9 @@
-"""What processes tell each other while they compute one batch, so that memory which ends in one ends no run.
+"""Exchange of values between processes during one batch, so that a run survives lack of memory in one process.
 
-Between the first layer and the last gradient the processes exchange the statistics of batch norms. Where memory ends in
-one process, the others would wait for it there, each at the same place but not one that it knows. So everything that
-is exchanged during a batch has one length: a process that had to stop goes on answering with nothing in it, until the
-others are through, and all of them learn of it in the last exchange. Then they compute the batch again in smaller
-pieces, together.
+Between the first layer and the last gradient the processes exchange the statistics of batch norms. If one process runs
+out of memory, the others wait for it in such an exchange, and it cannot know in which. So every exchange during a
+batch has the same length: a process that had to stop keeps answering with zeros until the others have finished, and
+all learn of it in the last exchange. Then all compute the batch again in smaller pieces.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ COMPUTING, DONE, STOPPED = 0.0, 1.0, 2.0
 
 
 class Exchange:
-    """The rule between calls: in every batch each process calls `rows` as often as every other, then `settle`."""
+    """Exchange of vectors of one length. In every batch each process calls `rows` equally often, then `settle`."""
 
     def __init__(self, world: World, networks: Iterable[nn.Module], device: torch.device) -> None:
         self.world, self._device = world, device
-        # Of anything that can be the width of a norm: its own tensors, or filters in front of it.
+        # All possible widths of a batch norm: those of its own tensors, or of the filters before it.
         widths = [
             max(tensor.shape)
             for network in networks
@@ -37,25 +36,26 @@ class Exchange:
         self._length = 2 * max(widths, default=0) + 2
 
     def rows(self, values: Tensor) -> Tensor:
-        """The values of every process, one row each; zeros from one that had to stop."""
-        return self._told(values, COMPUTING)[:, : len(values)]
+        """The values of every process, one row each; zeros from a process that had to stop."""
+        return self._gathered(values, COMPUTING)[:, : len(values)]
 
     def settle(self, loss: Tensor | None) -> Tensor | None:
-        """The loss of the whole batch from those of all pieces, or nothing if some process had to stop.
+        """The loss of the whole batch, the sum over all processes, or None if some process had to stop.
 
-        Looking at the answer waits for the device: on a GPU once a batch.
+        ``loss`` is None in a process that had to stop. Reading the result waits for the device: on a GPU once a batch.
         """
         if self.world.size == 1:
             return loss
         if loss is not None:
-            told = self._told(loss.detach().reshape(1), DONE)
-            return None if bool((told[:, -1] == STOPPED).any()) else told[:, 0].sum().to(loss.dtype)
-        while bool((self._told(torch.zeros(1, device=self._device), STOPPED)[:, -1] == COMPUTING).any()):
+            rows = self._gathered(loss.detach().reshape(1), DONE)
+            return None if bool((rows[:, -1] == STOPPED).any()) else rows[:, 0].sum().to(loss.dtype)
+        # Answer the others' exchanges with zeros until none of them computes any more.
+        while bool((self._gathered(torch.zeros(1, device=self._device), STOPPED)[:, -1] == COMPUTING).any()):
             pass
         return None
 
-    def _told(self, values: Tensor, state: float) -> Tensor:
-        """Float64, so that counts and sums of squares are not lost in it."""
+    def _gathered(self, values: Tensor, state: float) -> Tensor:
+        """Values and state of all processes, one row each, in float64 so that counts and sums of squares are exact."""
         vector = torch.zeros(self._length, dtype=torch.float64, device=self._device)
         vector[: len(values)] = values
         vector[-1] = state

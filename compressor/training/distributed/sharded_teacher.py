@@ -1,7 +1,7 @@
-"""A teacher of which every process holds a part (FSDP2), for one that does not fit beside its student.
+"""Shard a teacher over all processes (FSDP2), for one that does not fit into GPU memory beside its student.
 
-Each layer's weights are brought together when it computes and dropped again. Only for a network that answers: its
-weights do not move. The memory of every computer holds the whole network all the same.
+Each layer's weights are gathered when it computes and dropped again. Only for frozen networks. The main memory of every
+computer still holds the whole network.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from compressor.errors import UsageError
 from compressor.training.distributed.world import World
 
 PIECES = 16
-"""So small a share of the network is brought together at a time, where its modules allow."""
+"""At most 1/PIECES of the network is gathered at a time, where its modules allow."""
 
 
 def check_several(world: World) -> None:
-    """Refuse to share a teacher out among one."""
+    """Raise an error if there is only one process."""
     if world.size == 1:
         raise UsageError(
-            "distil.shard_teacher shares the teacher out among several processes, and this is one",
-            "torchrun --nproc-per-node 2 -m compressor run …, or leave it out",
+            "distil.shard_teacher divides the teacher among processes: found 1 process, expected at least 2",
+            "start with torchrun --nproc-per-node 2 -m compressor run …, or remove distil.shard_teacher",
         )
 
 
 def sharded(network: nn.Module, world: World) -> nn.Module:
-    """A copy that answers as the network does, if all processes ask it at once; ``network`` lies in memory."""
+    """A sharded copy with the same outputs; all processes must call it together. ``network`` is in main memory."""
     check_several(world)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -43,20 +43,20 @@ def sharded(network: nn.Module, world: World) -> nn.Module:
     return whole
 
 
-def _pieces(module: nn.Module, most: float, seen: set[int]) -> Iterator[nn.Module]:
-    """The modules below that hold at most so many parameters, or that have some of their own.
+def _pieces(module: nn.Module, most: float, visited: set[int]) -> Iterator[nn.Module]:
+    """The modules below ``module`` with at most ``most`` parameters, or with direct parameters of their own.
 
-    One with parameters of its own is not taken apart: it may use what its children hold without calling them, as
-    attention does. A list of modules is never called.
+    A module with direct parameters is not divided: it may use its children's weights without calling them, as
+    attention does. A list of modules is always divided: it is never called.
     """
     for child in module.children():
-        held = sum(parameter.numel() for parameter in child.parameters())
-        alone = any(True for _ in child.parameters(recurse=False))
+        total = sum(parameter.numel() for parameter in child.parameters())
+        direct = any(True for _ in child.parameters(recurse=False))
         called = not isinstance(child, nn.ModuleList | nn.ModuleDict)
-        if not held or id(child) in seen:
+        if not total or id(child) in visited:
             continue
-        seen.add(id(child))
-        if called and (held <= most or alone):
+        visited.add(id(child))
+        if called and (total <= most or direct):
             yield child
         else:
-            yield from _pieces(child, most, seen)
+            yield from _pieces(child, most, visited)

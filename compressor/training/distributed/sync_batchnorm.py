@@ -1,8 +1,8 @@
-"""Batch norms over the whole batch, of which every process has a piece.
+"""Batch norms with statistics over the whole batch when every process has a piece of it.
 
-torch's own (`SyncBatchNorm`) computes on CUDA alone and replaces modules. Here the function under every batch norm is
-taken over while a block runs: modules, their names and classes stay as they are, networks that are built meanwhile need
-nothing, and students that are programs have no modules to replace.
+torch's own `SyncBatchNorm` works only on CUDA and replaces modules. Here the function `F.batch_norm` is replaced
+while a block runs: modules keep their names and classes, networks that are built during the block need no change,
+and it works for students that are programs, which have no modules to replace.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from compressor.training.distributed.exchange import Exchange
 
 
 def synchronised(exchange: Exchange) -> AbstractContextManager[Any]:
-    """While the block runs, batch norms in training mode take their statistics from the pieces of all processes."""
+    """While the block runs, batch norms in training mode compute their statistics over the pieces of all processes."""
     return nullcontext() if exchange.world.size == 1 else _Synchronised(exchange)
 
 
@@ -36,10 +36,10 @@ class _Synchronised(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = kwargs or {}
+        named = kwargs or {}
         if func is F.batch_norm:
-            return _batch_norm(self._exchange, *args, **given)
-        return func(*args, **given)
+            return _batch_norm(self._exchange, *args, **named)
+        return func(*args, **named)
 
 
 def _batch_norm(
@@ -74,7 +74,7 @@ def _batch_norm(
 class _Normed(torch.autograd.Function):
     """x̂ = (x − μ) / √(σ² + ε), μ and σ² over the batch of N values a channel (Ioffe and Szegedy 2015).
 
-    Each process gives its n values, their mean and Σ (x − mean)²: put together so, nothing cancels. Backward:
+    Each process sends its count n, its mean and Σ (x − mean)²; combining these avoids cancellation. Backward:
     dx = (dx̂ − Σ dx̂ / N − x̂ · Σ (dx̂ · x̂) / N) / √(σ² + ε), with sums over the batch.
     """
 
@@ -87,8 +87,8 @@ class _Normed(torch.autograd.Function):
         over = [axis for axis in range(images.ndim) if axis != 1]
         own = images.numel() // channels
         var, mean = torch.var_mean(wide, over, correction=0)
-        told = torch.cat([mean.double(), var.double() * own, mean.new_full((1,), own, dtype=torch.float64)])
-        rows = exchange.rows(told)
+        sent = torch.cat([mean.double(), var.double() * own, mean.new_full((1,), own, dtype=torch.float64)])
+        rows = exchange.rows(sent)
         means, squares, counts = rows[:, :channels], rows[:, channels:-1], rows[:, -1:]
         count = counts.sum()
         mean = (counts * means).sum(0) / count
@@ -102,10 +102,10 @@ class _Normed(torch.autograd.Function):
         return normed, mean, var, count
 
     @staticmethod
-    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         normed, scale, count = ctx.saved_tensors
-        gradient = given[0]
+        gradient = gradients[0]
         sums = torch.cat([gradient.sum(ctx.over), (gradient * normed).sum(ctx.over)])
         whole = ctx.exchange.rows(sums.double()).sum(0) / count
-        plain, along = (each.to(gradient.dtype).view(ctx.shape) for each in whole.chunk(2))
+        plain, along = (part.to(gradient.dtype).view(ctx.shape) for part in whole.chunk(2))
         return (gradient - plain - normed * along) * scale.to(gradient.dtype).view(ctx.shape), None, None

@@ -1,12 +1,12 @@
-"""Several processes, started by torchrun, that train one network as one process would.
+"""Several processes, started by torchrun, that train one network with the result of one process.
 
-Each computes its piece of every batch (`Part`). Gradients are added up once a batch, after the backward pass and not
-during it as in DistributedDataParallel: that way the same few lines serve every lesson, whatever its parameters are
+Each computes its piece of every batch (`Part`). Gradients are summed once a batch, after the backward pass and not
+during it as in DistributedDataParallel: so the same few lines work for every lesson, whatever its parameters are
 (the cascade has two vectors, and networks that change), the sum is exact for pieces of unequal size, and a batch can be
-given up and computed again. What it costs is the overlap of sending and computing. Every process then makes the same
-step from the same numbers, so weights are never sent but at the start.
+aborted and computed again. The cost: sending and computing do not overlap. Every process then makes the same
+step from the same numbers, so weights are sent only at the start.
 
-With one process nothing of torch.distributed is loaded, and every function here gives back what it was given.
+With one process torch.distributed is not imported, and every function here returns its input.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ T = TypeVar("T")
 
 CPU = torch.device("cpu")
 ARRIVAL_S = 300.0
-"""So long the processes wait for each other at the start: machines import torch at different speeds."""
+"""Time that processes wait for each other at the start: machines import torch at different speeds."""
 LONG = timedelta(days=7)
-"""For what one process does alone, such as measuring; if it dies meanwhile, the others hear of it at once."""
+"""Timeout while one process works alone, such as measuring; if it dies, the heartbeat ends the others at once."""
 BUCKET = 25 * 2**20
-"""Bytes of gradients that are sent together."""
+"""Largest number of gradient bytes sent together, unless a single tensor is larger."""
 
 
 @dataclass
 class World:
-    """All processes, seen from one of them. ``device``: where this one computes.
+    """All processes, as one of them sees them. ``device``: the device of this one.
 
-    ``spread``: a network has been spread over the processes, so that each needs all others for its answers.
+    ``patient``: process group with the timeout ``LONG``. ``spread``: a network is sharded over the processes, so
+    its forward pass needs all of them.
     """
 
     rank: int = 0
@@ -54,16 +55,16 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
     @property
     def part(self) -> Part:
-        """Its piece of every batch."""
+        """This process's piece of every batch."""
         return Part(self.rank, self.size)
 
     def doing(self, what: str) -> None:
-        """Say where this process is, for the message if another one dies."""
+        """Set the current step of the run, for the error message if another process dies."""
         if self.watch is not None:
             self.watch.doing = what
 
@@ -80,7 +81,7 @@ class World:
         return result
 
     def total_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all processes, where each has scaled its loss to its share of the batch."""
+        """Sum the gradients over all processes; each has scaled its loss to its share of the batch."""
         if self.size == 1:
             return
         for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
@@ -93,31 +94,31 @@ class World:
                 gradient.copy_(piece.view(gradient.shape))
 
     def from_first(self, compute: Callable[[], T]) -> T:
-        """What the first process computes alone, while the others wait for it."""
+        """The result of ``compute`` in the first process, sent to the others, which wait for it."""
         if self.size == 1:
             return compute()
-        told: list[Any] = [None]
+        result: list[Any] = [None]
         if self.first:
             with apart():
-                told = [compute()]
-        torch.distributed.broadcast_object_list(told, src=0, group=self.patient)
-        return told[0]
+                result = [compute()]
+        torch.distributed.broadcast_object_list(result, src=0, group=self.patient)
+        return result[0]
 
     def gathered(self, value: T) -> list[T]:
-        """The values of all processes, in their order."""
+        """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, value, group=self.patient)
-        return found
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value, group=self.patient)
+        return values
 
     def wait(self) -> None:
-        """Until all processes are here, however long one of them takes."""
+        """Wait until all processes are here, up to ``LONG``."""
         if self.size > 1:
             torch.distributed.barrier(group=self.patient)
 
     def first_then_others(self, read: Callable[[], T]) -> T:
-        """What every process reads for itself, after the first one, which may have to download and unpack it."""
+        """Call ``read`` in every process, in the first one before the others: it may download and unpack the files."""
         if self.size == 1:
             return read()
         value = read() if self.first else None
@@ -125,7 +126,7 @@ class World:
         return value if value is not None else read()
 
     def same(self, tensors: Iterable[Tensor]) -> None:
-        """Give the tensors what they have in the first process."""
+        """Copy the values of the tensors in the first process to all others."""
         if self.size > 1:
             for tensor in tensors:
                 sent = tensor.contiguous()
@@ -133,7 +134,7 @@ class World:
                 tensor.copy_(sent)
 
     def agree(self, what: str, value: Any) -> None:
-        """An error if ``value`` is not the same in every process."""
+        """Raise an error if ``value`` is not the same in every process; ``what`` names it."""
         if self.size == 1:
             return
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
@@ -141,7 +142,7 @@ class World:
         for rank, digest in enumerate(digests):
             if digest != digests[0]:
                 raise CompressError(
-                    f"process {rank} has other {what} than process 0",
+                    f"{what}: process {rank} differs from process 0",
                     "every machine needs the same files, code and packages",
                 )
 
@@ -151,13 +152,13 @@ _worlds = [ALONE]
 
 
 def here() -> World:
-    """The processes that compute together now. As in torch, there is one such group in a process at a time."""
+    """The world that is active now. As in torch, a process has one at a time."""
     return _worlds[-1]
 
 
 @contextmanager
 def apart() -> Iterator[World]:
-    """What runs in the block is computed by this process alone."""
+    """Let this process compute alone while the block runs."""
     _worlds.append(World(device=here().device))
     try:
         yield _worlds[-1]
@@ -166,7 +167,7 @@ def apart() -> Iterator[World]:
 
 
 def leave() -> None:
-    """From here on this process computes alone, until the block of `join` ends; the others wait for what it says."""
+    """Let this process compute alone until the block of `join` ends; the others wait for its result."""
     _worlds.append(World(device=here().device))
 
 
@@ -174,8 +175,8 @@ def leave() -> None:
 def join(device: torch.device, start: Launched | None = None) -> Iterator[World]:
     """Compute together with the other processes of ``torchrun``, if it started this one.
 
-    If one dies or fails, the block ends in all of them: in one with the error to be told, in the others with a
-    `ToldError`.
+    If one dies or fails, the block ends in all of them: in one with the error to print, in the others with a
+    `ToldError`, which prints nothing.
     """
     start = start or launched()
     if start.size == 1:
@@ -190,7 +191,7 @@ def join(device: torch.device, start: Launched | None = None) -> Iterator[World]
         reach = rendezvous("env://", start.rank, start.size, timeout=timedelta(seconds=ARRIVAL_S))
         store, _, _ = next(iter(reach))
         watch = Watch(PrefixStore("watch", store.clone()), start.rank, start.size)
-        # gloo also where there are GPUs: for what lies in the computer's memory.
+        # gloo also where there are GPUs: for tensors in main memory.
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore("training", store),
@@ -202,7 +203,7 @@ def join(device: torch.device, start: Launched | None = None) -> Iterator[World]
     except (RuntimeError, ValueError, OSError) as error:
         raise CompressError(
             f"process {start.rank} does not reach the other {start.size - 1}: {_line(error)}",
-            "were all of them started, with the same MASTER_ADDR and MASTER_PORT?",
+            "start all of them, with the same MASTER_ADDR and MASTER_PORT",
         ) from error
     world = World(start.rank, start.size, device, watch, patient)
     watch.start()
@@ -214,7 +215,7 @@ def join(device: torch.device, start: Launched | None = None) -> Iterator[World]
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        raise _told_once(watch, error, start, limit) from error
+        raise _reported_once(watch, error, start, limit) from error
     finally:
         del _worlds[_worlds.index(world) :]
         watch.stop(well=well)
@@ -222,47 +223,50 @@ def join(device: torch.device, start: Launched | None = None) -> Iterator[World]
             dist.destroy_process_group()
 
 
-def _told_once(watch: Watch, error: BaseException, start: Launched, limit: float) -> BaseException:
-    """The error with which this process ends: its own, of another process, or that it has been told."""
-    told = None
+def _reported_once(watch: Watch, error: BaseException, start: Launched, limit: float) -> BaseException:
+    """The error that ends this process: one to print, or a `ToldError` if another process prints it."""
+    reported = None
     if not isinstance(error, CompressError):
-        told = watch.told()
-        lost = None if told else watch.lost()
-        told = told or watch.told()
+        reported = watch.told()
+        lost = None if reported else watch.lost()
+        reported = reported or watch.told()
         if lost is not None:
             error = CompressError(lost, HINT)
         elif "timed out" in str(error).lower():
             error = CompressError(
-                f"process {start.rank} waited {limit:g} s in {watch.doing}, and another one did not come",
-                f"if it is only slow, set {PATIENCE} to more seconds; {HINT}",
+                f"process {start.rank} waited {limit:g} s in {watch.doing} for another process",
+                f"if that one is only slow, set {PATIENCE} to more seconds; {HINT}",
             )
     code = int(getattr(error, "exit_code", 1))
-    if told is None and watch.claim(_line(error), code):
+    if reported is None and watch.claim(_line(error), code):
         setattr(error, CLAIMED, True)
         return error
-    message, code = told or watch.told() or (_line(error), code)
+    message, code = reported or watch.told() or (_line(error), code)
     return ToldError(message, code)
 
 
 def _own(device: torch.device, start: Launched) -> torch.device:
     """The device of this process among those of its machine."""
     if device.type == "cuda":
-        there = torch.cuda.device_count()
+        count = torch.cuda.device_count()
         if device.index is not None:
             raise UsageError(
-                f"device `{device}` is one GPU, and {start.size} processes need one each",
-                "--device cuda gives each process its own",
+                f"device `{device}` is 1 GPU, expected {start.size}, one for each process",
+                "--device cuda gives each process its own GPU",
             )
-        if start.local >= there:
+        if start.local >= count:
             raise UsageError(
-                f"process {start.rank} is number {start.local} on its machine, which has {there} GPUs",
-                f"torchrun --nproc-per-node {there}, or --device cpu",
+                f"process {start.rank} is number {start.local} (from 0) on its machine, which has {count} GPUs, "
+                "expected one for each process",
+                f"start with torchrun --nproc-per-node {count}, or use --device cpu",
             )
         own = torch.device("cuda", start.local)
         torch.cuda.set_device(own)
         return own
     if device.type != "cpu":
-        raise UsageError(f"{start.size} processes compute on cuda or cpu, this is `{device.type}`")
+        raise UsageError(
+            f"device `{device.type}` does not work with {start.size} processes, expected cuda or cpu"
+        )
     return device
 
 

@@ -1,7 +1,7 @@
-"""What a student may be told, one formula a function, and all of them in one table.
+"""Loss functions, one formula each, and the table of all of them.
 
-Each function gives a mean over the batch in at least float32. What they are given (answers, features of layers,
-embeddings), and how much each counts beside the others, is decided elsewhere.
+Each function returns a mean over the batch in at least float32. Their inputs (logits, layer outputs, embeddings) and
+the weights between them are chosen by the callers.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Known:
-    """A loss: its function, what it looks at, and what it needs.
+    """A loss: its function, its kind of input, its usual weight and its requirements.
 
-    ``looks_at``: ``answers`` (logits), ``features`` (outputs of layers), ``channels`` (the same, in those channels that
-    the student is given), ``embeddings`` (features mapped to one space), ``heads`` (answers that inner layers give),
-    ``itself`` (the student alone), ``turned`` (the images in four directions), ``judged`` (what an adversary says) or
-    ``changed`` (images made for it). ``weight``: the usual one
-    beside a cross-entropy of 1.
+    ``looks_at``: ``answers`` (logits), ``features`` (layer outputs), ``channels`` (layer outputs, in the channels that
+    the guide keeps), ``embeddings`` (features mapped to one space), ``heads`` (logits of heads on inner layers),
+    ``itself`` (the student alone), ``turned`` (images in four directions), ``judged`` (output of an adversary) or
+    ``changed`` (generated images). ``weight``: the usual one where cross-entropy has weight 1. ``labels``: it needs
+    one label per image. ``whole_batch``: it compares the images of a batch.
     """
 
     function: Callable[..., Tensor]
@@ -67,12 +67,12 @@ class Known:
 
     @property
     def alone(self) -> bool:
-        """Whether it needs no teacher."""
+        """True if it needs no teacher."""
         return self.looks_at == "itself"
 
     @property
     def tempered(self) -> bool:
-        """Whether it softens answers by a temperature."""
+        """True if it divides logits by the schedule's temperature."""
         return "temperature" in signature(self.function).parameters and self.looks_at == "answers"
 
 
@@ -101,7 +101,7 @@ LOSSES: dict[str, Known] = {
     "drg": Known(drg, "itself", 0.2, labels=True),
     "dsr": Known(dsr, "itself", 1.0, whole_batch=True),
 }
-"""Every loss by the name that a recipe gives."""
+"""All losses, by their names in recipes."""
 
 TEACHER_LOSSES = tuple(name for name in LOSSES if LOSSES[name].looks_at == "answers" and name != "labels")
-"""Those by which a student can follow what its teacher says."""
+"""Losses that compare the student's logits with its teacher's; possible values of ``teacher_loss``."""

@@ -1,7 +1,7 @@
-"""Losses that hold an image's embedding against those of many other images.
+"""Contrastive losses: compare an image's embedding with those of many other images.
 
 Embeddings are (N, D) of norm 1 in one space for teacher and student; ``others`` (K, D) are the teacher's of earlier
-images. So they do not need the whole batch, but someone who remembers.
+images. So they do not need the whole batch, but a memory of embeddings.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def crd(
 ) -> Tensor:
     """−log h(t, s) − Σ_k log(1 − h(o_k, s)), h = e^(⟨t, s⟩/τ) / (e^(⟨t, s⟩/τ) + K/samples).
 
-    Tian et al. 2020, equations 18 and 19: the student is to tell its own image's teacher embedding from those of
-    K others. ``samples``: how many images there are. ``code``, as released: e^(⟨t, s⟩/τ) is divided by ``samples``
-    times its mean over the others, a constant. Without (``paper``) every one of the K terms is near 1 at first, and
-    their sum drowns whatever stands beside.
+    Tian et al. 2020, equations 18 and 19: the student learns to tell the teacher embedding of the same image from
+    those of K others. ``samples``: number of training images. ``form="code"``, as released: e^(⟨t, s⟩/τ) is divided by
+    ``samples`` times its mean over the others, a constant. With ``form="paper"`` each of the K terms is near 1 at
+    first, and their sum is much larger than all other losses.
     """
     noise = torch.tensor(len(others) / samples, device=student.device, dtype=student.dtype).log()
     own = (student * teacher).sum(dim=1) / temperature
@@ -51,11 +51,11 @@ def rrd(
 ) -> Tensor:
     """−Σ_k softmax(⟨t, o⟩/τ_t)_k · log softmax(⟨s, o⟩/τ_s)_k; Giakoumoglou and Stathaki 2024.
 
-    Teacher and student are to find the same of the remembered images similar; those of this batch are among them.
+    The student learns the teacher's similarities to the stored images; those of this batch are among them.
     """
-    told = (teacher @ others.t() / teacher_temperature).softmax(dim=1)
-    said = F.log_softmax(student @ others.t() / student_temperature, dim=1)
-    return -(told * said).sum(dim=1).mean()
+    target = (teacher @ others.t() / teacher_temperature).softmax(dim=1)
+    log_probability = F.log_softmax(student @ others.t() / student_temperature, dim=1)
+    return -(target * log_probability).sum(dim=1).mean()
 
 
 @wide
@@ -63,17 +63,17 @@ def sskd(student: Tensor, teacher: Tensor, kept: Tensor | None = None, *, temper
     """KL of the rows softmax(cos(changed_i, plain_j)/τ), the teacher's against the student's.
 
     Xu et al. 2020, section 3.3. Embeddings (views, N, D): the first view is the plain images, the others are the same
-    images changed. ``kept``: which rows ((views − 1) · N,) count; a teacher's that are too wrong do not.
+    images changed. ``kept``: mask ((views − 1) · N,) of the rows that count, without those where the teacher errs most.
     """
-    mine, theirs = (
-        F.log_softmax(compared_with_plain(each) / temperature, dim=1) for each in (student, teacher)
+    rows, targets = (
+        F.log_softmax(compared_with_plain(views) / temperature, dim=1) for views in (student, teacher)
     )
     if kept is not None:
-        mine, theirs = mine[kept], theirs[kept]
-    return F.kl_div(mine, theirs, reduction="sum", log_target=True) / max(1, len(mine))
+        rows, targets = rows[kept], targets[kept]
+    return F.kl_div(rows, targets, reduction="sum", log_target=True) / max(1, len(rows))
 
 
 def compared_with_plain(embeddings: Tensor) -> Tensor:
-    """The cosines ((views − 1) · N, N) of changed images with the plain ones."""
+    """Cosines ((views − 1) · N, N) of the changed images with the plain ones."""
     unit = F.normalize(embeddings, dim=2)
     return unit[1:].flatten(0, 1) @ unit[0].t()

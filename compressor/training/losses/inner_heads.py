@@ -1,6 +1,6 @@
-"""Losses on answers that are given on the way: by heads on inner layers, for a batch before, for changed images.
+"""Losses on other logits than those of the two outputs: of heads, of the last batch, or for changed images.
 
-Who makes the heads, and what they learn by themselves, is decided elsewhere; here they have answered already.
+The comparisons build and train the heads; these functions get their logits.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ def multi_head(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) ->
 
 @wide
 def hsakd(student: Tensor, teacher: Tensor, *, temperature: float = 3.0) -> Tensor:
-    """The same between heads that tell class and turn, 4 · classes answers; Yang et al. 2021, equation 8."""
+    """`kd` between heads that predict class and turn, 4 · classes logits; Yang et al. 2021, equation 8."""
     return kd(student, teacher, temperature=temperature)
 
 
 @wide
 def drg(student: Tensor, middle: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """`kd` of what the student says after what a head in its middle says, which is given; Xu et al. 2023, DRG."""
+    """`kd` from a head on a middle layer (no gradient) to the student's own logits; Xu et al. 2023, DRG."""
     return kd(student, middle.detach(), temperature=temperature)
 
 
 @wide
 def dsr(student: Tensor, before: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """`kd` of the shapes of answers, each sorted, after those of the batch before; Xu et al. 2023, DSR."""
-    mine, theirs = (each.sort(dim=1).values for each in (student, before))
-    return kd(mine, theirs.detach(), temperature=temperature)
+    """`kd` from the sorted logits of the last batch to the student's sorted logits; Xu et al. 2023, DSR."""
+    own, target = (logits.sort(dim=1).values for logits in (student, before))
+    return kd(own, target.detach(), temperature=temperature)
 
 
 @wide
 def adversarial(judged: Tensor) -> Tensor:
-    """−log D(p), D the sigmoid of what a judge says of the student's answers; Goodfellow et al. 2014, section 3."""
+    """−log D(p), D the sigmoid of the judge's output for the student's logits; Goodfellow et al. 2014, section 3."""
     return F.softplus(-judged).mean()
 
 
 @wide
 def tst(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """`kd` on images changed so that it is large, while the teacher is right; Li et al. 2023."""
+    """`kd` on images that a generator changes so that it is large and the teacher stays right; Li et al. 2023."""
     return kd(student, teacher, temperature=temperature)

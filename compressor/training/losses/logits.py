@@ -1,6 +1,6 @@
-"""Losses on logits (N, classes): what a student says, held against labels or against what its teacher says.
+"""Losses on logits (N, classes): compare the student's with labels or with its teacher's.
 
-Each gives the mean over the batch. Weights between losses belong to whoever adds them up.
+Each returns the mean over the batch. The caller weights and adds them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """T² · KL(softmax(teacher/T) ‖ softmax(student/T)).
 
     Hinton, Vinyals, Dean 2015, section 2. The gradient of the divergence shrinks as 1/T²; the
-    factor T² keeps its share next to the labels' loss the same when the temperature is changed.
+    factor T² keeps its size relative to the labels' loss when the temperature is changed.
     """
     return kd_each(student, teacher, temperature=temperature).mean()
 
@@ -32,9 +32,9 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
 def kd_each(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """`kd` of each image (N,)."""
     need_equal_shapes(student, teacher)
-    told = F.log_softmax(teacher / temperature, dim=1)
-    said = F.log_softmax(student / temperature, dim=1)
-    return F.kl_div(said, told, reduction="none", log_target=True).sum(dim=1) * temperature**2
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1) * temperature**2
 
 
 @wide
@@ -49,19 +49,20 @@ def dkd(
 ) -> Tensor:
     """T² · (α · TCKD + β · NCKD), Zhao et al. 2022, equation 7.
 
-    TCKD = KL of (p_label, 1 − p_label); NCKD = KL of the other classes among themselves. ``kd`` is the same with α = 1
-    and β = the teacher's 1 − p_label, which silences NCKD where the teacher is sure.
+    TCKD = KL of (p_label, 1 − p_label); NCKD = KL of the other classes, renormalised. ``kd`` is the same with α = 1
+    and β = the teacher's 1 − p_label, which makes NCKD small where the teacher is sure.
     """
     need_equal_shapes(student, teacher)
-    mine = F.one_hot(labels, student.shape[1]).bool()
-    told, said = (F.log_softmax(each / temperature, dim=1) for each in (teacher, student))
-    others_told, others_said = (each.masked_fill(mine, -torch.inf) for each in (told, said))
-    rest_told, rest_said = (each.logsumexp(dim=1) for each in (others_told, others_said))
-    own_told, own_said = (each[mine] for each in (told, said))
-    target = own_told.exp() * (own_told - own_said) + rest_told.exp() * (rest_told - rest_said)
-    among_told, among_said = told - rest_told[:, None], said - rest_said[:, None]
-    among = (among_told.exp() * (among_told - among_said)).masked_fill(mine, 0).sum(dim=1)
-    return (alpha * target + beta * among).mean() * temperature**2
+    # p is the teacher's, q the student's; label, rest: the label's class, all other classes together.
+    is_label = F.one_hot(labels, student.shape[1]).bool()
+    log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (teacher, student))
+    others_p, others_q = (logs.masked_fill(is_label, -torch.inf) for logs in (log_p, log_q))
+    rest_p, rest_q = (logs.logsumexp(dim=1) for logs in (others_p, others_q))
+    label_p, label_q = (logs[is_label] for logs in (log_p, log_q))
+    tckd = label_p.exp() * (label_p - label_q) + rest_p.exp() * (rest_p - rest_q)
+    among_p, among_q = log_p - rest_p[:, None], log_q - rest_q[:, None]
+    nckd = (among_p.exp() * (among_p - among_q)).masked_fill(is_label, 0).sum(dim=1)
+    return (alpha * tckd + beta * nckd).mean() * temperature**2
 
 
 @wide
@@ -70,13 +71,13 @@ def dist(
 ) -> Tensor:
     """T² · (inter · mean_i (1 − ρ(s_i, t_i)) + intra · mean_c (1 − ρ(s_·c, t_·c))), ρ Pearson's correlation.
 
-    Huang et al. 2022, section 3.2, on probabilities: what matters is the order of classes for
-    an image, and of images for a class. The second needs the whole batch.
+    Huang et al. 2022, section 3.2, s and t probabilities: it compares the relations between classes for
+    an image, and between images for a class. The second part needs the whole batch.
     """
     need_equal_shapes(student, teacher)
-    said, told = ((each / temperature).softmax(dim=1) for each in (student, teacher))
-    across_classes = 1 - _pearson(said, told).mean()
-    across_images = 1 - _pearson(said.t(), told.t()).mean()
+    s, t = ((logits / temperature).softmax(dim=1) for logits in (student, teacher))
+    across_classes = 1 - _pearson(s, t).mean()
+    across_images = 1 - _pearson(s.t(), t.t()).mean()
     return (inter * across_classes + intra * across_images) * temperature**2
 
 
@@ -90,24 +91,24 @@ def ofa(
     architecture.
     """
     need_equal_shapes(student, teacher)
-    mine = F.one_hot(labels, student.shape[1]).to(student)
-    told = (teacher / temperature).softmax(dim=1)
-    said = F.log_softmax(student / temperature, dim=1)
-    return -(((told + mine) ** gamma - mine) * said).sum(dim=1).mean()
+    is_label = F.one_hot(labels, student.shape[1]).to(student)
+    p = (teacher / temperature).softmax(dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return -(((p + is_label) ** gamma - is_label) * log_q).sum(dim=1).mean()
 
 
 @wide
 def comparative(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over pairs i ≠ j of ‖(s_i − s_j) − (t_i − t_j)‖²; Wilf et al. 2023.
 
-    Only differences between answers are matched, so a constant error of the teacher costs nothing. The sum over
-    pairs is twice the spread of s − t around its mean. The whole batch is needed.
+    Only differences between logits are matched, so a constant error of the teacher costs nothing. The mean over
+    pairs is twice the variance of s − t over the batch, summed over classes. It needs the whole batch.
     """
     need_equal_shapes(student, teacher)
-    apart = student - teacher
-    return 2 * (apart - apart.mean(dim=0)).square().sum() / (len(apart) - 1)
+    errors = student - teacher
+    return 2 * (errors - errors.mean(dim=0)).square().sum() / (len(errors) - 1)
 
 
 def _pearson(one: Tensor, other: Tensor) -> Tensor:
-    """The correlation of each pair of rows."""
+    """Pearson's correlation of each pair of rows."""
     return F.cosine_similarity(one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True), dim=1)

@@ -1,7 +1,7 @@
-"""Losses on how the images of a batch lie to each other: networks of any width and kind can be compared.
+"""Losses on relations between the images of a batch, for networks of any width and architecture.
 
-Features are (N, …), one row for each image once flattened; N × N numbers are all that is compared. Every one of these
-needs the whole batch: halves of it know fewer pairs.
+Features are (N, …), flattened to one row for each image; only N × N relations are compared. All these losses
+need the whole batch, because its halves have fewer pairs.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _TINY = 1e-7
 
 @wide
 def pkt(student: Tensor, teacher: Tensor, *, form: str = "paper") -> Tensor:
-    """How probable it is to pick j as the neighbour of i, for teacher and student; Passalis et al. 2018 and 2020.
+    """Compare the probabilities to pick j as the neighbour of i (p teacher, q student); Passalis et al. 2018 and 2020.
 
     p_(j|i) = K(x_i, x_j) / Σ_k K(x_i, x_k), with the cosine kernel ½ (cos + 1) and Student's kernel 1 / (1 + ‖a − b‖).
 
     - ``paper`` (2020, equations 5 to 8): Jeffreys' divergence Σ_j (p − q)(log p − log q) for each kernel, added,
       without i = j; the mean over i.
-    - ``code``: the same as the authors released it, with i = j and the mean over all pairs: 1/N of it.
-    - ``plain`` (2018): the cosine kernel alone and Kullback-Leibler's divergence, mean over all pairs.
+    - ``code``: the released version, with i = j and the mean over all pairs, which is smaller by the factor 1/N.
+    - ``plain`` (2018): only the cosine kernel and Kullback-Leibler's divergence, mean over all pairs.
     """
-    mine, theirs = rows(student), rows(teacher)
+    s, t = rows(student), rows(teacher)
     if form == "plain":
-        p, q = (_shares(_cosine_kernel(each), diagonal=True) for each in (theirs, mine))
+        p, q = (_shares(_cosine_kernel(x), diagonal=True) for x in (t, s))
         return (p * ((p + _TINY) / (q + _TINY)).log()).mean()
-    total = torch.zeros((), device=mine.device, dtype=mine.dtype)
+    total = torch.zeros((), device=s.device, dtype=s.dtype)
     for kernel in (_cosine_kernel, _student_kernel):
-        p, q = (_shares(kernel(each), diagonal=form == "code") for each in (theirs, mine))
+        p, q = (_shares(kernel(x), diagonal=form == "code") for x in (t, s))
         parts = (p - q) * ((p + _TINY).log() - (q + _TINY).log())
         total = total + (parts.mean() if form == "code" else parts.sum(dim=1).mean())
     return total
@@ -44,8 +44,8 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
     Tung and Mori 2019, equation 4. Usual weight: 3000.
     """
-    mine, theirs = (F.normalize(each @ each.t(), dim=1) for each in (rows(student), rows(teacher)))
-    return (theirs - mine).square().mean()
+    own, target = (F.normalize(x @ x.t(), dim=1) for x in (rows(student), rows(teacher)))
+    return (target - own).square().mean()
 
 
 @wide
@@ -54,11 +54,11 @@ def rkd(student: Tensor, teacher: Tensor, *, distances: float = 1.0, angles: flo
 
     ψ_D = ‖x_i − x_j‖ over its mean, ψ_A = the cosine of the angle at j between i and k. Usual weight: 25.
     """
-    mine, theirs = rows(student), rows(teacher)
-    lengths = [_distances(each) for each in (mine, theirs)]
-    scaled = [each / each[each > 0].mean().clamp_min(_TINY) for each in lengths]
+    s, t = rows(student), rows(teacher)
+    lengths = [_distances(x) for x in (s, t)]
+    scaled = [length / length[length > 0].mean().clamp_min(_TINY) for length in lengths]
     by_distance = F.smooth_l1_loss(scaled[0], scaled[1])
-    by_angle = F.smooth_l1_loss(_angles(mine), _angles(theirs))
+    by_angle = F.smooth_l1_loss(_angles(s), _angles(t))
     return distances * by_distance + angles * by_angle
 
 
@@ -68,11 +68,11 @@ def ega(student: Tensor, teacher: Tensor, *, edges: float = 0.3) -> Tensor:
 
     Teacher and student must have the same number of features: map one to the other first.
     """
-    mine, theirs = (_standard(rows(each)) for each in (student, teacher))
-    size = mine.shape[1]
-    across = theirs @ mine.t() / size
-    nodes = torch.linalg.matrix_norm(across - torch.eye(len(mine), device=mine.device, dtype=mine.dtype))
-    between = torch.linalg.matrix_norm((theirs @ theirs.t() - mine @ mine.t()) / size)
+    s, t = (_standard(rows(features)) for features in (student, teacher))
+    size = s.shape[1]
+    across = t @ s.t() / size
+    nodes = torch.linalg.matrix_norm(across - torch.eye(len(s), device=s.device, dtype=s.dtype))
+    between = torch.linalg.matrix_norm((t @ t.t() - s @ s.t()) / size)
     return nodes + edges * between
 
 
@@ -97,7 +97,7 @@ def _squared_distances(x: Tensor) -> Tensor:
 
 
 def _distances(x: Tensor) -> Tensor:
-    """‖x_i − x_j‖; the diagonal is exactly 0, and so is its gradient, where a root would have none."""
+    """‖x_i − x_j‖; the diagonal is exactly 0 with gradient 0, where that of a square root would be infinite."""
     squared = _squared_distances(x)
     apart = ~torch.eye(len(x), device=x.device, dtype=torch.bool)
     return torch.where(apart, (squared + 1e-12).sqrt(), torch.zeros_like(squared))
@@ -110,6 +110,6 @@ def _angles(x: Tensor) -> Tensor:
 
 
 def _standard(x: Tensor) -> Tensor:
-    """Each row with mean 0 and deviation 1."""
+    """Rows scaled to mean 0 and standard deviation 1."""
     centred = x - x.mean(dim=1, keepdim=True)
     return centred / centred.square().mean(dim=1, keepdim=True).add(1e-12).sqrt()
