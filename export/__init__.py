@@ -1,11 +1,11 @@
-"""A model on disk that others can run: written, opened again, and proven equal.
+"""Export a network to files that other runtimes read, open the files again and prove them equal to the network.
 
     artifact = to_onnx(module, example, Path("student.onnx"))
     session = open_session(artifact.path)
     verdict = compare("onnx", reference, candidate, batches)
 
-Names are resolved on first use, because a command line that only prints its help should
-not wait seconds for torch.
+Names are imported on first use: a command line that only prints its help must not wait
+seconds for torch.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
     "to_onnx",
 ]
 
-_HOME = {
+_MODULES = {
     "FORMATS": "formats",
     "NEEDS": "extras",
     "RUNNERS": "runners",
@@ -101,9 +101,10 @@ _HOME = {
     "sensitivities": "int8_sensitivity",
     "to_onnx": "onnx",
 }
+"""The module that each public name is imported from."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

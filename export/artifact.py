@@ -1,8 +1,8 @@
-"""What an export leaves behind, and how it gets to disk.
+"""A model file with the facts that identify it, and writing it atomically.
 
-An exporter writes into a scratch folder beside the target, checks what it wrote, and only
-then does the file take its final name. So the name never shows half a model, and a failing
-export leaves yesterday's model where it was. Making a folder for a whole run is not done here.
+An exporter writes into a temporary folder beside the target and checks the result; only then
+is the file renamed to its final name. So nobody reads half a model under that name, and a failed
+export leaves the previous model in place. The folder of a whole run is not made here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Artifact:
     sha256: str
     bytes: int
     notes: tuple[str, ...] = ()
-    """What was not done as asked or hoped, one sentence each; a report prints them."""
+    """Deviations from the request or the ideal, one sentence each; a report prints them."""
 
     def to_dict(self, relative_to: Path | None = None) -> dict[str, Any]:
         """The artifact as JSON values; ``relative_to`` makes a run folder movable."""
@@ -48,7 +48,7 @@ def describe(
 
 
 def content_of(path: Path) -> tuple[str, int]:
-    """The SHA-256 and the bytes of a model and of the weights beside it."""
+    """SHA-256 and size in bytes of a model file together with its weights file, if it has one."""
     digest, size = hashlib.sha256(), 0
     for file in (path, weights_beside(path)):
         if file.exists():
@@ -60,7 +60,7 @@ def content_of(path: Path) -> tuple[str, int]:
 
 
 def weights_beside(path: Path) -> Path:
-    """Where the weights lie of a model that is too large for one file, or that always has two (OpenVINO)."""
+    """Path of the weights file of a model too large for one file, or of one that always has two (OpenVINO)."""
     if path.suffix == ".xml":
         return path.with_suffix(".bin")
     return path.with_name(f"{path.name}.data")
@@ -68,10 +68,10 @@ def weights_beside(path: Path) -> Path:
 
 @contextmanager
 def appearing_whole(path: Path) -> Iterator[Path]:
-    """Yield a scratch path; what is there when the block succeeds replaces ``path``.
+    """Yield a temporary path; the file written there replaces ``path`` if the block succeeds.
 
-    Files written beside the scratch path move too, and the model itself moves last: a reader
-    may for an instant find new weights under the old model, never a model without weights.
+    Files written beside the temporary path move too, the model itself last: for an instant a reader
+    may find new weights beside the old model, never a model without weights.
     """
     with _failing_clearly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _flush(file: Path) -> None:
 def _relative(path: Path, folder: Path) -> Path:
     try:
         return path.resolve().relative_to(folder.resolve())
-    except ValueError:  # outside the folder: the full path is the only true answer
+    except ValueError:  # the file is outside the folder: only the absolute path is correct
         return path.resolve()
 
 
@@ -104,5 +104,5 @@ def _failing_clearly(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ExportError(
             f"cannot write `{path}`: {error.strerror or error}",
-            "nothing that was there before is damaged; free space or choose another path",
+            "existing files are unchanged; free disk space or choose another path",
         ) from error

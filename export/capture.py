@@ -1,4 +1,4 @@
-"""A network on its way out of PyTorch: copied, captured as a graph, with its exporter kept quiet."""
+"""Prepare a network for an exporter: copy it, capture its graph, and silence the exporter."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 BATCH = "batch"
 Free = Mapping[int, str | None]
-"""Axes of the input that may change, by the names that they get."""
+"""Name of each input axis whose size may vary; None for a fixed axis."""
 
 
 def copied(module: nn.Module, target: str) -> nn.Module:
-    """A copy on the CPU in evaluation mode: the caller's module is not touched.
+    """Copy a module to the CPU in evaluation mode; the caller's module is not changed.
 
-    Tensors that are on the CPU already are shared, because nothing that is done to the copy writes into them.
+    Tensors that are on the CPU already are shared, because no step of an export writes into them.
     """
     tensors = [*module.parameters(), *module.buffers()]
     try:
         return (
-            copy.deepcopy(module, {id(each): each for each in tensors if each.device.type == "cpu"})
+            copy.deepcopy(module, {id(tensor): tensor for tensor in tensors if tensor.device.type == "cpu"})
             .cpu()
             .eval()
         )
@@ -40,13 +40,13 @@ def copied(module: nn.Module, target: str) -> nn.Module:
 
 
 def captured(module: nn.Module, example: Tensor, free: Free, most: int | None = None) -> ExportedProgram:
-    """The module's graph, in which the axes ``free`` have no size; ``most`` images, where memory is planned ahead."""
+    """Capture the module's graph with variable axes ``free``; ``most``: largest batch, if memory is planned ahead."""
     import torch
 
     example = example.detach().cpu()
-    # A size of one is taken for a constant by some versions of torch.export.
+    # Some versions of torch.export treat a size of one as a constant.
     example = torch.cat([example, example]) if len(example) == 1 else example
-    # Strides turn a free side into many cases; `AUTO` lets the capture say which hold, `Dim` makes it prove all.
+    # Strides divide a free side into many cases: with `AUTO` the capture chooses those that hold, `Dim` must prove all.
     axes = {
         axis: torch.export.Dim(BATCH, min=1, max=most) if name == BATCH else torch.export.Dim.AUTO
         for axis, name in free.items()
@@ -57,11 +57,11 @@ def captured(module: nn.Module, example: Tensor, free: Free, most: int | None = 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No talk and no garbage collection inside: both are process-wide, so both are put back.
+    """Turn off logs, warnings, prints and garbage collection inside the block; restore them after it.
 
     The exporter warns and logs about its own internals, and prints its whole graph when
-    capture fails. It also allocates graphs by the thousand, and collecting while it does is a
-    fifth of the time for nothing freed.
+    capture fails. It also allocates graphs by the thousand; garbage collection meanwhile takes a
+    fifth of the time and frees nothing. All of these settings are process-wide.
     """
     collecting, level = gc.isenabled(), logging.root.manager.disable
     gc.disable()

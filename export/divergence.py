@@ -1,8 +1,8 @@
-"""Where two computations of the same network part: the first value that differs, found by bisection.
+"""Find the first tensor that differs between two computations of the same network, by bisection.
 
-Both sides name their values; what is asked of each side is one value at a time, so that nothing has to hold all of
-a large network's activations. A difference may heal (a relu that cuts it off), so what is found is a place where
-everything before it, as far as looked at, agreed.
+Both sides name their tensors and compute one at a time, so that the activations of a large network are never all in
+memory. A later layer may remove a difference (a relu that cuts it off), so the result is a tensor before which all
+tensors that were compared agreed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first value that is off, and by which share of its largest."""
+    """First tensor that differs; ``relative_error``: largest difference as a share of its largest value."""
 
     name: str
     relative_error: float
@@ -37,13 +37,13 @@ class Divergence:
 
 
 def between_files(trusted: Path, suspect: Path, image: Array, relative_tolerance: float) -> Divergence | None:
-    """Of two ONNX files with the same names, such as a file and what was made of it; None if they agree."""
+    """Compare two ONNX files with the same names, such as a file and one made from it; None if they agree."""
     models = [_loaded(path) for path in (trusted, suspect)]
-    there = {name for node in models[1].graph.node for name in node.output}
-    names = [name for node in models[0].graph.node for name in node.output if name in there]
+    suspect_names = {name for node in models[1].graph.node for name in node.output}
+    names = [name for node in models[0].graph.node for name in node.output if name in suspect_names]
     return first_difference(
         names,
-        lambda name: (_value(models[0], name, image), _value(models[1], name, image)),
+        lambda name: (_tensor_value(models[0], name, image), _tensor_value(models[1], name, image)),
         relative_tolerance,
     )
 
@@ -51,18 +51,21 @@ def between_files(trusted: Path, suspect: Path, image: Array, relative_tolerance
 def from_pytorch(
     network: nn.Module, path: Path, image: Tensor, relative_tolerance: float
 ) -> Divergence | None:
-    """Of a network and its ONNX file, by the names of the network's layers; None if they agree."""
+    """Compare a network with its ONNX file by the names of the network's layers; None if they agree."""
     model = _loaded(path)
     values: dict[str, str] = {}
     for node in model.graph.node:
-        noted = next((each.value for each in node.metadata_props if each.key == LAYER_NAMES), "")
-        for layer in list(layers_of(noted))[:1]:
-            values.pop(layer, None)  # of a layer that is called twice the last call counts, on both sides
-            values[layer] = node.output[0]  # the last node of a layer returns what the layer returns
-    known = dict(network.named_modules())
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == LAYER_NAMES), "")
+        for layer in list(layers_of(scopes))[:1]:
+            values.pop(layer, None)  # for a layer called twice the last call counts, on both sides
+            values[layer] = node.output[0]  # the output of a layer's last node is the layer's output
+    modules = dict(network.named_modules())
     return first_difference(
-        [layer for layer in values if layer in known],
-        lambda layer: (_asked(network, known[layer], image), _value(model, values[layer], image.numpy())),
+        [layer for layer in values if layer in modules],
+        lambda layer: (
+            _layer_output(network, modules[layer], image),
+            _tensor_value(model, values[layer], image.numpy()),
+        ),
         relative_tolerance,
     )
 
@@ -70,45 +73,45 @@ def from_pytorch(
 def first_difference(
     names: Sequence[str], values: Callable[[str], tuple[Array, Array]], relative_tolerance: float
 ) -> Divergence | None:
-    """Bisect ``names``, in the order of computation, by whether both sides have the same value."""
+    """Bisect ``names``, in the order of computation, for the first one with different values on the two sides."""
     low, high = 0, len(names) - 1
-    found: Divergence | None = None
+    first: Divergence | None = None
     while low <= high:
         middle = (low + high) // 2
-        error = _apart(*values(names[middle]))
+        error = _relative_error(*values(names[middle]))
         if error > relative_tolerance:
-            found, high = Divergence(names[middle], error), middle - 1
+            first, high = Divergence(names[middle], error), middle - 1
         else:
             low = middle + 1
-    return found
+    return first
 
 
-def _apart(expected: Array, found: Array) -> float:
-    """Values of another shape are another quantity, and no difference: a layer that was fused away."""
-    if expected.shape != found.shape or not expected.size:
+def _relative_error(expected: Array, actual: Array) -> float:
+    """Relative error; 0 for another shape, which is another quantity and no difference: the layer was fused away."""
+    if expected.shape != actual.shape or not expected.size:
         return 0.0
-    apart = float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max())
-    if not np.isfinite(apart):
+    difference = float(np.abs(expected.astype(np.float64) - actual.astype(np.float64)).max())
+    if not np.isfinite(difference):
         return float("inf")
     scale = float(np.abs(expected).max())
-    return apart / scale if scale else apart
+    return difference / scale if scale else difference
 
 
-def _asked(network: nn.Module, layer: nn.Module, image: Tensor) -> Array:
+def _layer_output(network: nn.Module, layer: nn.Module, image: Tensor) -> Array:
     import torch
 
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def note(_layer: nn.Module, _given: Any, output: Any) -> None:
-        seen.append(output.clone())  # the next layer may work in place
+    def record(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output.clone())  # the next layer may work in place
 
-    hook = layer.register_forward_hook(note)
+    hook = layer.register_forward_hook(record)
     try:
         with torch.no_grad():
             network(image)
     finally:
         hook.remove()
-    return seen[-1].numpy() if seen else np.empty(0, np.float32)
+    return outputs[-1].numpy() if outputs else np.empty(0, np.float32)
 
 
 def _loaded(path: Path) -> Any:
@@ -120,8 +123,8 @@ def _loaded(path: Path) -> Any:
         raise ExportError(f"cannot open `{path}`: {type(error).__name__}") from error
 
 
-def _value(model: Any, name: str, image: Array) -> Array:
-    """One inner value, by a session of a copy that returns it."""
+def _tensor_value(model: Any, name: str, image: Array) -> Array:
+    """Compute one inner tensor, with a copy of the model that returns it."""
     import onnx
     import onnxruntime
 
@@ -132,11 +135,11 @@ def _value(model: Any, name: str, image: Array) -> Array:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    # Otherwise fusions make the value that is looked for.
+    # Fusion would remove the tensor or compute it in another way.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         part.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    given, fixed = first_input(model)
-    ((filled, _),) = in_parts(image, fixed or 1, None)
-    return np.asarray(session.run([name], {given: filled})[0])
+    input_name, fixed_batch = first_input(model)
+    ((batch, _),) = in_parts(image, fixed_batch or 1, None)
+    return np.asarray(session.run([name], {input_name: batch})[0])

@@ -1,8 +1,8 @@
-"""An engine on disk, and the facts that decide whether it may be loaded here.
+"""The sidecar of a TensorRT engine: facts that decide if the engine may be loaded on this machine.
 
-An engine is machine code that the GPU's driver runs unseen, made for one device and one version. So it is loaded only
-where the file beside it (`NAME.engine.json`) says that it is these bytes, built by this version, for this device. The
-sidecar protects against mix-ups; it is no signature: whoever can write both files can write any engine.
+An engine is machine code for one device and one version, which the GPU's driver runs without a check. So it is loaded
+only if the file beside it (`NAME.engine.json`) names the same bytes, library version and device. The sidecar
+protects against mix-ups; it is no signature: whoever can write both files can write any engine.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from compressor.errors import ExportError
 
 SCHEMA = 1
 ANY_DEVICE = "any"
-"""TensorRT-RTX builds for every GPU it supports, and finishes the engine where it is loaded."""
+"""TensorRT-RTX builds for every GPU that it supports, and finishes the engine on the machine that loads it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine is built or loaded: the module and its version, the GPU, its driver."""
+    """Place in which an engine is built or loaded: the module and its version, the GPU, its driver."""
 
     library: str
     version: str
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What stands beside an engine. ``built_from``: the SHA-256 of the ONNX file; ``flags``: how it was built."""
+    """Contents of the sidecar. ``built_from``: SHA-256 of the ONNX file; ``flags``: options of the build."""
 
     sha256: str
     built_from: str
@@ -48,54 +48,58 @@ class Sidecar:
 
 
 def sidecar_path(engine: Path) -> Path:
-    """``student.engine`` has ``student.engine.json``."""
+    """Path of the sidecar: ``student.engine.json`` for ``student.engine``."""
     return engine.with_name(f"{engine.name}.json")
 
 
 def read_sidecar(engine: Path) -> Sidecar:
-    """The sidecar of an engine; it comes from a stranger, so every field is looked at."""
+    """Read the sidecar of an engine; the file is not trusted, so every field is checked."""
     path = sidecar_path(engine)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         place = Place(**value["place"])
-        found = Sidecar(value["sha256"], value["built_from"], place, dict(value["flags"]), value["schema"])
+        sidecar = Sidecar(value["sha256"], value["built_from"], place, dict(value["flags"]), value["schema"])
     except FileNotFoundError as error:
         raise ExportError(
-            f"cannot load `{engine}`: `{path.name}`, which says what it was built for, is missing", _REBUILD
+            f"cannot load `{engine}`: its sidecar `{path.name}` is missing, so it is not known what it was built for",
+            _REBUILD,
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ExportError(f"cannot load `{engine}`: `{path.name}` is no sidecar", _REBUILD) from error
-    texts = (found.sha256, found.built_from, *asdict(place).values())
-    if not all(isinstance(text, str) for text in texts) or found.schema != SCHEMA:
-        raise ExportError(f"cannot load `{engine}`: `{path.name}` is no sidecar", _REBUILD)
-    return found
+        raise ExportError(
+            f"cannot load `{engine}`: `{path.name}` is not a valid sidecar", _REBUILD
+        ) from error
+    texts = (sidecar.sha256, sidecar.built_from, *asdict(place).values())
+    if not all(isinstance(text, str) for text in texts) or sidecar.schema != SCHEMA:
+        raise ExportError(f"cannot load `{engine}`: `{path.name}` is not a valid sidecar", _REBUILD)
+    return sidecar
 
 
 def trusted_bytes(engine: Path, here: Place) -> bytes:
-    """The engine's bytes if its sidecar fits them and this place; otherwise what to rebuild."""
+    """Return the engine's bytes if its sidecar matches them and this machine; raise an error otherwise."""
     sidecar = read_sidecar(engine)
     try:
         content = engine.read_bytes()
     except OSError as error:
         raise ExportError(f"cannot load `{engine}`: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != sidecar.sha256:
-        raise ExportError(f"cannot load `{engine}`: its bytes are not those that `{engine.name}.json` vouches for",
+        raise ExportError(f"cannot load `{engine}`: its SHA-256 is not the one in `{engine.name}.json`",
                           _REBUILD)  # fmt: skip
-    for name, built, found in (
+    for name, built, current in (
         ("library", sidecar.place.library, here.library),
         ("version", sidecar.place.version, here.version),
         ("device", sidecar.place.device, here.device),
         ("driver", sidecar.place.driver, here.driver),
     ):
-        if built not in (found, ANY_DEVICE):
+        if built not in (current, ANY_DEVICE):
             raise ExportError(
-                f"cannot load `{engine}`: it was built with {name} `{built}`, here is `{found}`", _REBUILD
+                f"cannot load `{engine}`: it was built for {name} `{built}`, this machine has `{current}`",
+                _REBUILD,
             )
     return content
 
 
 def cache_key(onnx_sha256: str, place: Place, flags: dict[str, Any]) -> str:
-    """Under which an engine is kept: another ONNX file, device, driver, version or flag is another engine."""
+    """Name of an engine in the cache; another ONNX file, device, driver, version or flag gives another name."""
     text = json.dumps([SCHEMA, onnx_sha256, asdict(place), flags], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -1,7 +1,7 @@
-"""The layers of an engine as TensorRT made them: which nodes of the ONNX file each is, its kernel, and its time.
+"""Layers of a TensorRT engine: the nodes of the ONNX file that each computes, its kernel, and its time.
 
-Names and kernels come from the engine inspector (engines are built so that it knows them), times from the profiler,
-which puts events around every layer: together they take longer than a run without it.
+Names and kernels come from the engine inspector (engines are built with the details that it needs), times from the
+profiler. It puts events around every layer, so together the layers take longer than a run without the profiler.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer. ``nodes``: those of the ONNX file that it computes; ``formats``: of what it writes, as in
-    "Half NHWC8"; ``samples_ms``: one for every run, none of what never runs."""
+    """One layer. ``nodes``: ONNX nodes that it computes; ``formats``: of its outputs, such as
+    "Half NHWC8"; ``samples_ms``: one for every run, empty for a layer that never runs."""
 
     name: str
     kind: str = ""
@@ -55,53 +55,53 @@ class EngineLayer:
 def engine_layers(
     engine: Engine, arrays: Mapping[str, Array], *, rounds: int = 20
 ) -> tuple[EngineLayer, ...]:
-    """The layers in the order of execution, timed in ``rounds`` runs over these inputs."""
+    """List the layers in the order of execution, timed in ``rounds`` runs on these inputs."""
     inspector = engine.engine.create_engine_inspector()
     layers = described(inspector.get_engine_information(engine.library.LayerInformationFormat.JSON))
     return timed(layers, _profiled(engine.with_context(), arrays, rounds))
 
 
 def described(information: str) -> tuple[EngineLayer, ...]:
-    """The layers that the inspector tells of, in JSON; an engine built without details has names alone."""
-    return tuple(_layer(each) for each in json.loads(information).get("Layers", ()))
+    """Parse the inspector's JSON into layers; an engine built without details has only their names."""
+    return tuple(_layer(layer) for layer in json.loads(information).get("Layers", ()))
 
 
-def _layer(told: str | Mapping[str, Any]) -> EngineLayer:
-    if isinstance(told, str):
-        return EngineLayer(told, nodes=_named(told))
-    name = str(told.get("Name", ""))
-    nodes = tuple(dict.fromkeys(_NODE.findall(str(told.get("Metadata", "")))))
-    formats = (str(each.get("Format/Datatype", "")) for each in told.get("Outputs", ()))
+def _layer(entry: str | Mapping[str, Any]) -> EngineLayer:
+    if isinstance(entry, str):
+        return EngineLayer(entry, nodes=_nodes_in_name(entry))
+    name = str(entry.get("Name", ""))
+    nodes = tuple(dict.fromkeys(_NODE.findall(str(entry.get("Metadata", "")))))
+    formats = (str(output.get("Format/Datatype", "")) for output in entry.get("Outputs", ()))
     return EngineLayer(
         name,
-        str(told.get("LayerType", "")),
-        nodes or _named(name),
+        str(entry.get("LayerType", "")),
+        nodes or _nodes_in_name(name),
         tuple(filter(None, formats)),
-        str(told.get("TacticName", "")),
+        str(entry.get("TacticName", "")),
     )
 
 
-def _named(name: str) -> tuple[str, ...]:
-    """A layer without details is called after its nodes."""
+def _nodes_in_name(name: str) -> tuple[str, ...]:
+    """Nodes in the name of a layer without details, which TensorRT joins by a plus sign."""
     return tuple(name.split(" + "))
 
 
 def timed(layers: tuple[EngineLayer, ...], runs: list[list[tuple[str, float]]]) -> tuple[EngineLayer, ...]:
-    """``layers`` with their times; what was timed and not described stands at the end."""
+    """``layers`` with their times; layers that were timed but not described come last."""
     samples: dict[str, list[float]] = {}
     for index, run in enumerate(runs):
         for name, ms in run:
-            own = samples.setdefault(name, [0.0] * len(runs))
-            own[index] += ms  # a layer may run more than once
+            layer_samples = samples.setdefault(name, [0.0] * len(runs))
+            layer_samples[index] += ms  # a layer may run more than once
     known = {layer.name for layer in layers}
-    others = (EngineLayer(name, nodes=_named(name)) for name in samples if name not in known)
+    others = (EngineLayer(name, nodes=_nodes_in_name(name)) for name in samples if name not in known)
     return tuple(
         replace(layer, samples_ms=tuple(samples.get(layer.name, ()))) for layer in (*layers, *others)
     )
 
 
 def _profiled(engine: Engine, arrays: Mapping[str, Array], rounds: int) -> list[list[tuple[str, float]]]:
-    """What the profiler reports of each run."""
+    """Layer names and milliseconds that the profiler reports for each run."""
     import torch
 
     class Profiler(engine.library.IProfiler):  # type: ignore[misc, name-defined]
@@ -114,10 +114,10 @@ def _profiled(engine: Engine, arrays: Mapping[str, Array], rounds: int) -> list[
 
     profiler = Profiler()
     engine.context.profiler = profiler
-    held = engine.bind(arrays)
+    tensors = engine.bind(arrays)  # kept alive: the engine only has their addresses
     for _ in range(WARM_UP_RUNS + rounds):
         profiler.runs.append([])
         engine.start()
         torch.cuda.current_stream().synchronize()
-    del held
+    del tensors
     return profiler.runs[WARM_UP_RUNS:]

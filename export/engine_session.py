@@ -1,6 +1,6 @@
-"""A TensorRT engine, loaded if its sidecar fits, and run: named arrays in, named arrays out.
+"""Load a TensorRT engine, if its sidecar fits this machine, and run it: named arrays in, named arrays out.
 
-Buffers are torch's, on the first GPU. What is timed elsewhere binds once and starts often.
+Buffers are torch tensors on the first GPU. For timing, call `bind` once and `start` many times.
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ DEVICE = "cuda"
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine on the GPU with a context to run it in; it can be asked as ONNX Runtime's session is."""
+    """An engine on the GPU and a context to run it in; ``run`` has the signature of ONNX Runtime's session."""
 
     library: Any
     engine: Any
     context: Any
     runtime: Any
-    """Kept alive: the engine needs it."""
+    """Kept alive, because the engine needs it."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
     def batches(self) -> tuple[int, int]:
-        """The fewest and the most images that its profile allows."""
-        given = self.inputs[0]
-        if isinstance(given.shape[0], int):
-            return given.shape[0], given.shape[0]
-        fewest, _, most = self.engine.get_tensor_profile_shape(given.name, 0)
+        """Smallest and largest batch that its optimisation profile allows."""
+        spec = self.inputs[0]
+        if isinstance(spec.shape[0], int):
+            return spec.shape[0], spec.shape[0]
+        fewest, _, most = self.engine.get_tensor_profile_shape(spec.name, 0)
         return int(fewest[0]), int(most[0])
 
     def with_context(self) -> Engine:
-        """The same engine with a context of its own, whose state is nobody else's."""
+        """Return the same engine with a new context, so that no state is shared."""
         context = self.engine.create_execution_context()
         return Engine(self.library, self.engine, context, self.runtime, self.inputs, self.outputs)
 
     def bind(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
-        """Copy the inputs to the GPU and make room for the outputs; whoever starts the engine keeps them alive."""
+        """Copy the inputs to the GPU and allocate the outputs; the caller must keep the returned tensors alive."""
         import torch
 
-        held = {name: torch.from_numpy(array).to(DEVICE).contiguous() for name, array in arrays.items()}
-        for name, tensor in held.items():
+        tensors = {name: torch.from_numpy(array).to(DEVICE).contiguous() for name, array in arrays.items()}
+        for name, tensor in tensors.items():
             if not self.context.set_input_shape(name, tuple(tensor.shape)):
                 raise ValueError(f"`{name}` of shape {tuple(tensor.shape)} is outside the engine's profile")
-        for output in self.outputs:  # their shapes are known once the inputs' are
+        for output in self.outputs:  # their shapes are known once those of the inputs are set
             shape = tuple(self.context.get_tensor_shape(output.name))
-            held[output.name] = torch.empty(shape, dtype=getattr(torch, output.dtype), device=DEVICE)
-        for name, tensor in held.items():
+            tensors[output.name] = torch.empty(shape, dtype=getattr(torch, output.dtype), device=DEVICE)
+        for name, tensor in tensors.items():
             self.context.set_tensor_address(name, tensor.data_ptr())
-        return held
+        return tensors
 
     def start(self) -> None:
-        """Hand one run over what is bound to the current stream, and do not wait."""
+        """Enqueue one run on the bound tensors in the current stream, and do not wait."""
         import torch
 
         if not self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
@@ -77,27 +77,28 @@ class Engine:
         """Run once and wait."""
         import torch
 
-        held = self.bind(arrays)
+        tensors = self.bind(arrays)
         self.start()
         torch.cuda.current_stream().synchronize()
-        return [held[name].cpu().numpy() for name in names]
+        return [tensors[name].cpu().numpy() for name in names]
 
 
 def open_engine(path: Path) -> Session:
-    """A session of an engine that was built here; without a GPU, or with another one, that is an error."""
+    """Open an engine that was built for this machine; without a GPU, or with another one, that is an error."""
     engine = load_engine(path)
     return Session(Path(path), engine.inputs, engine.outputs, engine, engine.batches)
 
 
 def load_engine(path: Path) -> Engine:
-    """Load an engine that was built here, or say why it is not."""
+    """Load an engine that was built for this machine; raise an error with the reason if it cannot be loaded."""
     path = Path(path)
     library = load_tensorrt(f"load `{path}`")
     content = trusted_bytes(path, place_of(library))
     gpu = _gpu_here()
     if gpu is None:
         raise NotHereError(
-            f"cannot load `{path}`: there is no CUDA device here", "run it where it was built for"
+            f"cannot load `{path}`: there is no CUDA device here",
+            "run it on the machine that it was built for",
         )
     runtime = library.Runtime(library.Logger(library.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(content)

@@ -1,4 +1,4 @@
-"""A network as an ExecuTorch program (`.pte`) for phones and microcontrollers, its layers given to XNNPACK."""
+"""Export a network as an ExecuTorch program (`.pte`) for phones and microcontrollers; XNNPACK computes the layers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def to_executorch(network: nn.Module, example: Tensor, path: Path, asked: Asked) -> Artifact:
-    """Float32, for batches up to the most of ``asked.engine``: ExecuTorch plans its memory when it is written."""
+def to_executorch(network: nn.Module, example: Tensor, path: Path, options: Asked) -> Artifact:
+    """Write a float32 program for batches up to the largest of ``options.engine``: memory is planned at export."""
     require("executorch", f"write `{path}`")
     with undisturbed():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -33,11 +33,11 @@ def to_executorch(network: nn.Module, example: Tensor, path: Path, asked: Asked)
 
         module = copied(network, "ExecuTorch")
         with explained(module, "ExecuTorch"):
-            program = captured(module, example, {0: BATCH}, most=asked.engine.batches[-1])
+            program = captured(module, example, {0: BATCH}, most=options.engine.batches[-1])
         try:
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             content = lowered.to_executorch().buffer
-        except Exception as error:  # whatever a pass of the compiler raises
+        except Exception as error:  # a pass of the compiler may raise anything
             raise ExportError(f"ExecuTorch refuses the network: {first_line(error)}") from error
     with appearing_whole(path) as scratch:
         scratch.write_bytes(content)
@@ -45,9 +45,9 @@ def to_executorch(network: nn.Module, example: Tensor, path: Path, asked: Asked)
 
 
 def open_program(path: Path, *, threads: int | None = None) -> Session:
-    """Open a program in ExecuTorch's runtime on the CPU; it has one input and names nothing.
+    """Open a program in ExecuTorch's runtime on the CPU; it must have one input, and has no names of tensors.
 
-    ``threads`` holds for every program of this process: there is one pool.
+    ``threads`` applies to every program of this process, because they share one pool.
     """
     path = Path(path)
     require("executorch", f"open `{path}`")
@@ -65,34 +65,34 @@ def open_program(path: Path, *, threads: int | None = None) -> Session:
     except Exception as error:  # its C++ raises RuntimeError with a code
         raise ExportError(f"cannot open `{path}` in ExecuTorch: {first_line(error)}") from error
     if method is None or method.metadata.num_inputs() != 1:
-        raise ExportError(f"cannot open `{path}`: it is no network with one input")
-    about = method.metadata
-    most, *rest = about.input_tensor_meta(0).sizes()
-    names = ["logits", *(f"output_{number}" for number in range(1, about.num_outputs()))]
+        raise ExportError(f"cannot open `{path}`: it has no method `forward` with exactly one input")
+    metadata = method.metadata
+    most, *rest = metadata.input_tensor_meta(0).sizes()
+    names = ["logits", *(f"output_{number}" for number in range(1, metadata.num_outputs()))]
     outputs = tuple(
-        TensorSpec(name, (BATCH, *about.output_tensor_meta(number).sizes()[1:]), "float32")
+        TensorSpec(name, (BATCH, *metadata.output_tensor_meta(number).sizes()[1:]), "float32")
         for number, name in enumerate(names)
     )
-    given = TensorSpec("input", (BATCH, *rest), "float32")
-    return Session(path, (given,), outputs, _Program(program, method), (1, most))
+    input_spec = TensorSpec("input", (BATCH, *rest), "float32")
+    return Session(path, (input_spec,), outputs, _Program(program, method), (1, most))
 
 
 @contextmanager
 def _native_silence() -> Iterator[None]:
-    """The runtime's C++ tells on stderr which files about the processor it did not find."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    """Silence stderr: the runtime's C++ prints which files about the processor it did not find."""
+    saved_stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(saved_stderr, 2)
+        os.close(saved_stderr)
+        os.close(null)
 
 
 @dataclass(frozen=True)
 class _Program:
-    """A method that is asked as ONNX Runtime's session is; it keeps its program alive."""
+    """A method with the interface of ONNX Runtime's session; it keeps its program alive."""
 
     program: Any
     method: Any
@@ -100,6 +100,6 @@ class _Program:
     def run(self, names: Sequence[str], arrays: dict[str, Array]) -> list[Array]:
         import torch
 
-        (given,) = arrays.values()
-        found = self.method.execute([torch.from_numpy(given).contiguous()])
-        return [output.numpy().copy() for output in found]
+        (images,) = arrays.values()
+        outputs = self.method.execute([torch.from_numpy(images).contiguous()])
+        return [output.numpy().copy() for output in outputs]

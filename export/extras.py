@@ -1,4 +1,4 @@
-"""What is not installed with us, and how it is: one row for each library that a format or a runtime needs."""
+"""Optional libraries and how to install them: one row for each library that a format or a runtime needs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from compressor.errors import NotHereError
 
 @dataclass(frozen=True)
 class Need:
-    """A library: ``modules`` of which one has to be there, and the command that installs it."""
+    """A library: ``modules``, of which one must be installed, and the command that installs it."""
 
     title: str
     modules: tuple[str, ...]
     install: str
     found: Callable[[str], bool]
-    """Whether a module is there; to import some takes seconds, and of others the library may be missing below."""
+    """True if a module is usable. Importing some takes seconds; others are installed without their native library."""
 
     @property
     def missing(self) -> bool:
-        """Whether none of its modules is there."""
+        """True if none of its modules is usable."""
         return not any(map(self.found, self.modules))
 
 
@@ -63,19 +63,19 @@ NEEDS: dict[str, Need] = {
         "TensorRT",
         ("tensorrt", "tensorrt_rtx"),
         "python -m pip install tensorrt (needs an NVIDIA GPU), or tensorrt-rtx (builds without one)",
-        _loads,  # the bindings alone, without their libraries, are as good as none
+        _loads,  # the Python bindings do not work without their native libraries
     ),
 }
 
 
 def require(name: str, doing: str) -> None:
-    """Refuse what cannot be done without the library ``name``."""
+    """Raise an error if the library ``name`` is not installed; ``doing`` is the work that needs it."""
     need = NEEDS[name]
     if need.missing:
         raise NotHereError(f"cannot {doing}: {need.title} is not installed", need.install)
 
 
 def load_tensorrt(doing: str) -> Any:
-    """`tensorrt`, or else `tensorrt_rtx`: the two have one interface."""
+    """Import `tensorrt`, or else `tensorrt_rtx`, which has the same interface."""
     require("tensorrt", doing)
     return import_module(next(filter(_loads, NEEDS["tensorrt"].modules)))

@@ -1,6 +1,6 @@
-"""The formats a model can be written in. One more format is one more row, and its function.
+"""Table of the formats that a model can be written in. A new format is a new row and its function.
 
-A row is made of the network (``of`` is none), or of the file of another row.
+A row is made from the network (``of`` is None), or from the file of another row.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class Format:
     precision: str
     function: Callable[..., Artifact]
     runs_in: tuple[str, ...]
-    """Rows of ``RUNNERS`` that it is proven in; without the first it is not proven, the others are used if there."""
+    """Rows of ``RUNNERS`` that prove it: the first is required for a proof, the others are used if installed."""
     of: str | None = "onnx"
     calibrated: bool = False
-    """Whether it cannot be made without images."""
+    """True if calibration images are required."""
     needs: str | None = None
-    """A row of ``NEEDS`` without which it cannot be written."""
+    """The row of ``NEEDS`` that is required to write it."""
 
 
-def to_onnx_as_asked(network: nn.Module, example: Tensor, path: Path, asked: Asked) -> Artifact:
-    """``to_onnx`` as a function of a row."""
+def to_onnx_as_asked(network: nn.Module, example: Tensor, path: Path, options: Asked) -> Artifact:
+    """Call ``to_onnx`` with the signature of a row's function."""
     return to_onnx(
-        network, example, path, opset=asked.opset, metadata=asked.metadata, free_size=asked.free_size
+        network, example, path, opset=options.opset, metadata=options.metadata, free_size=options.free_size
     )
 
 
 _BOTH, _VINO, _TRT = ("onnxruntime", "openvino"), ("openvino",), ("tensorrt",)
-# Of what is for a GPU, kernels of a CPU prove nothing.
+# Fused 8-bit kernels of a CPU prove nothing about a file for a GPU.
 _AS_WRITTEN = ("onnxruntime-unfused",)
 
 FORMATS: dict[str, Format] = {
@@ -78,13 +78,15 @@ FORMATS: dict[str, Format] = {
 }  # fmt: skip
 
 
-def derived(name: str, onnx: Path, path: Path, asked: Asked) -> Artifact:
-    """Write the ONNX file ``onnx`` as another format; what lies between is thrown away."""
+def derived(name: str, onnx: Path, path: Path, options: Asked) -> Artifact:
+    """Write the ONNX file ``onnx`` as another format; intermediate files are deleted."""
     row = FORMATS[name]
     assert row.of is not None
     if row.of == "onnx":
-        return replace(row.function(onnx, path, asked), format=name, precision=row.precision)
+        return replace(row.function(onnx, path, options), format=name, precision=row.precision)
     with tempfile.TemporaryDirectory() as folder:
-        between = derived(row.of, onnx, Path(folder) / f"{onnx.stem}{FORMATS[row.of].suffix}", asked)
-        made = row.function(between.path, path, asked)
-    return replace(made, format=name, precision=row.precision, notes=(*between.notes, *made.notes))
+        intermediate = derived(row.of, onnx, Path(folder) / f"{onnx.stem}{FORMATS[row.of].suffix}", options)
+        artifact = row.function(intermediate.path, path, options)
+    return replace(
+        artifact, format=name, precision=row.precision, notes=(*intermediate.notes, *artifact.notes)
+    )

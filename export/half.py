@@ -1,6 +1,6 @@
-"""An ONNX file in FP16 or BF16, strongly typed: what the file says is what every runtime computes in.
+"""Rewrite an ONNX file in FP16 or BF16, strongly typed: every runtime computes in the types that the file has.
 
-TensorRT 11 knows no switch for precision any more, so it stands in the file. Input and outputs stay float32. Layers
+TensorRT 11 has no option for precision any more, so the file must have it. Input and outputs stay float32. Layers
 whose values leave the range of float16 on the calibration images stay float32 between casts, and are named.
 """
 
@@ -21,42 +21,43 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 LARGEST = 65504.0
+"""The largest finite number of float16."""
 HEADROOM = 2.0
-"""Other images may have larger values than those that were looked at."""
+"""Factor of safety: other images may have larger values than the calibration images."""
 FLOAT_ONLY = {"Resize": (1, 2), "Upsample": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
-"""Inputs that are float32 whatever the data is."""
+"""Indices of the inputs that are float32, whatever the type of the data."""
 NOT_IN_BFLOAT16 = {"HardSwish", "HardSigmoid"}
-"""What NVIDIA's parser takes in float32 and float16, and refuses in bfloat16."""
+"""Operators that NVIDIA's parser accepts in float32 and float16, and refuses in bfloat16."""
 STAYING = {"Range", "RandomNormal", "RandomUniform", "NonMaxSuppression", "RoiAlign", "GridSample", "STFT"}
-"""Operators that a runtime lacks in half precision, or whose result would be counted in it."""
+"""Operators that stay float32: a runtime lacks them in half precision, or they count (Range)."""
 
 
-def to_fp16(source: Path, path: Path, asked: Asked) -> Artifact:
-    """Float16, but for the layers that would overflow."""
-    return _to_half(source, path, asked, "fp16")
+def to_fp16(source: Path, path: Path, options: Asked) -> Artifact:
+    """Write float16, except for layers that would overflow."""
+    return _to_half(source, path, options, "fp16")
 
 
-def to_bf16(source: Path, path: Path, asked: Asked) -> Artifact:
-    """Bfloat16, which has the range of float32: no layer overflows."""
-    return _to_half(source, path, asked, "bf16")
+def to_bf16(source: Path, path: Path, options: Asked) -> Artifact:
+    """Write bfloat16, which has the range of float32: no layer overflows."""
+    return _to_half(source, path, options, "bf16")
 
 
-def _to_half(source: Path, path: Path, asked: Asked, precision: str) -> Artifact:
+def _to_half(source: Path, path: Path, options: Asked, precision: str) -> Artifact:
     model = read_model(source)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"cannot write `{path}` in {precision}: `{source}` is quantised already")
     if precision == "bf16":
         _allow_bfloat16(model, source)
-    kept = _overflowing(source, model, asked) if precision == "fp16" else {}
-    refused = [node.name for node in model.graph.node if node.op_type in NOT_IN_BFLOAT16]
-    refused = refused if precision == "bf16" else []
-    halved(model, precision, frozenset((*kept, *refused)))
+    overflowing = _overflowing(source, model, options) if precision == "fp16" else {}
+    unsupported = [node.name for node in model.graph.node if node.op_type in NOT_IN_BFLOAT16]
+    unsupported = unsupported if precision == "bf16" else []
+    halved(model, precision, frozenset((*overflowing, *unsupported)))
     notes = (
         *(
             f"{name} stays float32: it reaches {value:.3g}, float16 ends at {LARGEST:g}"
-            for name, value in kept.items()
+            for name, value in overflowing.items()
         ),
-        *(f"{name} stays float32: TensorRT has it in no bfloat16" for name in refused),
+        *(f"{name} stays float32: TensorRT does not have it in bfloat16" for name in unsupported),
     )
     return write_model(
         model, path, format=f"onnx-{precision}", precision=precision, notes=notes, precision_of_file=precision
@@ -64,8 +65,8 @@ def _to_half(source: Path, path: Path, asked: Asked, precision: str) -> Artifact
 
 
 def _allow_bfloat16(model: Any, source: Path) -> None:
-    """Convolutions and pools take bfloat16 from opset 22 on, which changes nothing else since 20."""
-    opset = next(each for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    """Raise the opset to 22, the first with bfloat16 convolutions and pools; nothing else changed since opset 20."""
+    opset = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset.version < 20:
         raise ExportError(
             f"cannot write bf16: `{source}` has opset {opset.version}", "export it with --opset 20 or newer"
@@ -73,24 +74,24 @@ def _allow_bfloat16(model: Any, source: Path) -> None:
     opset.version = max(opset.version, 22)
 
 
-def _overflowing(source: Path, model: Any, asked: Asked) -> dict[str, float]:
-    """The nodes that read, return or hold too large a value, with that value."""
+def _overflowing(source: Path, model: Any, options: Asked) -> dict[str, float]:
+    """Map each node that reads, returns or holds a value too large for float16 to that value."""
     import numpy as np
     import onnx
 
     from compressor.exporting.calibration import checked, largest
 
-    reach = dict(largest(source, checked(asked.batches))) if asked.batches else {}
+    magnitudes = dict(largest(source, checked(options.batches))) if options.batches else {}
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = onnx.numpy_helper.to_array(tensor)
-            reach[tensor.name] = float(np.abs(values).max()) if values.size else 0.0
-    found = {}
+            magnitudes[tensor.name] = float(np.abs(values).max()) if values.size else 0.0
+    overflowing = {}
     for node in model.graph.node:
-        most = max((reach.get(name, 0.0) for name in (*node.output, *node.input)), default=0.0)
-        if most * HEADROOM > LARGEST:
-            found[node.name] = most
-    return found
+        largest_value = max((magnitudes.get(name, 0.0) for name in (*node.output, *node.input)), default=0.0)
+        if largest_value * HEADROOM > LARGEST:
+            overflowing[node.name] = largest_value
+    return overflowing
 
 
 def halved(model: Any, precision: str, kept: frozenset[str] = frozenset()) -> None:
@@ -102,7 +103,7 @@ def halved(model: Any, precision: str, kept: frozenset[str] = frozenset()) -> No
 
 
 class _Halving:
-    """One graph on its way: which values are half by now, and which have a float32 twin."""
+    """Rewrites one graph; ``halves``: tensors that are half so far, ``made``: names of tensors that were converted."""
 
     def __init__(self, graph: Any, half: int, kept: frozenset[str]) -> None:
         self.graph, self.half, self.kept = graph, half, kept
@@ -121,19 +122,20 @@ class _Halving:
         for node in graph.node:
             if any(attribute.HasField("g") for attribute in node.attribute):
                 raise ExportError(
-                    f"cannot write half precision: `{node.name}` ({node.op_type}) has a graph inside"
+                    f"cannot write half precision: `{node.name}` ({node.op_type}) contains a graph (a loop or a branch)"
                 )
             stays = node.name in self.kept or node.op_type in STAYING
-            wanted = onnx.TensorProto.FLOAT if stays else self.half
-            exact = FLOAT_ONLY.get(node.op_type, ())
+            target = onnx.TensorProto.FLOAT if stays else self.half
+            float_inputs = FLOAT_ONLY.get(node.op_type, ())
             for index, name in enumerate(node.input):
                 if name and self._floating(name):
-                    kind = onnx.TensorProto.FLOAT if index in exact else wanted
-                    node.input[index] = self._in(name, kind)
+                    kind = onnx.TensorProto.FLOAT if index in float_inputs else target
+                    node.input[index] = self._converted(name, kind)
             if not stays:
-                self._attributes(node)
+                self._halve_attributes(node)
             self.nodes.append(node)
             for index, name in enumerate(node.output):
+                # An output of the model keeps its name in float32: the node writes a half tensor, then it is cast.
                 if name in outputs and not stays and self._floating(name):
                     node.output[index] = f"{name}/half"
                     self.nodes.append(_cast(node.output[index], name, onnx.TensorProto.FLOAT))
@@ -143,12 +145,12 @@ class _Halving:
         del graph.node[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         read = {name for node in graph.node for name in node.input}
-        left = [tensor for tensor in graph.initializer if tensor.name in read]
+        used = [tensor for tensor in graph.initializer if tensor.name in read]
         del graph.initializer[:]
-        graph.initializer.extend(left)
+        graph.initializer.extend(used)
 
     def _types(self) -> Iterator[tuple[str, int]]:
-        """The element types before anything changes."""
+        """Element type of every tensor before the graph is changed."""
         for value in (*self.graph.input, *self.graph.output, *self.graph.value_info):
             yield value.name, value.type.tensor_type.elem_type
         for tensor in self.graph.initializer:
@@ -161,8 +163,8 @@ class _Halving:
             raise ExportError(f"cannot write half precision: the type of `{name}` is not known")
         return self.types[name] == onnx.TensorProto.FLOAT
 
-    def _in(self, name: str, kind: int) -> str:
-        """``name`` in the element type ``kind``: a weight is rewritten, a value is cast once."""
+    def _converted(self, name: str, kind: int) -> str:
+        """Name of the tensor ``name`` in the element type ``kind``: weights are rewritten, other tensors cast once."""
         import onnx
 
         if (name in self.halves) == (kind == self.half) and name not in self.weights:
@@ -178,7 +180,7 @@ class _Halving:
             self.made[name, kind] = other
         return self.made[name, kind]
 
-    def _attributes(self, node: Any) -> None:
+    def _halve_attributes(self, node: Any) -> None:
         import onnx
 
         for attribute in node.attribute:
@@ -204,5 +206,5 @@ def _weight(tensor: Any, name: str, kind: int) -> Any:
 
     values = onnx.numpy_helper.to_array(tensor)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    with np.errstate(over="ignore"):  # layers that overflow are kept, and do not read this
+    with np.errstate(over="ignore"):  # layers that overflow stay float32 and do not read this
         return onnx.numpy_helper.from_array(values.astype(dtype), name)

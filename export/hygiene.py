@@ -1,8 +1,8 @@
-"""What the exporter leaves to be done in a graph: norms before a convolution, averages, spelling, names.
+"""Clean up an exported graph: fold norms into the next convolution, rewrite averages and Einsum, name the nodes.
 
-Each pass changes nothing that the network computes. Norms after a convolution are folded by the exporter already;
-of those before one it keeps all. A norm that meets a nonlinearity first, as in DenseNet, is no part of any
-convolution: it stays, and is counted in the artifact's notes.
+No pass changes what the network computes. The exporter already folds norms after a convolution, but none before one.
+A norm that is followed by a nonlinearity, as in DenseNet, cannot be part of a convolution: it stays, and is counted
+in the artifact's notes.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ def tidy(model: onnx_ir.Model) -> None:
         _fold_into_next(model.graph, node)
     for node in list(model.graph.all_nodes()):
         if node.op_type == "Einsum":
-            _spell_in_small_letters(node)
+            _lower_case_einsum(node)
         if node.op_type == "ReduceMean" and _is_global_average(node):
-            _say_that_it_pools(node)
+            _replace_mean_by_pool(node)
     _drop_unused(model)
     _name_after_layers(model.graph)
 
 
 def _fold_into_next(graph: onnx_ir.Graph, norm: onnx_ir.Node) -> None:
-    """A norm is x·a + b for each channel; a convolution without a border, or a linear layer, takes both in."""
+    """Fold a norm, x·a + b for each channel, into the next convolution without padding or the next linear layer."""
     import numpy as np
 
     uses = list(norm.outputs[0].uses())
     if len(uses) != 1 or norm.outputs[0].is_graph_output():
         return
-    taker, place = uses[0]
-    weight = _constant(taker, 1)
-    if place != 0 or weight is None or not _takes_a_shift(taker):
+    consumer, input_index = uses[0]
+    weight = _constant(consumer, 1)
+    if input_index != 0 or weight is None or not _can_absorb_shift(consumer):
         return
     parts = [_constant(norm, index) for index in range(1, 5)]
     if any(part is None for part in parts):
@@ -54,20 +54,22 @@ def _fold_into_next(graph: onnx_ir.Graph, norm: onnx_ir.Node) -> None:
     factor = scale / np.sqrt(var + epsilon)
     shift = shift - mean * factor
 
-    groups = taker.attributes["group"].as_int() if "group" in taker.attributes else 1
+    groups = consumer.attributes["group"].as_int() if "group" in consumer.attributes else 1
     grouped = np.asarray(weight, np.float64).reshape(groups, len(weight) // groups, weight.shape[1], -1)
     by_group = factor.reshape(groups, 1, -1, 1), shift.reshape(groups, 1, -1, 1)
-    bias = _constant(taker, 2)
+    bias = _constant(consumer, 2)
     moved = (grouped * by_group[1]).sum((2, 3)).reshape(-1) + (0.0 if bias is None else bias)
-    name = taker.inputs[1].name or ""  # type: ignore[union-attr]
-    _give(graph, taker, 1, f"{name}.folded", (grouped * by_group[0]).reshape(weight.shape), weight.dtype)
-    _give(graph, taker, 2, f"{name.removesuffix('weight')}bias.folded", moved, weight.dtype)
-    taker.replace_input_with(0, norm.inputs[0])
+    name = consumer.inputs[1].name or ""  # type: ignore[union-attr]
+    _set_input(
+        graph, consumer, 1, f"{name}.folded", (grouped * by_group[0]).reshape(weight.shape), weight.dtype
+    )
+    _set_input(graph, consumer, 2, f"{name.removesuffix('weight')}bias.folded", moved, weight.dtype)
+    consumer.replace_input_with(0, norm.inputs[0])
     graph.remove(norm, safe=True)
 
 
-def _takes_a_shift(node: onnx_ir.Node) -> bool:
-    """A border of zeros would have to become a border of shifts, and no convolution has one."""
+def _can_absorb_shift(node: onnx_ir.Node) -> bool:
+    """True for a linear layer or a convolution without padding: padding would need the shift in place of zeros."""
     attributes = node.attributes
     if node.op_type == "Gemm":
         plain = all(attributes[key].as_float() == 1 for key in ("alpha", "beta") if key in attributes)
@@ -84,7 +86,7 @@ def _constant(node: onnx_ir.Node, index: int) -> Array | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def _give(
+def _set_input(
     graph: onnx_ir.Graph, node: onnx_ir.Node, index: int, name: str, values: Array, dtype: np.dtype[Any]
 ) -> None:
     import onnx_ir as ir
@@ -99,8 +101,11 @@ def _give(
     node.replace_input_with(index, value)
 
 
-def _spell_in_small_letters(node: onnx_ir.Node) -> None:
-    """NVIDIA's parser refuses capitals: `Invalid character(s) in Einsum equation`. ONNX Runtime takes both."""
+def _lower_case_einsum(node: onnx_ir.Node) -> None:
+    """Rewrite an equation without capitals. ONNX Runtime accepts them, NVIDIA's parser refuses them:
+
+    `Invalid character(s) in Einsum equation`.
+    """
     import onnx_ir as ir
 
     equation = node.attributes["equation"].as_string()
@@ -113,7 +118,7 @@ def _spell_in_small_letters(node: onnx_ir.Node) -> None:
 
 
 def _is_global_average(node: onnx_ir.Node) -> bool:
-    """Over everything behind the channels: each image and channel has one average."""
+    """True for a mean over all axes after the channels: one average for each image and channel."""
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     axes = _constant(node, 1)
     if shape is None or axes is None or len(shape) < 3:
@@ -121,21 +126,23 @@ def _is_global_average(node: onnx_ir.Node) -> bool:
     return sorted(int(axis) % len(shape) for axis in axes.reshape(-1)) == list(range(2, len(shape)))
 
 
-def _say_that_it_pools(node: onnx_ir.Node) -> None:
-    """Runtimes have 8-bit kernels, and blocked ones, for `GlobalAveragePool`, and leave them for a mean.
+def _replace_mean_by_pool(node: onnx_ir.Node) -> None:
+    """Replace a mean by `GlobalAveragePool`: only for pools do runtimes have 8-bit kernels and blocked ones.
 
     In ONNX Runtime, one thread, efficientnet_b0 in INT8 takes 16.3 ms with means and 13.2 ms with pools.
     """
     import onnx_ir as ir
 
     assert node.graph is not None
-    made = [ir.node("GlobalAveragePool", node.inputs[:1])]
+    replacement = [ir.node("GlobalAveragePool", node.inputs[:1])]
     if "keepdims" in node.attributes and node.attributes["keepdims"].as_int() == 0:
-        made.append(ir.node("Flatten", made[0].outputs, {"axis": 1}))
-        made[0].outputs[0].type = node.outputs[0].type
-    for each in made:
-        each.metadata_props.update(node.metadata_props)
-    ir.convenience.replace_nodes_and_values(node.graph, node, [node], made, node.outputs, made[-1].outputs)
+        replacement.append(ir.node("Flatten", replacement[0].outputs, {"axis": 1}))
+        replacement[0].outputs[0].type = node.outputs[0].type
+    for new_node in replacement:
+        new_node.metadata_props.update(node.metadata_props)
+    ir.convenience.replace_nodes_and_values(
+        node.graph, node, [node], replacement, node.outputs, replacement[-1].outputs
+    )
 
 
 def _drop_unused(model: onnx_ir.Model) -> None:
@@ -148,21 +155,21 @@ def _drop_unused(model: onnx_ir.Model) -> None:
 
 
 def _name_after_layers(graph: onnx_ir.Graph) -> None:
-    """Nodes, and what they return, are called `layer1.0.conv1/Conv`; inputs, outputs and weights keep their names."""
-    taken: Counter[str] = Counter()
-    kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    """Name nodes and their results `layer1.0.conv1/Conv`; weights, inputs and outputs of the graph keep their names."""
+    uses: Counter[str] = Counter()
+    fixed = {id(value) for value in (*graph.inputs, *graph.outputs)}
     for node in graph.all_nodes():
         layer = _layer(node)
         stem = f"{layer}/{node.op_type}" if layer else node.op_type
-        taken[stem] += 1
-        node.name = stem if taken[stem] == 1 else f"{stem}_{taken[stem]}"
+        uses[stem] += 1
+        node.name = stem if uses[stem] == 1 else f"{stem}_{uses[stem]}"
         for index, value in enumerate(node.outputs):
-            if id(value) not in kept:
+            if id(value) not in fixed:
                 value.name = f"{node.name}:{index}" if index else f"{node.name}:out"
 
 
 def _layer(node: onnx_ir.Node) -> str:
-    """A folded convolution says that it is its norm; its weights know better."""
+    """Layer of a node, by its weight if it has one: the exporter notes the norm on a convolution that it folded."""
     for value in node.inputs[1:2]:
         name = value.name if value is not None and value.is_initializer() else None
         if name and name.removesuffix(".folded").endswith(".weight"):
@@ -170,11 +177,11 @@ def _layer(node: onnx_ir.Node) -> str:
     return next(iter(layers_of(node.metadata_props.get(LAYER_NAMES, ""))), "")
 
 
-def layers_of(noted: str) -> Iterator[str]:
-    """The layers around a node, innermost first, from what the exporter noted on it."""
+def layers_of(scopes: str) -> Iterator[str]:
+    """List the layers around a node, innermost first, from the scopes that the exporter noted on it."""
     try:
-        names = ast.literal_eval(noted) if noted else []
+        names = ast.literal_eval(scopes) if scopes else []
     except (ValueError, SyntaxError):
         names = []
-    # The last is the operation, the first the network itself.
+    # The last entry is the operation, the first the network itself.
     yield from (str(name) for name in reversed(names[:-1]) if name and name != NO_LAYER)

@@ -1,4 +1,4 @@
-"""Which nodes of an INT8 file do the harm: each is quantised alone, all others computing in float32."""
+"""Find the nodes of an INT8 file that cause its error: quantise each one alone, all others computing in float32."""
 
 from __future__ import annotations
 
@@ -16,48 +16,47 @@ if TYPE_CHECKING:
 
 
 def sensitivities(plain: Path, quantised: Path, images: Array) -> dict[str, float]:
-    """For each quantised node the share of the output's energy that it changes alone, the most harmful first.
+    """Share of the output's energy that each quantised node changes alone, the largest share first.
 
-    ``quantised`` was made of ``plain``. Nodes are led around their pairs of quantising and dequantising, so nothing is
+    ``quantised`` was made from ``plain``. The other nodes bypass their quantise and dequantise nodes, so nothing is
     calibrated again.
     """
     import numpy as np
 
     model = read_model(quantised)
     source = read_model(plain)
-    around = ways_around(model, source)
-    known = {node.name for node in source.graph.node} - {""}  # a file of another maker may name nothing
-    nodes = [node for node in quantised_nodes(model) if node.name in known]
+    float_names = ways_around(model, source)
+    named = {node.name for node in source.graph.node} - {""}  # nodes of other exporters may have no names
+    nodes = [node for node in quantised_nodes(model) if node.name in named]
     for output in model.graph.output:
-        output.name = around.get(output.name, output.name)
+        output.name = float_names.get(output.name, output.name)
     inputs = [list(node.input) for node in nodes]
     for node, names in zip(nodes, inputs, strict=True):
-        node.input[:] = [around.get(name, name) for name in names]
-    reference = _answers(model, images)
+        node.input[:] = [float_names.get(name, name) for name in names]
+    reference = _outputs(model, images)
     energy = float(np.square(reference).sum()) or 1.0
-    found = {}
+    shares = {}
     for node, names in zip(nodes, inputs, strict=True):
-        whole = list(node.input)
+        float_inputs = list(node.input)
         node.input[:] = names
-        found[node.name] = float(np.square(_answers(model, images) - reference).sum()) / energy
-        node.input[:] = whole
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+        shares[node.name] = float(np.square(_outputs(model, images) - reference).sum()) / energy
+        node.input[:] = float_inputs
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 
 
-def _answers(model: Any, images: Array) -> Array:
+def _outputs(model: Any, images: Array) -> Array:
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry(
-        "session.disable_quant_qdq", "1"
-    )  # the file's own harm, not the kernels'
+    # Measure the error of the file, not that of 8-bit kernels.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    given, fixed = first_input(model)
-    parts = in_parts(images, fixed or 1, fixed)
-    found = [session.run(None, {given: part})[0][:own] for part, own in parts]
-    return np.concatenate(found).astype(np.float64)
+    input_name, fixed_batch = first_input(model)
+    parts = in_parts(images, fixed_batch or 1, fixed_batch)
+    outputs = [session.run(None, {input_name: part})[0][:count] for part, count in parts]
+    return np.concatenate(outputs).astype(np.float64)

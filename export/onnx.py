@@ -1,9 +1,9 @@
-"""From a module to one ONNX file that ONNX Runtime, OpenVINO and TensorRT read.
+"""Write a module as one ONNX file that ONNX Runtime, OpenVINO and TensorRT read.
 
-The file is small, quiet and repeatable: batch norms are folded, the batch axis is free, the
-model is checked before it takes its name, and two exports of the same weights are the same
-bytes. What it leaves out: lower precision, other formats, and any claim that the file computes
-what the module does - that is `compare`, which has to run both.
+Batch norms are folded, the batch axis is free, the model is checked before it gets its final
+name, and two exports of the same weights are the same bytes. Not done here: lower precision,
+other formats, and the proof that the file computes what the module does. `compare` does that,
+because it has to run both.
 
 Time, for a ten-convolution residual network in a fresh process (torch 2.15, two x86 cores):
 1.65 s, where the exporter alone takes 1.90 s and most of the difference is garbage collection.
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 PRODUCER = "compress-to-edge"
 MANY = 64 << 20
-"""Bytes of weights from which a file is written in parts: that takes less memory, and a little more time."""
+"""Bytes of weights from which a file is written in parts, which takes less memory and a little more time."""
 ONE_FILE = 3 << 29
-"""Bytes of weights above which the exporter keeps them in a file of their own."""
+"""Bytes of weights above which the exporter writes them to a separate file."""
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
@@ -54,22 +54,22 @@ def to_onnx(
 
     Input ``input`` and output ``logits`` (further outputs: ``output_1``, ...) share the free
     axis ``batch``; all other axes are those of ``example``, but for ``height`` and ``width`` with ``free_size``.
-    The caller's module is not touched.
-    Models above 1.5 GiB keep their weights in ``<path>.data``, which must travel along.
+    The caller's module is not changed.
+    Models above 1.5 GiB have their weights in ``<path>.data``, which must be kept beside the file.
     """
     import onnx
 
     path = Path(path)
-    own = copied(module, "ONNX")
-    with undisturbed(), explained(own, "ONNX"):
+    copy = copied(module, "ONNX")
+    with undisturbed(), explained(copy, "ONNX"):
         free = dict(enumerate((BATCH, None, "height", "width"))) if free_size else {0: BATCH}
-        program = captured(own, example, free)
+        program = captured(copy, example, free)
         model = _translate(program, opset, free)
     written = model.model.opset_imports[""]
     if opset not in (None, written):
         raise ExportError(
             f"cannot write opset {opset}: for this network the exporter writes {written}",
-            f"ask for {written}, or for none",
+            f"give opset {written}, or none",
         )
     tidy(model.model)
     _clean(model, metadata or {})
@@ -95,7 +95,7 @@ def _translate(program: ExportedProgram, opset: int | None, free: Free) -> ONNXP
     model = torch.onnx.export(
         program,
         dynamo=True,
-        # The program has its free axis already; this gives it back the name that it lost.
+        # The program already has its free axes; this restores their names, which it lost.
         dynamic_shapes=({axis: name for axis, name in free.items() if name},),
         input_names=["input"],
         output_names=["logits", *(f"output_{index}" for index in range(1, count))],
@@ -107,7 +107,7 @@ def _translate(program: ExportedProgram, opset: int | None, free: Free) -> ONNXP
 
 
 def _clean(program: ONNXProgram, metadata: Mapping[str, str]) -> None:
-    """Keep each node's layer name, and drop what tells about the machine: stack traces, paths."""
+    """Keep each node's layer name, and remove data about the machine: stack traces, paths."""
     import torch
 
     model = program.model
@@ -132,7 +132,7 @@ def _clean(program: ONNXProgram, metadata: Mapping[str, str]) -> None:
 
 @contextmanager
 def _checked(path: Path) -> Iterator[None]:
-    """What the ONNX checker refuses inside, as one line."""
+    """Turn an error of the ONNX checker inside the block into an ExportError of one line."""
     import onnx
 
     try:
@@ -143,9 +143,9 @@ def _checked(path: Path) -> Iterator[None]:
 
 def _notes(program: ONNXProgram) -> Iterator[str]:
     nodes = program.model.graph.all_nodes()
-    left = sum(node.op_type == "BatchNormalization" for node in nodes)
-    if left:
-        yield f"{left} BatchNormalization nodes stay: no convolution or linear layer beside them can take them in"
+    remaining = sum(node.op_type == "BatchNormalization" for node in nodes)
+    if remaining:
+        yield f"{remaining} BatchNormalization nodes stay: no convolution or linear layer next to them can absorb them"
 
 
 def _precision(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""An ONNX file that was written by us, read to be rewritten in another precision, and written again."""
+"""Read an ONNX file, to be rewritten in another precision, and write the result."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from compressor.errors import ExportError
 from compressor.exporting.artifact import Artifact, appearing_whole, describe
 
 ROOM = 1_900_000_000
-"""Bytes that one protobuf file may have, less some room for the graph."""
+"""Largest supported size in bytes: the limit of a protobuf file, less some room for the graph."""
 
 
 def read_model(path: Path) -> Any:
-    """The model with its weights; files above 2 GB are not rewritten."""
+    """Read a model with its weights; files above 1.9 GB are refused."""
     import onnx
 
     try:
@@ -30,23 +30,23 @@ def read_model(path: Path) -> Any:
 
 
 def first_input(model: Any) -> tuple[str, int | None]:
-    """The name of what a model is given, and the batch that it insists on; weights may be listed as inputs too."""
+    """Name of a model's input and its fixed batch size, None if free; weights may be listed as inputs too."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    given = next((each for each in model.graph.input if each.name not in weights), None)
-    if given is None:
-        raise ExportError("the model takes no input")
-    sizes = given.type.tensor_type.shape.dim
-    return given.name, (sizes[0].dim_value if sizes else 0) or None
+    model_input = next((value for value in model.graph.input if value.name not in weights), None)
+    if model_input is None:
+        raise ExportError("the model has no input")
+    sizes = model_input.type.tensor_type.shape.dim
+    return model_input.name, (sizes[0].dim_value if sizes else 0) or None
 
 
 def write_model(
     model: Any, path: Path, *, format: str, precision: str, notes: tuple[str, ...] = (), **facts: str
 ) -> Artifact:
-    """Check the model, write it under its name, and describe it; ``facts`` go into the file."""
+    """Check the model, write it to ``path``, and describe it; ``facts`` are added to the file's metadata."""
     import onnx
 
-    known = {each.key: each.value for each in model.metadata_props} | facts
-    _set_metadata(model, known)
+    metadata = {entry.key: entry.value for entry in model.metadata_props} | facts
+    _set_metadata(model, metadata)
     data = model.SerializeToString(deterministic=True)
     try:
         onnx.checker.check_model(data, full_check=True)
@@ -55,7 +55,7 @@ def write_model(
         raise ExportError(f"the ONNX checker refuses `{path}`: {fact}") from error
     with appearing_whole(path) as scratch:
         scratch.write_bytes(data)
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return describe(path, format=format, precision=precision, opset=opset, notes=notes)
 
 

@@ -1,4 +1,4 @@
-"""What a format may be asked for, beyond the network or file that it is made of."""
+"""Options of an export, beyond the network or file that a format is made from."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineAsk:
-    """How TensorRT builds. ``batches``: the least, the usual and the most images of a dynamic batch."""
+    """Options of TensorRT's build. ``batches``: the smallest, the usual and the largest size of a dynamic batch."""
 
     batches: tuple[int, int, int] = (1, 1, 8)
     workspace_mib: int = 1024
     tf32: bool = False
     cache: Path | None = None
-    """Where timing caches and engines are kept; none keeps nothing."""
+    """Folder in which timing caches and engines are kept; None keeps nothing."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
-    stay float32 in INT8. ``weight_bits``: of INT8 on a CPU, 7 or 8 (`int8`). ``opset``: none is the exporter's own.
-    ``metadata``: facts that the file is to say. ``free_size``: height and width are free as well as the batch."""
+    """Options of one export.
+
+    ``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
+    stay float32 in INT8. ``weight_bits``: of INT8 on a CPU, 7 or 8 (`int8`). ``opset``: None is the exporter's own.
+    ``metadata``: facts to write into the file. ``free_size``: height and width are free as well as the batch.
+    """
 
     batches: tuple[Array, ...] = ()
     calibration: str = "minmax"

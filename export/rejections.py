@@ -1,7 +1,7 @@
-"""From the exporter's pages of text to one line that names the layer and the operator.
+"""Turn an exporter's long error into one line that names the layer and the operator.
 
-The layer is read off the traceback: the last frame that ran one of the module's own layers,
-or that was translating a node of its graph. When neither is there the line does without.
+The layer is found in the traceback: the last frame that ran one of the module's own layers,
+or that was translating a node of its graph. Without such a frame the line names no layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNKNOWN_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\
 
 @contextmanager
 def explained(module: nn.Module, target: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside into one ExportError, with the original as its cause."""
+    """Turn any error inside the block into one ExportError, with the original as its cause."""
     try:
         yield
     # Broad on purpose: capture runs the user's own forward, which may raise anything.
@@ -69,13 +69,13 @@ def _failing_layer(error: BaseException, module: nn.Module) -> str | None:
 def _failing_line(error: BaseException, module: nn.Module) -> str | None:
     """The innermost line of a layer's own code, as `network.py:12`."""
     layers = {id(child) for child in module.modules()}
-    found: str | None = None
+    place: str | None = None
     for link in _chain(error):
         for frame, line in traceback.walk_tb(link.__traceback__):
             code = frame.f_code
             if id(frame.f_locals.get("self")) in layers and not _is_torch(code.co_filename):
-                found = f"{Path(code.co_filename).name}:{line}"
-    return found
+                place = f"{Path(code.co_filename).name}:{line}"
+    return place
 
 
 def _is_torch(file: str) -> bool:

@@ -1,4 +1,4 @@
-"""Who can open a file and answer from it: one row for each runtime that an artifact is proven in."""
+"""Table of the runtimes that open a file and run it: one row for each one that an artifact is proven in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compressor.exporting.sessions import Session, open_openvino, open_session, 
 
 @dataclass(frozen=True)
 class Runner:
-    """A runtime by the name that people know it by. ``needs``: a row of ``NEEDS``."""
+    """A runtime. ``title``: its usual name; ``needs``: a row of ``NEEDS``."""
 
     title: str
     opens: Callable[[Path], Session]

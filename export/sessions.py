@@ -1,7 +1,7 @@
-"""An exported file, opened again: named arrays in, named arrays out.
+"""Open an exported file in a runtime: named arrays in, named arrays out.
 
-One more runtime for files is one more function here. Measuring time and comparing results are not
-done here: a session is a callable, and both take callables.
+A new runtime for files is a new function here. Measuring time and comparing results are not done
+here: both take callables, and a session is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DTYPES = {"float": "float32", "double": "float64"}
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output; an axis that is free is known by its name."""
+    """One input or output; a free axis has a name in place of a size."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -39,9 +39,9 @@ class Session:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     runtime: Any
-    """Whatever has ``run(names, arrays)``: ONNX Runtime's own session, or one that behaves like it."""
+    """An object with ``run(names, arrays)``: ONNX Runtime's session, or one with the same interface."""
     batches: tuple[int, int | None] = (1, None)
-    """The fewest and the most images at a time; none is no limit."""
+    """Smallest and largest batch; None is no limit."""
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         return self.run(arrays)
@@ -60,14 +60,14 @@ class Session:
         return dict(zip(names, results, strict=True))
 
     def answers(self, images: Array) -> Array:
-        """The first output for any number of images: in parts, and filled up, where the file takes no such batch."""
+        """Compute the first output for any number of images, split and padded to batches that the file takes."""
         import numpy as np
 
         from compressor.exporting.test_inputs import in_parts
 
-        given, answer = self.inputs[0].name, self.outputs[0].name
+        input_name, output_name = self.inputs[0].name, self.outputs[0].name
         parts = in_parts(images, *self.batches)
-        return np.concatenate([self.run({given: part})[answer][:own] for part, own in parts])
+        return np.concatenate([self.run({input_name: part})[output_name][:count] for part, count in parts])
 
 
 def open_session(
@@ -76,26 +76,28 @@ def open_session(
     """Open an ONNX file in ONNX Runtime, on the CPU unless ``providers`` says otherwise.
 
     Idle threads sleep instead of spinning. On two shared cores, resnet18 at batch 1 took 37
-    and 38 ms in two runs asleep, 18 and 60 ms spinning: spinning is fast on an empty machine
-    and takes the core from its neighbour (or from itself) on a busy one.
+    and 38 ms in two runs with sleeping threads, 18 and 60 ms with spinning ones: spinning is fast on
+    an idle machine, and takes the core from other work (or its own) on a busy one.
 
-    ``fused``: quantised layers run in kernels of 8 bits, which clip sums on processors without VNNI. Without it they
-    compute as the file says, with rounded values in float32: slowly, and on every processor the same.
+    ``fused``: quantised layers run in 8-bit kernels, which clip sums on processors without VNNI. Otherwise they
+    compute as the file says, with rounded values in float32: slowly, and the same on every processor.
     """
-    named: list[tuple[str, dict[str, str]]] = [(name, {}) for name in providers or ["CPUExecutionProvider"]]
-    return _open_onnxruntime(path, threads, named, fused)
+    provider_options: list[tuple[str, dict[str, str]]] = [
+        (name, {}) for name in providers or ["CPUExecutionProvider"]
+    ]
+    return _open_onnxruntime(path, threads, provider_options, fused)
 
 
 def open_unfused(path: Path) -> Session:
-    """Open an ONNX file in ONNX Runtime to see what it says, not what kernels of 8 bits make of it here."""
+    """Open an ONNX file in ONNX Runtime without 8-bit kernels, whose results depend on the processor."""
     return open_session(path, fused=False)
 
 
 def open_on_cuda(path: Path, *, stream: int, graph: bool = False) -> Session:
-    """Open an ONNX file in ONNX Runtime on the GPU, so that its work goes to a CUDA ``stream`` of the caller.
+    """Open an ONNX file in ONNX Runtime on the GPU; it works in the CUDA ``stream`` of the caller.
 
-    Float32 stays float32: by default the provider multiplies in TF32. ``graph``: the first run at an address is
-    recorded, later ones replay it.
+    TF32, the default of the provider, is off. ``graph``: the first run at an address is recorded, later ones
+    replay it.
     """
     options = {"user_compute_stream": str(stream), "use_tf32": "0", "enable_cuda_graph": str(int(graph))}
     return _open_onnxruntime(path, None, [("CUDAExecutionProvider", options)])
@@ -104,7 +106,7 @@ def open_on_cuda(path: Path, *, stream: int, graph: bool = False) -> Session:
 def open_openvino(path: Path, *, threads: int | None = None) -> Session:
     """Open an ONNX file in OpenVINO on the CPU, for the latency of one request.
 
-    Its precision is said: left to itself OpenVINO multiplies in bfloat16 where the processor can.
+    Float32 is set explicitly: by default OpenVINO multiplies in bfloat16 if the processor can.
     """
     path = _existing(path)
     require("openvino", f"open `{path}`")
@@ -116,14 +118,14 @@ def open_openvino(path: Path, *, threads: int | None = None) -> Session:
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", config)
     except Exception as error:
-        raise ExportError(f"cannot open `{path}` in OpenVINO: {_fact(error)}") from error
+        raise ExportError(f"cannot open `{path}` in OpenVINO: {_reason(error)}") from error
     inputs, outputs = (tuple(_port(port) for port in ports) for ports in (compiled.inputs, compiled.outputs))
     return Session(path, inputs, outputs, _OpenVino(compiled.create_infer_request()), _batches(inputs))
 
 
 @dataclass(frozen=True)
 class _OpenVino:
-    """An infer request that is asked as ONNX Runtime's session is."""
+    """An infer request with the interface of ONNX Runtime's session."""
 
     request: Any
 
@@ -149,11 +151,11 @@ def _open_onnxruntime(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", str(int(not fused)))
     try:
-        # Where a file is broken it would print so and try the same again; on a GPU it would fall back to the CPU.
+        # With its fallback it would retry a broken file, with a message, and run on the CPU in place of a GPU.
         runtime = onnxruntime.InferenceSession(
             str(path), options, providers=list(providers), enable_fallback=0
         )
-        # Names are read here too: those of a broken file are no text.
+        # Names are read inside the try: in a broken file they may not be text.
         inputs = tuple(_spec(argument) for argument in runtime.get_inputs())
         outputs = tuple(_spec(argument) for argument in runtime.get_outputs())
     except Exception as error:
@@ -162,7 +164,7 @@ def _open_onnxruntime(
 
 
 def _batches(inputs: Sequence[TensorSpec]) -> tuple[int, int | None]:
-    """A file that was written for one batch takes no other."""
+    """Smallest and largest batch; a file that was written for one batch size takes no other."""
     first = inputs[0].shape[0] if inputs and inputs[0].shape else None
     return (first, first) if isinstance(first, int) and first > 0 else (1, None)
 
@@ -174,9 +176,9 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _refuse_missing(wanted: Iterable[str], available: list[str]) -> None:
-    """ONNX Runtime itself would warn and run on the CPU: a measurement of something else."""
-    for name in wanted:
+def _refuse_missing(requested: Iterable[str], available: list[str]) -> None:
+    """Raise an error for a missing provider; ONNX Runtime would warn and run on the CPU."""
+    for name in requested:
         if name not in available:
             raise ExportError(
                 f"ONNX Runtime has no provider `{name}` here",
@@ -197,8 +199,8 @@ def _port(port: Any) -> TensorSpec:
     return TensorSpec(port.get_any_name(), shape, str(port.element_type.to_dtype()))
 
 
-def _fact(error: Exception) -> str:
-    """OpenVINO tells first which lines of its own source were passed, and then what was wrong."""
+def _reason(error: Exception) -> str:
+    """Reason in an OpenVINO error, which stands after lines about OpenVINO's own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (told or lines or [type(error).__name__])[0]
+    reasons = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (reasons or lines or [type(error).__name__])[0]

@@ -1,8 +1,8 @@
-"""A model with many weights, written as one file without ever being in memory as one message.
+"""Write a model with many weights as one file, without having it in memory as one message.
 
-To serialise a model takes twice its weights, and to check the file three times. Here weights go to a file beside it
-first, what is left is checked, and the two are put together tensor by tensor: messages of protobuf that stand one after
-the other are read as one, lists of the later added to those of the earlier.
+Serialising a model takes twice the memory of its weights, checking the file three times. Here the weights are first
+written to a separate file, the rest is checked, and both are joined tensor by tensor: protobuf reads concatenated
+messages as one, and appends the lists of the later ones to those of the earlier ones.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     import onnx_ir
 
 LARGE = 1 << 20
-"""Bytes from which a tensor is written on its own."""
+"""Size in bytes from which a tensor is written separately."""
 
 
 def weight_bytes(model: onnx_ir.Model) -> int:
-    """What the initializers hold."""
-    values = (each.const_value for each in model.graph.initializers.values())
+    """Total size of the initializers in bytes."""
+    values = (initializer.const_value for initializer in model.graph.initializers.values())
     return sum(value.nbytes for value in values if value is not None)
 
 
 def write_in_parts(model: onnx_ir.Model, path: Path) -> None:
-    """Check the model and write it; whatever the checker raises comes through."""
+    """Check the model and write it; errors of the checker are not caught."""
     import onnx
     import onnx_ir
 
@@ -34,29 +34,29 @@ def write_in_parts(model: onnx_ir.Model, path: Path) -> None:
         onnx_ir.save(model, skeleton, external_data="weights", size_threshold_bytes=LARGE)
         onnx.checker.check_model(str(skeleton), full_check=True)
         message = onnx.load(str(skeleton), load_external_data=False)
-        apart = [each for each in message.graph.initializer if each.external_data]
-        small = [each for each in message.graph.initializer if not each.external_data]
-        places = [_place(each) for each in apart]
+        large = [tensor for tensor in message.graph.initializer if tensor.external_data]
+        small = [tensor for tensor in message.graph.initializer if not tensor.external_data]
+        places = [_place(tensor) for tensor in large]
         del message.graph.initializer[:]
         message.graph.initializer.extend(small)
         with path.open("wb") as target, (Path(folder) / "weights").open("rb") as weights:
             target.write(message.SerializeToString(deterministic=True))
-            for about, offset, length in places:
+            for header, offset, length in places:
                 weights.seek(offset)
-                # A message of its own each time: what a message once held is not given back while it lives.
-                tensor = onnx.TensorProto.FromString(about)
+                # A new message for every tensor: a message does not free memory as long as it exists.
+                tensor = onnx.TensorProto.FromString(header)
                 tensor.raw_data = weights.read(length)
                 part = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
                 target.write(part.SerializeToString(deterministic=True))
 
 
 def _place(tensor: Any) -> tuple[bytes, int, int]:
-    """The tensor without its data, and where that lies."""
+    """The tensor without its data, and the offset and length of the data in the weights file."""
     import onnx
 
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    own = onnx.TensorProto()
-    own.CopyFrom(tensor)
-    del own.external_data[:]
-    own.ClearField("data_location")
-    return own.SerializeToString(deterministic=True), int(place["offset"]), int(place["length"])
+    location = {entry.key: entry.value for entry in tensor.external_data}
+    header = onnx.TensorProto()
+    header.CopyFrom(tensor)
+    del header.external_data[:]
+    header.ClearField("data_location")
+    return header.SerializeToString(deterministic=True), int(location["offset"]), int(location["length"])

@@ -1,7 +1,7 @@
-"""From an ONNX file to a TensorRT engine, through `tensorrt` or `tensorrt_rtx`: the two have one interface.
+"""Build a TensorRT engine from an ONNX file, with `tensorrt` or `tensorrt_rtx`, which have the same interface.
 
-The precision is that of the ONNX file, because networks are strongly typed: the one switch left is TF32. Building
-needs no GPU with TensorRT-RTX, and one with TensorRT. Running an engine is `engine_run`.
+The precision is that of the ONNX file, because networks are strongly typed: the only option left is TF32. Building
+needs a GPU with TensorRT, and none with TensorRT-RTX. `engine_session` runs an engine.
 """
 
 from __future__ import annotations
@@ -21,34 +21,38 @@ from compressor.exporting.extras import load_tensorrt
 from compressor.exporting.options import Asked, EngineAsk
 
 
-def to_tensorrt(source: Path, path: Path, asked: Asked) -> Artifact:
-    """Build the engine for this machine, or take it from the cache; the sidecar and the log are written beside it."""
+def to_tensorrt(source: Path, path: Path, options: Asked) -> Artifact:
+    """Build the engine for this machine, or copy it from the cache; write its sidecar and its log beside it."""
     library = load_tensorrt(f"build `{path}`")
-    ask, place = asked.engine, place_of(library)
-    flags = {"batches": list(ask.batches), "workspace_mib": ask.workspace_mib, "tf32": ask.tf32}
+    settings, place = options.engine, place_of(library)
+    flags = {
+        "batches": list(settings.batches),
+        "workspace_mib": settings.workspace_mib,
+        "tf32": settings.tf32,
+    }
     onnx_sha256, _ = content_of(source)
-    kept = ask.cache / f"{cache_key(onnx_sha256, place, flags)}.engine" if ask.cache else None
+    cached = settings.cache / f"{cache_key(onnx_sha256, place, flags)}.engine" if settings.cache else None
     notes: tuple[str, ...] = ()
     with appearing_whole(path) as scratch:
-        if kept is not None and _is_kept(kept, place):
-            for file in (kept, sidecar_path(kept), _log_path(kept)):
-                shutil.copy(file, scratch.with_name(file.name.replace(kept.name, scratch.name)))
+        if cached is not None and _is_cached(cached, place):
+            for file in (cached, sidecar_path(cached), _log_path(cached)):
+                shutil.copy(file, scratch.with_name(file.name.replace(cached.name, scratch.name)))
             notes = (f"the engine was built before, with the same file, flags and {place.key()}",)
         else:
-            plan, log = built(library, source, ask, kept.parent / "timing.cache" if kept else None)
+            plan, log = built(library, source, settings, cached.parent / "timing.cache" if cached else None)
             sidecar = Sidecar(hashlib.sha256(plan).hexdigest(), onnx_sha256, place, flags)
             scratch.write_bytes(plan)
             sidecar_path(scratch).write_text(sidecar.to_json(), encoding="utf-8")
             _log_path(scratch).write_text("\n".join(log) + "\n", encoding="utf-8")
-            if kept is not None:
-                with appearing_whole(kept) as copy:
+            if cached is not None:
+                with appearing_whole(cached) as copy:
                     for file in (scratch, sidecar_path(scratch), _log_path(scratch)):
                         shutil.copy(file, copy.with_name(file.name.replace(scratch.name, copy.name)))
     return describe(path, format="tensorrt", precision=_precision(source), opset=None, notes=notes)
 
 
 def place_of(library: Any) -> Place:
-    """The library and the first GPU. TensorRT-RTX without a GPU builds for all that it supports."""
+    """The library and the first GPU; TensorRT-RTX builds for every GPU that it supports."""
     name, driver = _gpu()
     return Place(
         library.__name__,
@@ -76,29 +80,30 @@ def _driver() -> str:
 
 
 def built(
-    library: Any, source: Path, ask: EngineAsk, timing_cache: Path | None = None
+    library: Any, source: Path, options: EngineAsk, timing_cache: Path | None = None
 ) -> tuple[bytes, list[str]]:
-    """The engine's bytes and the build's log. What is refused is named with the layer that it came from."""
+    """Build an engine; return its bytes and the log. An error names the layer that is refused."""
     lines: list[str] = []
     logger = _logger(library, lines)
     builder = library.Builder(logger)
     if builder is None:
         raise ExportError(
-            f"cannot build an engine: {_last_complaint(lines)}", "it needs a GPU and its driver"
+            f"cannot build an engine: {_last_error(lines)}",
+            "TensorRT needs a GPU and its driver to build an engine",
         )
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, network, logger, source, lines)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, ask.workspace_mib << 20)
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    # Off unless asked for: it is on by default, and then float32 is not float32.
-    (config.set_flag if ask.tf32 else config.clear_flag)(library.BuilderFlag.TF32)
-    _add_profile(builder, network, config, ask, source)
+    # TF32 is on by default in TensorRT, and then float32 is not exact; here it is off unless requested.
+    (config.set_flag if options.tf32 else config.clear_flag)(library.BuilderFlag.TF32)
+    _add_profile(builder, network, config, options, source)
     started = time.perf_counter()
     with _cached_timings(config, timing_cache if library.__name__ == "tensorrt" else None):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"cannot build an engine of `{source}`: {_last_complaint(lines)}")
+        raise ExportError(f"cannot build an engine of `{source}`: {_last_error(lines)}")
     lines.append(f"built in {time.perf_counter() - started:.1f} s, {plan.nbytes:,} bytes")
     return bytes(plan), lines
 
@@ -117,13 +122,13 @@ def _logger(library: Any, lines: list[str]) -> Any:
 
 def _parse(library: Any, network: Any, logger: Any, source: Path, lines: list[str]) -> None:
     parser = library.OnnxParser(network, logger)
-    # From the file, so that weights beside it are found.
+    # By its path, so that weights beside the file are found.
     if parser.parse_from_file(str(source)):
         return
-    refused = [_refusal(parser.get_error(index)) for index in range(parser.num_errors)]
+    refusals = [_refusal(parser.get_error(index)) for index in range(parser.num_errors)]
     raise ExportError(
-        f"TensorRT refuses `{source}`: {'; '.join(dict.fromkeys(refused)) or _last_complaint(lines)}",
-        "keep that layer out of the network, or run the ONNX file elsewhere",
+        f"TensorRT refuses `{source}`: {'; '.join(dict.fromkeys(refusals)) or _last_error(lines)}",
+        "remove that layer from the network, or run the ONNX file in another runtime",
     )
 
 
@@ -133,40 +138,40 @@ def _refusal(error: Any) -> str:
     return f"`{node}` ({operator}): {fact}" if node else fact
 
 
-def _add_profile(builder: Any, network: Any, config: Any, ask: EngineAsk, source: Path) -> None:
+def _add_profile(builder: Any, network: Any, config: Any, options: EngineAsk, source: Path) -> None:
     profile, free = builder.create_optimization_profile(), False
     for index in range(network.num_inputs):
-        given = network.get_input(index)
-        shape = tuple(given.shape)
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
         if any(size < 0 for size in shape[1:]):
             raise ExportError(
-                f"cannot build an engine of `{source}`: axes of `{given.name}` beside the batch are free",
-                "export it with one height and width",
+                f"cannot build an engine of `{source}`: axes of `{tensor.name}` other than the batch are free",
+                "export it with a fixed height and width",
             )
         if shape[0] < 0:
             free = True
-            profile.set_shape(given.name, *((batch, *shape[1:]) for batch in ask.batches))
+            profile.set_shape(tensor.name, *((batch, *shape[1:]) for batch in options.batches))
     if free:
         config.add_optimization_profile(profile)
 
 
 @contextmanager
 def _cached_timings(config: Any, path: Path | None) -> Iterator[None]:
-    """TensorRT times its kernels once for a device, and reads here what it found before; TensorRT-RTX times none."""
+    """Let TensorRT reuse and update its kernel timings of this device in a file; TensorRT-RTX times no kernels."""
     if path is None:
         yield
         return
-    before = path.read_bytes() if path.exists() else b""
-    cache = config.create_timing_cache(before)
+    previous = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(previous)
     config.set_timing_cache(cache, ignore_mismatch=False)
     yield
-    found = config.get_timing_cache()
-    if found is not None:
+    updated = config.get_timing_cache()
+    if updated is not None:
         with appearing_whole(path) as scratch:
-            scratch.write_bytes(bytes(found.serialize()))
+            scratch.write_bytes(bytes(updated.serialize()))
 
 
-def _is_kept(engine: Path, place: Place) -> bool:
+def _is_cached(engine: Path, place: Place) -> bool:
     try:
         trusted_bytes(engine, place)
     except ExportError:
@@ -178,14 +183,15 @@ def _log_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.log")
 
 
-def _last_complaint(lines: list[str]) -> str:
-    told = [line.partition(": ")[2] for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
-    return (told or ["no reason was given"])[-1].splitlines()[0]
+def _last_error(lines: list[str]) -> str:
+    errors = [line.partition(": ")[2] for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
+    return (errors or ["no reason was given"])[-1].splitlines()[0]
 
 
 def _precision(source: Path) -> str:
-    """What the ONNX file says of itself; one of another maker says nothing, and float32 is the usual case."""
+    """Precision in the metadata of the ONNX file; float32, the usual case, for files of other exporters."""
     import onnx
 
-    facts = {each.key: each.value for each in onnx.load(str(source), load_external_data=False).metadata_props}
+    model = onnx.load(str(source), load_external_data=False)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
     return facts.get("precision_of_file") or ("int8" if "quantised_for" in facts else "fp32")

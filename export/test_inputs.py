@@ -1,6 +1,6 @@
-"""What an artifact is asked to prove itself: real images, noise like them, and the ends of their range.
+"""Inputs for the proof of an artifact: real images, noise like them, and the ends of their range.
 
-In batches of one, of an odd number and of as many as there are, because a runtime chooses other kernels for each.
+Batches are one image, an odd number and all images, because a runtime chooses other kernels for each size.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ODD = 3
 
 
 def real_batches(images: Array) -> Iterator[Array]:
-    """The images one by one, in threes, and all at once."""
+    """Yield the first four images one by one, then three at once, then all."""
     _refuse_empty(images)
     yield from (images[index : index + 1] for index in range(min(len(images), 4)))
-    yield _enough(images, ODD)
+    yield _repeated(images, ODD)
     yield images
 
 
 def hard_batches(images: Array, seed: int = 0) -> Iterator[Array]:
-    """Noise with the images' mean and spread; the darkest, the brightest and the zero image."""
+    """Yield noise with the images' mean and spread; then the darkest, the brightest and the zero image."""
     import numpy as np
 
     _refuse_empty(images)
@@ -38,14 +38,15 @@ def hard_batches(images: Array, seed: int = 0) -> Iterator[Array]:
 
 
 def in_parts(images: Array, fewest: int, most: int | None) -> Iterator[tuple[Array, int]]:
-    """Batches that a file takes, the last one filled up; with each, how many of its images are not there twice."""
+    """Yield batches that a file takes, padded by repeated images, each with the number of its images before padding."""
     size = most or max(len(images), 1)
     for start in range(0, len(images), size):
         part = images[start : start + size]
-        yield _enough(part, max(fewest, len(part))), len(part)
+        yield _repeated(part, max(fewest, len(part))), len(part)
 
 
-def _enough(images: Array, size: int) -> Array:
+def _repeated(images: Array, size: int) -> Array:
+    """The images, repeated until there are ``size``."""
     import numpy as np
 
     return np.concatenate([images] * -(-size // len(images)))[:size]

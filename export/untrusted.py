@@ -1,8 +1,8 @@
-"""An ONNX file of unknown origin: looked at before a runtime is, and first opened where a crash hurts nobody.
+"""Open an ONNX file of unknown origin: check its contents, then open it in a separate process first.
 
-ONNX Runtime is C++ that trusts its input more than a stranger's file deserves: some broken files end the process,
-some ask for all memory. So `check_file` reads the protobuf and refuses what cannot be right, `probe` opens the file
-in a process of its own with a limit of time and memory, and `open_stranger` does both and then opens it here.
+ONNX Runtime is C++ that trusts its input: some broken files end the process, some request all memory. So `check_file`
+reads the protobuf and refuses what cannot be right, `probe` opens the file in a separate process with a limit of time
+and memory, and `open_stranger` does both and then opens it here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compressor.errors import ExportError
 from compressor.exporting.sessions import Session, open_session
 
 OLDEST_OPSET = 7
-"""Before it, broadcasting was another thing."""
+"""Oldest supported version; broadcasting was different before it."""
 MOST_ELEMENTS = 1 << 31
 PATIENCE_S = 60.0
 _PROGRAM = """
@@ -30,17 +30,18 @@ from compressor.exporting.untrusted import opened_alone
 sys.exit(opened_alone(Path(sys.argv[2])))
 """
 MEMORY = 8 << 30
+"""Bytes that the process of `probe` may use, beside eight times the size of the file."""
 
 
 def open_stranger(path: Path, *, threads: int | None = None) -> Session:
-    """Open a file that may be broken or hostile; whatever is wrong with it is one error."""
+    """Open a file that may be broken or hostile; any fault of it is an ExportError."""
     check_file(path)
     probe(path)
     return open_session(path, threads=threads)
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no ONNX file, is larger than it can be, or reaches outside its folder."""
+    """Refuse a file that is no ONNX file, has impossible sizes, or reads from outside its folder."""
     import onnx
 
     path = Path(path)
@@ -60,7 +61,7 @@ def check_file(path: Path) -> None:
 
 
 def probe(path: Path, *, patience_s: float = PATIENCE_S) -> None:
-    """Open the file in another process; a crash, a hang or hunger for memory there is an error here."""
+    """Open the file in another process; a crash, a timeout or too much memory there is an error here."""
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", _PROGRAM, root, str(path)]
     try:
@@ -72,7 +73,7 @@ def probe(path: Path, *, patience_s: float = PATIENCE_S) -> None:
 
 
 def opened_alone(path: Path) -> int:
-    """What `probe` runs: 0 if the file opens; otherwise the reason is the last line on stderr."""
+    """Main function of the process of `probe`: 0 if the file opens, else 1 with the reason as last line on stderr."""
     limit_memory(path)
     try:
         open_session(path, threads=1)
@@ -83,7 +84,7 @@ def opened_alone(path: Path) -> int:
 
 
 def limit_memory(path: Path) -> None:
-    """Of this process: enough for any honest file of this size. Not every system can."""
+    """Limit the memory of this process to enough for any valid file of this size, where the system can."""
     try:
         import resource
     except ImportError:
@@ -93,15 +94,15 @@ def limit_memory(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def ended(path: Path, code: int, said: str) -> str:
-    """How an attempt to open the file ended, in a line."""
+def ended(path: Path, code: int, stderr: str) -> str:
+    """One line on the failed attempt to open the file, from the exit code and stderr of the process."""
     if code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
         return f"cannot open `{path}`: ONNX Runtime crashes on it ({name})"
-    lines = said.strip().splitlines() or ["no reason was given"]
+    lines = stderr.strip().splitlines() or ["no reason was given"]
     return lines[-1] if lines[-1].startswith("cannot open") else f"cannot open `{path}`: {lines[-1]}"
 
 
@@ -109,9 +110,9 @@ def _opset_fault(model: Any) -> str | None:
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
-    versions = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if not versions:
-        return "it names no operator set"
+        return "it has no operator set"
     if not OLDEST_OPSET <= versions[0] <= newest:
         return f"its operator set is {versions[0]}, supported are {OLDEST_OPSET} to {newest}"
     return None
@@ -121,7 +122,7 @@ def _faults(path: Path, graph: Any) -> Iterator[str]:
     for value in (*graph.input, *graph.output, *graph.value_info):
         sizes = [size.dim_value for size in value.type.tensor_type.shape.dim if size.HasField("dim_value")]
         if any(size < 0 for size in sizes) or math.prod(sizes) > MOST_ELEMENTS:
-            yield f"`{_short(value.name)}` has the shape {_short(str(sizes))}"
+            yield f"`{_short(value.name)}` has the shape {_short(str(sizes))}, which is not possible"
     for tensor in graph.initializer:
         yield from _tensor_faults(path, tensor)
     for node in graph.node:
@@ -137,7 +138,7 @@ def _tensor_faults(path: Path, tensor: Any) -> Iterator[str]:
 
     name, sizes = _short(tensor.name), list(tensor.dims)
     if any(size < 0 for size in sizes) or math.prod(sizes) > MOST_ELEMENTS:
-        yield f"weight `{name}` has the shape {_short(str(sizes))}"
+        yield f"weight `{name}` has the shape {_short(str(sizes))}, which is not possible"
         return
     try:
         item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -146,23 +147,23 @@ def _tensor_faults(path: Path, tensor: Any) -> Iterator[str]:
         return
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         yield from _external_faults(
-            path, name, {_text(each.key): _text(each.value) for each in tensor.external_data}
+            path, name, {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
         )
     elif tensor.HasField("raw_data") and len(tensor.raw_data) > item * math.prod(sizes):
         yield f"weight `{name}` has {len(tensor.raw_data):,} bytes for the shape {_short(str(sizes))}"
 
 
-def _external_faults(path: Path, name: str, where: dict[str, str]) -> Iterator[str]:
+def _external_faults(path: Path, name: str, entries: dict[str, str]) -> Iterator[str]:
     folder = path.resolve().parent
-    location = where.get("location", "")
+    location = entries.get("location", "")
     try:
-        # A link that leads outside is outside.
+        # Links are resolved, so that one to the outside is refused too.
         file = (folder / location).resolve()
         inside = bool(location) and file.is_relative_to(folder) and not Path(location).is_absolute()
         size = file.stat().st_size if inside and file.is_file() else None
-        offset, length = (int(where.get(key, 0)) for key in ("offset", "length"))
+        offset, length = (int(entries.get(key, 0)) for key in ("offset", "length"))
     except (OSError, ValueError):
-        yield f"the place of weight `{name}` is broken"
+        yield f"the location of weight `{name}` is not valid"
         return
     if not inside:
         yield f"weight `{name}` lies outside the file's folder, at `{_short(location)}`"
@@ -173,11 +174,11 @@ def _external_faults(path: Path, name: str, where: dict[str, str]) -> Iterator[s
 
 
 def _text(value: str | bytes) -> str:
-    """Where a text is no UTF-8, protobuf returns its bytes."""
+    """Decode bytes, which protobuf returns for a text that is not UTF-8."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _short(text: str | bytes, most: int = 80) -> str:
-    """Names in a stranger's file are a stranger's text: one line of it, and printable."""
+    """Shorten a text of an untrusted file to one printable line."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in _text(text))
     return shown if len(shown) <= most else f"{shown[:most]}…"

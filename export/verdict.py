@@ -1,7 +1,7 @@
-"""Whether two callables compute the same function, on real batches.
+"""Compare the outputs of two callables on real batches, to find if they compute the same function.
 
-It knows arrays and callables only, so anything can stand on either side: a module, a session,
-an engine. It does not know accuracy: a wrong network and its faithful copy are equal here.
+It handles arrays and callables only, so both can be anything: a module, a session, an engine.
+Accuracy is not considered: a wrong network and its exact copy are equal here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Outputs = Array | Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an artifact may be off: a share of the largest output, and the least cosine of all outputs."""
+    """Allowed error of an artifact, as a share of the largest output, and the least cosine of all outputs."""
 
     relative: float
     cosine: float = -1.0
@@ -34,14 +34,14 @@ TOLERANCES = {
     "fp16": Tolerance(2e-2, 0.999),
     # 8 bits.
     "bf16": Tolerance(1e-1, 0.99),
-    # 256 values a tensor: single outputs may move far; the direction may not, and the accuracy is asked on its own.
+    # 256 values a tensor: single outputs may move far, the direction may not; accuracy is checked separately.
     "int8": Tolerance(0.5, 0.97),
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found; ``detail`` is one sentence that can stand in a report."""
+    """Result of a comparison; ``detail`` is one sentence for a report."""
 
     name: str
     passed: bool
@@ -49,11 +49,11 @@ class Verdict:
     tolerance: float
     samples: int
     agreement: float
-    """The share of samples whose largest output (axis 1) is at the same place in both."""
+    """Share of samples whose largest output (axis 1) is at the same index in both."""
     detail: str
     mean_abs_error: float = math.nan
     cosine: float = math.nan
-    """Of all outputs at once, of the output that is worst."""
+    """Cosine over all samples; of several named outputs the smallest."""
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as JSON values; JSON has no infinity, so that becomes null."""
@@ -72,30 +72,31 @@ def compare(
     relative_tolerance: float = 1e-4,
     least_cosine: float = -1.0,
 ) -> Verdict:
-    """Feed every batch to both; passed means max|d| <= relative_tolerance * max|reference|, for every output.
+    """Feed every batch to both; passed means max|d| <= relative_tolerance * max|reference|, for every output,
+    and a cosine of at least ``least_cosine``.
 
     The scale is the reference's largest magnitude over all batches, because float rounding
     grows with the numbers: an untrained resnet152 has logits near 1e10, and a correct export
     is off by 3500. There is no lower bound such as 1 on the scale: outputs near 1e-5 would
     then pass whatever the candidate computes.
 
-    The largest output may change place only in a near tie, and no rule is needed for that:
-    within the tolerance, two outputs can swap only if they lie within twice the tolerance.
-    Of several named outputs the worst is told, and the first is the one whose top-1 is compared.
+    The largest output may change its index only in a near tie, and no rule is needed for that:
+    within the tolerance, two outputs can swap only if they differ by at most twice the tolerance.
+    Of several named outputs the worst is reported, and top-1 is compared for the first.
     """
     sums: dict[str, _Sums] = {}
     samples = places = agreeing = 0
     for index, batch in enumerate(batches):
-        expected, found = _named(reference(batch)), _named(candidate(batch))
+        expected, actual = _named(reference(batch)), _named(candidate(batch))
         samples += len(batch)
-        broken = _unlike(expected, found)
-        if broken:
-            detail = f"batch {index}: {broken}"
+        mismatch = _mismatch(expected, actual)
+        if mismatch:
+            detail = f"batch {index}: {mismatch}"
             return Verdict(name, False, math.inf, 0.0, samples, 0.0, detail)
         for key in expected:
-            sums.setdefault(key, _Sums()).add(expected[key], found[key])
+            sums.setdefault(key, _Sums()).add(expected[key], actual[key])
         first = next(iter(expected))
-        same = _top(expected[first]) == _top(found[first])
+        same = _top(expected[first]) == _top(actual[first])
         agreeing, places = agreeing + int(same.sum()), places + same.size
     if not places:
         raise ExportError(f"cannot compare `{name}`: there are no samples to compare on")
@@ -103,13 +104,13 @@ def compare(
     worst = max(sums, key=lambda key: sums[key].excess(relative_tolerance))
     error, scale = sums[worst].error, sums[worst].scale
     tolerance, agreement = relative_tolerance * scale, agreeing / places
-    cosine = min(each.cosine for each in sums.values())
+    cosine = min(output.cosine for output in sums.values())
     passed = error <= tolerance and cosine >= least_cosine
     relation = "within" if error <= tolerance else "outside"
-    where = f" in `{worst}`" if len(sums) > 1 else ""
+    location = f" in `{worst}`" if len(sums) > 1 else ""
     direction = "" if cosine >= least_cosine else f"; cosine {cosine:.5f}, below {least_cosine:g}"
     detail = (
-        f"largest difference{where} {error:.3g}, {relation} {tolerance:.3g} "
+        f"largest difference{location} {error:.3g}, {relation} {tolerance:.3g} "
         f"({relative_tolerance:g} of the largest output {scale:.3g}){direction}; "
         f"top-1 equal on {agreement:.2%} of {samples} samples"
     )
@@ -119,7 +120,7 @@ def compare(
 
 @dataclass
 class _Sums:
-    """What is added up over the batches for one output."""
+    """Sums over the batches for one output."""
 
     error: float = 0.0
     scale: float = 0.0
@@ -128,22 +129,22 @@ class _Sums:
     product: float = 0.0
     squares: tuple[float, float] = (0.0, 0.0)
 
-    def add(self, expected: Array, found: Array) -> None:
+    def add(self, expected: Array, actual: Array) -> None:
         if not expected.size:
             return
-        apart = np.abs(expected - found)
-        self.error = max(self.error, float(apart.max()))
+        difference = np.abs(expected - actual)
+        self.error = max(self.error, float(difference.max()))
         self.scale = max(self.scale, float(np.abs(expected).max()))
-        self.total, self.count = self.total + float(apart.sum()), self.count + apart.size
-        self.product += float((expected * found).sum())
+        self.total, self.count = self.total + float(difference.sum()), self.count + difference.size
+        self.product += float((expected * actual).sum())
         self.squares = (
             self.squares[0] + float((expected**2).sum()),
-            self.squares[1] + float((found**2).sum()),
+            self.squares[1] + float((actual**2).sum()),
         )
 
     @property
     def cosine(self) -> float:
-        """One for two that are zero everywhere: they are the same."""
+        """Cosine of the two outputs; 1 if both are zero everywhere, because they are equal."""
         length = math.sqrt(self.squares[0]) * math.sqrt(self.squares[1])
         return self.product / length if length else float(self.squares[0] == self.squares[1])
 
@@ -156,31 +157,31 @@ def _named(output: Outputs) -> dict[str, Array]:
     return {name: _values(array) for name, array in named.items()}
 
 
-def _unlike(expected: dict[str, Array], found: dict[str, Array]) -> str | None:
-    if list(expected) != list(found):
-        return f"the candidate returns {', '.join(found)}, the reference {', '.join(expected)}"
+def _mismatch(expected: dict[str, Array], actual: dict[str, Array]) -> str | None:
+    if list(expected) != list(actual):
+        return f"the candidate returns {', '.join(actual)}, the reference {', '.join(expected)}"
     for name in expected:
-        if broken := _broken(expected[name], found[name]):
-            return f"`{name}`: {broken}" if name else broken
+        if mismatch := _array_mismatch(expected[name], actual[name]):
+            return f"`{name}`: {mismatch}" if name else mismatch
     return None
 
 
 def _values(output: Array) -> Array:
-    """In float64, so that the difference itself rounds nothing."""
+    """Convert to float64, so that the difference is not rounded again."""
     return np.atleast_1d(np.asarray(output, dtype=np.float64))
 
 
-def _broken(expected: Array, found: Array) -> str | None:
-    if expected.shape != found.shape:
-        return f"the candidate's shape is {found.shape}, the reference's is {expected.shape}"
-    for who, values in (("reference", expected), ("candidate", found)):
+def _array_mismatch(expected: Array, actual: Array) -> str | None:
+    if expected.shape != actual.shape:
+        return f"the candidate's shape is {actual.shape}, the reference's is {expected.shape}"
+    for side, values in (("reference", expected), ("candidate", actual)):
         bad = int(values.size - np.isfinite(values).sum())
         if bad:
-            return f"{bad} of {values.size} outputs of the {who} are NaN or infinite"
+            return f"{bad} of {values.size} outputs of the {side} are NaN or infinite"
     return None
 
 
 def _top(values: Array) -> Array:
-    if values.ndim < 2:  # one number a sample: there is nothing to be the largest of
+    if values.ndim < 2:  # one number a sample: there is no index of the largest
         return np.zeros(len(values), dtype=np.int64)
     return values.argmax(axis=1)

@@ -1,7 +1,7 @@
-"""What does it cost: multiply-adds, parameters and bytes by counting; milliseconds by measuring.
+"""Cost of a network: multiply-adds, parameters and bytes by counting; milliseconds by measuring.
 
-Counting needs torch or onnx, measuring and naming the device do not. So what counts is loaded on
-first use: a process that times ONNX sessions never loads torch.
+Counting needs torch or onnx, measuring and naming the device do not. So the counting modules are
+loaded on first use: a process that times ONNX sessions never loads torch.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _LAZY = {
 }
 """The module that each of these names is loaded from."""
 
-if not TYPE_CHECKING:  # hidden from the type checker, to which every misspelt name would exist
+if not TYPE_CHECKING:  # hidden from the type checker, which would accept every misspelt name
 
     def __getattr__(name: str) -> object:
         for module, names in _LAZY.items():

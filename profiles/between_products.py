@@ -1,6 +1,6 @@
-"""What lies between the products of an ONNX file: sums, gates, pools and changes of shape.
+"""Nodes between the products of an ONNX file: sums, gates, pools and changes of shape.
 
-They handle what the next product is going to read, so that is the width which their time follows.
+They prepare the input of the next product, so their time depends on the width of that input.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from compressor.profiling.onnx_counts import PRODUCTS, read_model, shapes_as_it_
 
 @dataclass(frozen=True)
 class Between:
-    """``before``: how many numbers go through the nodes before each product of the file, in its order.
+    """Work between products. ``before``: count of numbers that nodes handle before each product, in file order.
 
     ``in_blocks``: the names of the nodes that are timed with the product in front of them (`Block.tail`) instead.
     """
@@ -27,26 +27,27 @@ class Between:
 
 
 def lies_between(path: Path, *, side: Sequence[int] = ()) -> Between:
-    """What several products read counts for the first of them, and what none reads for nobody.
+    """Count the numbers that nodes between products handle.
 
-    An activation that the runtime takes apart (`HardSwish`) counts here: in a block, its parts could not be told.
+    A node whose result several products read counts for the first of them; one whose result none reads does not count.
+    An activation that the runtime splits (`HardSwish`) counts here: in a block, its parts could not be identified.
     """
     model = read_model(path)
     shapes, ran = shapes_as_it_ran(path, model, list(side))
     readers = readers_of(model)
     nodes = list(model.graph.node)
     products = [node for node in nodes if node.op_type in PRODUCTS]
-    tails = [each for node in products for _, group in tail_of(node, readers) for each in group]
+    tails = [activation for node in products for _, group in tail_of(node, readers) for activation in group]
     in_blocks = frozenset(node.name for node in tails if node.name in ran)
     places = {id(node): place for place, node in enumerate(products)}
     leads = _leads(nodes, readers, places)
-    found = [0] * len(products)
+    before = [0] * len(products)
     for node in nodes:
         place = min((leads[name] for name in node.output if name in leads), default=None)
         if place is not None and node.name not in in_blocks and id(node) not in places:
-            ends = [shapes[name] for name in (*node.input[:1], *node.output) if name in shapes]
-            found[place] += max(map(math.prod, ends), default=0)
-    return Between(tuple(found), in_blocks)
+            sizes = [shapes[name] for name in (*node.input[:1], *node.output) if name in shapes]
+            before[place] += max(map(math.prod, sizes), default=0)
+    return Between(tuple(before), in_blocks)
 
 
 def _leads(
@@ -54,7 +55,7 @@ def _leads(
     readers: Mapping[str, Sequence[Any]],
     places: Mapping[int, int],
 ) -> dict[str, int]:
-    """For each value the first product that it comes to without passing another one."""
+    """Map each tensor to the first product that it reaches without passing another product."""
     leads: dict[str, int] = {}
     for node in reversed(nodes):
         for name in node.output:

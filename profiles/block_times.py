@@ -1,10 +1,10 @@
-"""What blocks cost, measured beside a reference block whose ratio is what is kept.
+"""Time blocks relative to a reference block; these ratios can be stored.
 
-Blocks are timed by the dozen in one file, each once in every run. Files follow one another over a minute or two, in
-which clocks and neighbours change; so each file also holds three copies of one reference block, and a block's time is
-known as a multiple of it. Such multiples can be kept from one day to the next, milliseconds cannot.
+Dozens of blocks are timed in one file, each once in every run. The files run one after the other over a minute or
+two, in which clocks and other programs change; so each file also holds three copies of one reference block, and a
+block's time is a multiple of it. Such multiples can be kept from one day to the next, milliseconds cannot.
 
-A file can be made into another one before it is timed, as into one in INT8.
+A file can be converted before it is timed, for example to INT8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REFERENCE = Block("Conv", (28, 28), 64, 64, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), ("Relu",))
 COPIES = 3
 MOST_WEIGHTS = 48_000_000
-"""Numbers in one file, so that it fits in memory twice while it is opened."""
+"""Largest count of weights in one file, so that it fits in memory twice while it is opened."""
 MOST_BLOCKS = 96
 ROUNDS = 12
 
@@ -36,7 +36,7 @@ _NAMED = re.compile(r"\bb(\d+)_")
 
 @dataclass(frozen=True)
 class BlockTimes:
-    """How many times as long as the reference each block takes, and how long that takes here."""
+    """Time of each block as a multiple of the reference's time, and the reference's time on this machine."""
 
     ratios: dict[Block, float]
     reference_ms: float
@@ -51,23 +51,26 @@ def time_blocks(
     made: Making = lambda feed, model: model,
     moved: Callable[[float], None] = lambda done: None,
 ) -> BlockTimes:
-    """Time every block. ``made``: what is timed, of a file of blocks and what it is fed; nodes that run a block keep
-    its name. ``moved`` is told the share that is done."""
+    """Time every block.
+
+    ``made`` converts a file of blocks, given its feed, to the file that is timed; the names of nodes must stay.
+    ``moved`` is called with the share that is done.
+    """
     ratios: dict[Block, float] = {}
     references: list[float] = []
-    wanted = list(dict.fromkeys(blocks))
-    for part in _parts(wanted):
+    distinct = list(dict.fromkeys(blocks))
+    for part in _parts(distinct):
         reference, times = _timed(part, threads, rounds, seconds_a_file, made)
         references.append(reference)
         ratios |= {block: time / reference for block, time in zip(part, times, strict=True)}
-        moved(len(ratios) / len(wanted))
+        moved(len(ratios) / len(distinct))
     if not references:
         references.append(_timed([], threads, rounds, seconds_a_file, made)[0])
     return BlockTimes(ratios, quantile(references, 0.5))
 
 
 def _parts(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """As many at a time as one file may hold; a single block may be larger."""
+    """Split the blocks into the contents of files, within the limits; a single block may be larger."""
     part: list[Block] = []
     weights = 0
     for block in blocks:
@@ -83,7 +86,7 @@ def _parts(blocks: Sequence[Block]) -> Iterator[list[Block]]:
 def _timed(
     blocks: Sequence[Block], threads: int, rounds: int, budget_s: float, made: Making
 ) -> tuple[float, list[float]]:
-    """The reference's milliseconds in this file, and those of each block."""
+    """Milliseconds of the reference in one file of these blocks, and of each block."""
     import numpy as np
 
     half = len(blocks) // 2
@@ -94,12 +97,12 @@ def _timed(
     times = node_times(made(feed, model), feed, threads=threads, rounds=rounds, budget_s=budget_s)
     samples = [[0.0] * len(times.runs_ms) for _ in batch]
     for node in times.nodes:
-        if named := _NAMED.search(node.name):
-            own = samples[int(named[1])]
+        if match := _NAMED.search(node.name):
+            block_samples = samples[int(match[1])]
             for place, sample in enumerate(node.samples_ms):
-                own[place] += sample
+                block_samples[place] += sample
     places = (0, half + 1, len(batch) - 1)
     reference = quantile([sample for place in places for sample in samples[place]], 0.5)
-    rest = [own for place, own in enumerate(samples) if place not in places]
-    # The clock ticks in microseconds: what takes less has taken about half of one.
-    return reference, [max(quantile(own, 0.5), 5e-4) for own in rest]
+    others = [block_samples for place, block_samples in enumerate(samples) if place not in places]
+    # The clock ticks in microseconds: a shorter time counts as half of one.
+    return reference, [max(quantile(block_samples, 0.5), 5e-4) for block_samples in others]

@@ -1,11 +1,11 @@
-"""The building blocks of an ONNX file: each product with constant weights, with the activation behind it.
+"""Building blocks of an ONNX file: each product with constant weights, and the activations behind it.
 
-A block can be made again at other widths, as a file of its own, so that what a width costs is known before any network
-of that width exists. Several blocks stand side by side in one file: every run then measures all of them, and each finds
-the caches as another block left them, which is how it is in a network.
+A block can be built again at other widths, as a separate file, to know the cost of a width before a network of that
+width exists. One file holds several blocks side by side: every run measures all of them, and each block starts with
+the caches as another block left them, as in a network.
 
-Left out: products of two things that are computed (attention), transposed convolutions and recurrent layers; ``None``
-stands in their place.
+Left out: products of two computed tensors (attention), transposed convolutions and recurrent layers; they are
+``None``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Shape = tuple[int, ...]
 ACTIVATIONS = frozenset(
     "Relu Clip LeakyRelu Sigmoid HardSigmoid HardSwish Tanh Elu Selu Gelu Softplus Mish Swish".split()
 )
-"""Operators of one input that runtimes fuse, or run in place, behind a product."""
+"""Operators of one input that runtimes fuse with the product before them, or run in place."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A convolution (``sides``: its input's) or a matrix product (``sides``: its rows), and how wide it is.
+    """A convolution (``sides``: of its input) or a matrix product (``sides``: its rows), with its widths.
 
-    ``out`` channels are written, and each reads ``inner`` of them: all channels, or those of its group.
+    It writes ``out`` channels, and each reads ``inner`` input channels: all of them, or those of its group.
     """
 
     op: str
@@ -47,23 +47,23 @@ class Block:
 
     @property
     def weights(self) -> int:
-        """How many numbers the product holds."""
+        """Count of numbers in the weight."""
         return self.out * self.inner * math.prod(self.kernel)
 
     def at(self, out: int, inner: int, groups: int) -> Block:
-        """The same at another width."""
+        """Return the same block at another width."""
         return replace(self, out=out, inner=inner, groups=groups)
 
 
 def blocks_of(path: Path, *, side: Sequence[int] = (), batch: int = 1) -> tuple[Block | None, ...]:
-    """The block of every product in the file, in its order. ``side``: sizes of free axes, as in `count_file`."""
+    """List the block of every product, in file order. ``side``: sizes of free axes, as in `count_file`."""
     return tuple(block for _, block in named_blocks(path, side=side, batch=batch))
 
 
 def named_blocks(
     path: Path, *, side: Sequence[int] = (), batch: int = 1
 ) -> tuple[tuple[str, Block | None], ...]:
-    """The same, each with the module whose weight it reads; in a file from elsewhere, with its node's name."""
+    """List the blocks with the module whose weight each reads; in a file of another exporter, with the node's name."""
     model = read_model(path)
     nodes, shapes = as_it_ran(path, model, list(side))
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -78,7 +78,7 @@ def named_blocks(
 
 
 def readers_of(model: Any) -> dict[str, list[Any]]:
-    """The nodes that read each value."""
+    """Map each tensor to the nodes that read it."""
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -97,21 +97,21 @@ def _block(
     weight = constants.get(node.input[1])
     if weight is None:
         return None
-    given = {each.name: each for each in node.attribute}
+    attributes = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type == "Conv":
         rank = len(weight) - 2
 
-        def numbers(name: str, usual: Shape) -> Shape:
-            return tuple(given[name].ints) if name in given else usual
+        def numbers(name: str, default: Shape) -> Shape:
+            return tuple(attributes[name].ints) if name in attributes else default
 
-        if "auto_pad" in given and given["auto_pad"].s not in (b"", b"NOTSET"):
+        if "auto_pad" in attributes and attributes["auto_pad"].s not in (b"", b"NOTSET"):
             return None
         return Block(
             "Conv",
             tuple(first[2:]),
             weight[0],
             weight[1],
-            given["group"].i if "group" in given else 1,
+            attributes["group"].i if "group" in attributes else 1,
             tuple(weight[2:]),
             numbers("strides", (1,) * rank),
             numbers("pads", (0,) * 2 * rank),
@@ -120,35 +120,35 @@ def _block(
             batch,
         )
     if node.op_type in ("Gemm", "MatMul") and len(weight) == 2:
-        turned = "transB" in given and bool(given["transB"].i)
-        out, inner = weight if turned else (weight[1], weight[0])
+        transposed = "transB" in attributes and bool(attributes["transB"].i)
+        out, inner = weight if transposed else (weight[1], weight[0])
         return Block("Gemm", (math.prod(first[:-1]),), out, inner, tail=tail, batch=batch)
     return None
 
 
 def tail_of(node: Any, readers: Mapping[str, list[Any]]) -> list[tuple[str, tuple[Any, ...]]]:
-    """The activations behind a product and their nodes, as long as nobody else reads what is between.
+    """List the activations behind a product, with their nodes, while no other node reads the tensors between.
 
-    A gate on itself is SiLU.
+    A tensor multiplied by its own sigmoid is SiLU.
     """
-    found: list[tuple[str, tuple[Any, ...]]] = []
+    tail: list[tuple[str, tuple[Any, ...]]] = []
     while True:
         next_nodes = readers.get(node.output[0], [])
-        kinds = sorted(each.op_type for each in next_nodes)
+        kinds = sorted(reader.op_type for reader in next_nodes)
         if kinds == ["Mul", "Sigmoid"]:
-            gate, product = sorted(next_nodes, key=lambda each: each.op_type != "Sigmoid")
+            gate, product = sorted(next_nodes, key=lambda reader: reader.op_type != "Sigmoid")
             if gate.output[0] in product.input and len(readers.get(gate.output[0], [])) == 1:
-                found.append(("SiLU", (gate, product)))
+                tail.append(("SiLU", (gate, product)))
                 node = product
                 continue
         if len(next_nodes) != 1 or kinds[0] not in ACTIVATIONS:
-            return found
+            return tail
         node = next_nodes[0]
-        found.append((kinds[0], (node,)))
+        tail.append((kinds[0], (node,)))
 
 
 def side_by_side(blocks: Sequence[Block]) -> tuple[bytes, dict[str, Shape]]:
-    """A file with all of these blocks, and the shapes of its inputs. What block 3 runs is named ``b3_...``."""
+    """Build a file with all of these blocks, and the shapes of its inputs. Nodes of block 3 are named ``b3_...``."""
     from onnx import TensorProto, helper
 
     nodes: list[Any] = []
@@ -161,7 +161,7 @@ def side_by_side(blocks: Sequence[Block]) -> tuple[bytes, dict[str, Shape]]:
         nodes += _nodes(number, block, name)
         weights += _weights(number, block)
         outputs.append(helper.make_empty_tensor_value_info(f"end{number}"))
-    if any("Clip" in block.tail for block in blocks):  # a runtime complains of what nothing reads
+    if any("Clip" in block.tail for block in blocks):  # a runtime warns about unused weights
         weights += _bounds()
     graph = helper.make_graph(
         nodes,
@@ -211,12 +211,12 @@ def _nodes(number: int, block: Block, reads: str) -> Iterator[Any]:
             yield node("Mul", [at, f"{written}gate"], written)
         elif kind == "Clip":
             yield node("Clip", [at, "low", "high"], written)
-        elif kind in ("Swish",):  # younger than the operator set that is written here
+        elif kind in ("Swish",):  # not in the opset that is written here
             yield node("HardSwish", [at], written)
         else:
             yield node(kind, [at], written)
         at = written
-    # What a network would read next is not to be paid for: one number for each channel leaves the file.
+    # Reduce the output to one number for each channel, so that writing it costs little.
     if block.op == "Gemm":
         yield helper.make_node("ReduceMax", [at], [f"end{number}"], keepdims=0)
     else:
@@ -237,7 +237,7 @@ def _weights(number: int, block: Block) -> list[Any]:
 
 
 def _bounds() -> list[Any]:
-    """Those of every `Clip`."""
+    """Bounds of every `Clip`."""
     import numpy as np
     from onnx import numpy_helper
 

@@ -1,12 +1,12 @@
-"""What a machine was doing while something was measured on it: load, clocks, heat, before and after.
+"""State of the machine before and after a measurement: load, clocks, heat.
 
     with watching() as watch:
         ...
     watch.conditions.reasons
 
-These are facts to record beside a number, and the few that forbid believing it. Nothing is set, and nothing runs in
-between, so what rose and fell within the block is only seen where the platform counts events. What it does not tell
-is None, never guessed: most virtual machines tell a load and a nominal clock, and no more.
+These are facts to record with a number; a few of them make the number invalid. Nothing is set, and nothing runs
+during the block, so a change that rises and falls within it is only seen where the platform counts events. Unknown
+facts are None, never guessed: most virtual machines report a load and a nominal clock, and no more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from compressor.profiling.reasons import Reason
 
 @dataclass(frozen=True)
 class Moment:
-    """One look at the machine. ``mhz`` has one number a core; ``throttle_counts`` one a counter, since the start."""
+    """State at one moment. ``mhz``: one number for each core; ``throttle_counts``: one for each counter, since boot."""
 
     load: float | None
     mhz: tuple[float, ...] | None
@@ -35,14 +35,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The machine before and after a measurement, and what follows from it."""
+    """The machine before and after a measurement, and the reasons and notes that follow."""
 
     before: Moment
     after: Moment
 
     @property
     def throttle_events(self) -> int | None:
-        """How often a core or a package slowed itself down to cool, as its worst counter has it.
+        """Number of times that a core or a package slowed down to cool, by the counter that rose most.
 
         The cores of a package all count the package's events, so a sum would count one event many times.
         """
@@ -53,23 +53,28 @@ class Conditions:
 
     @property
     def energy_mj(self) -> int | None:
-        """What the GPU used, other programs on it included. The counter moves about ten times a second."""
-        first, last = (None if each.gpu is None else each.gpu.energy_mj for each in (self.before, self.after))
+        """Millijoules used by the GPU, other programs included; the counter is updated about ten times a second."""
+        states = (self.before.gpu, self.after.gpu)
+        first, last = (None if state is None else state.energy_mj for state in states)
         return None if first is None or last is None else last - first
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        """Why what was measured meanwhile cannot be vouched for; empty where nothing speaks against it."""
-        found = []
+        """Reasons that make the measurement invalid; empty if there are none."""
+        reasons = []
         if events := self.throttle_events:
-            found.append(Reason("throttled", f"the processor slowed itself down to cool (events: {events})"))
-        if held := self._held_back & THROTTLED:
-            found.append(Reason("throttled", f"the GPU held its clocks down (NVML's reasons {held:#x})"))
-        return tuple(found)
+            reasons.append(
+                Reason("throttled", f"the processor slowed itself down to cool (events: {events})")
+            )
+        if held_back := self._held_back & THROTTLED:
+            reasons.append(
+                Reason("throttled", f"the GPU held its clocks down (NVML's reasons {held_back:#x})")
+            )
+        return tuple(reasons)
 
     @property
     def notes(self) -> tuple[Reason, ...]:
-        """What is worth saying beside the number."""
+        """Facts to report with the number; they do not make it invalid."""
         if not self._held_back & POWER_LIMITED:
             return ()
         return (Reason("power-limited", "the GPU ran at its power limit"),)
@@ -81,7 +86,7 @@ class Conditions:
         return first | last
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what is not known is null."""
+        """Plain JSON values; unknown facts are null."""
         return {
             "before": asdict(self.before),
             "after": asdict(self.after),
@@ -100,52 +105,52 @@ class Watch:
 
     @property
     def conditions(self) -> Conditions:
-        """What the machine was doing."""
+        """Conditions of the block, once it has ended."""
         if self.ended is None:
-            raise ProfileError("the conditions of a block are known once it has ended")
+            raise ProfileError("the conditions of a block are not known before it has ended")
         return self.ended
 
 
 @contextmanager
 def watching(*, gpu: int | None = 0, root: Path = Path("/")) -> Iterator[Watch]:
-    """Look at the machine before and after the block, also where it fails.
+    """Read the state of the machine before and after the block, also if the block fails.
 
-    ``gpu``: which one, as CUDA numbers them in this process; None where none takes part. ``root``: where the
-    system's own files are.
+    ``gpu``: index of the GPU as CUDA numbers them in this process; None if no GPU is used. ``root``: folder of the
+    system's files.
     """
     watch = Watch()
     library = None if gpu is None else load_library()
-    before = _look(library, gpu, root)
+    before = _moment(library, gpu, root)
     try:
         yield watch
     finally:
-        watch.ended = Conditions(before, _look(library, gpu, root))
+        watch.ended = Conditions(before, _moment(library, gpu, root))
 
 
-def _look(library: Any, gpu: int | None, root: Path) -> Moment:
+def _moment(library: Any, gpu: int | None, root: Path) -> Moment:
     state = None if library is None or gpu is None else gpu_state(library, gpu)
     return Moment(load_average(root), core_mhz(root), throttle_counts(root), state)
 
 
 def load_average(root: Path) -> float | None:
-    """How many tasks ran or waited to run, over the last minute."""
-    found = re.match(r"\d+\.\d+", _read(root / "proc/loadavg"))
-    return float(found[0]) if found else None
+    """Average number of tasks that ran or waited to run, over the last minute."""
+    match = re.match(r"\d+\.\d+", _read(root / "proc/loadavg"))
+    return float(match[0]) if match else None
 
 
 def core_mhz(root: Path) -> tuple[float, ...] | None:
-    """The clock of every core, from the frequency driver or, where there is none, from the list of processors."""
+    """Clock of every core, from the frequency driver or, if there is none, from the list of processors."""
     cpus = root / "sys/devices/system/cpu"
     paths = sorted(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"), key=_core)
-    told = [int(text) / 1e3 for path in paths if (text := _read(path).strip()).isdecimal()]
-    if not told:
+    clocks = [int(text) / 1e3 for path in paths if (text := _read(path).strip()).isdecimal()]
+    if not clocks:
         lines = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
-        told = [float(line) for line in lines]
-    return tuple(told) or None
+        clocks = [float(line) for line in lines]
+    return tuple(clocks) or None
 
 
 def throttle_counts(root: Path) -> dict[str, int] | None:
-    """How often each core and its package have slowed down to cool: ``cpu0/package`` -> 3."""
+    """Number of times that each core and its package slowed down to cool: ``cpu0/package`` -> 3."""
     cpus = root / "sys/devices/system/cpu"
     counts = {}
     for path in sorted(cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count"), key=_core):

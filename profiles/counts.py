@@ -1,20 +1,20 @@
-"""Multiply-adds, parameters and bytes of a network: exact numbers that no machine's load can move.
+"""Count multiply-adds, parameters and bytes of a network: exact numbers that do not depend on a machine's load.
 
 Counted are the products: convolution, matrix product, attention. Not counted: bias, normalisation,
-pooling, activations and the rest of the elementwise work. This is the convention of the numbers
-that torchvision publishes with its weights, and those are reproduced to their last digit.
+pooling, activations and other elementwise work. This is the convention of the numbers that
+torchvision publishes with its weights, which are reproduced to their last digit.
 ``macs`` counts multiply-adds; ``flops`` is always twice that.
 
 The network runs once on the *meta* device, where tensors have a shape and no data. That costs
-milliseconds whatever the size of the network, and it sees attention: on real CPU tensors
-`nn.MultiheadAttention` takes a fused kernel that counts as nothing (36 % of ViT-B/16). Code that
-looks at values cannot run there; it runs on a CPU copy with the fused kernels off, and
+milliseconds for any size of network, and it includes attention: on real CPU tensors
+`nn.MultiheadAttention` uses a fused kernel that counts as zero (36 % of ViT-B/16). Code that
+reads values cannot run on *meta*; it runs on a CPU copy with the fused kernels off, and
 ``Counts.counter`` says so.
 
-Activation memory is watched in the same run; ``activations`` defines it.
+Activation memory is measured in the same run; ``activations`` defines it.
 
 Left out: the work of third-party operators (they count as zero), the caller's hooks (they do not
-run), and TorchScript, which refuses the hooks that we count with.
+run), and TorchScript, which refuses the hooks that counting needs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Device = Literal["meta", "cpu"]
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One module's own share. ``output_shape`` is None when its forward never ran.
+    """One module's own share, without its children. ``output_shape`` is None if its forward never ran.
 
-    ``activation_bytes`` is not a share: all that lives while the module works, whoever wrote it.
+    ``activation_bytes`` is not a share: it is all the memory in use while the module runs.
     """
 
     name: str
@@ -59,8 +59,8 @@ class Counts:
     """The cost of one sample. The layers' ``macs`` and ``params`` sum exactly to the totals.
 
     ``bytes`` is the memory of parameters and buffers, ``activation_bytes`` the most that all other
-    tensors need at once (`profiles.activations` says how that is counted). ``counter`` is where the copy ran, and
-    ``fallback_reason`` is why it could not be the meta device.
+    tensors need at once (`profiles.activations` defines it). ``counter`` is the device on which the copy ran, and
+    ``fallback_reason`` the reason why it was not the meta device.
     """
 
     macs: int
@@ -84,12 +84,12 @@ def count(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Counts:
     """Count one forward pass of one sample, in eval mode, on a copy of ``module``.
 
     The first dimension of the first input is the batch; it is cut to 1, and so is the first
-    dimension of every other input that has the same size. ``Counts.input_shapes`` says what ran.
+    dimension of every other input that has the same size. ``Counts.input_shapes`` has the shapes that ran.
     """
     inputs = _one_sample(example_inputs)
     try:
         return _count_on("meta", module, inputs, reason=None)
-    except Exception as on_meta:  # whatever the network's own code may raise without data
+    except Exception as on_meta:  # the network's own code may raise anything without data
         try:
             return _count_on("cpu", module, inputs, reason=_first_line(on_meta))
         except Exception as on_cpu:
@@ -118,33 +118,33 @@ def _count_on(device: Device, module: nn.Module, inputs: tuple[Tensor, ...], rea
 
 
 def _copy_to(device: Device, module: nn.Module) -> nn.Module:
-    """A deep copy whose tensors were born on ``device``, without the caller's hooks.
+    """Make a deep copy with its tensors created on ``device``, without the caller's hooks.
 
-    What `copy.deepcopy` would find is put into its memo beforehand. So no weight is copied only
-    to be thrown away, sharing survives, and a hook (often a closure over somebody's statistics)
-    never sees our run. A weight that a hook computes, as for pruning masks, is an attribute of
-    the module by then and is copied like any other tensor.
+    All tensors and hooks are put into the memo of `copy.deepcopy` beforehand. So no weight is copied
+    only to be discarded, shared tensors stay shared, and a hook (often a closure over somebody's
+    statistics) is not called by this run. A weight that a hook computes, as for pruning masks, is an
+    attribute of the module by then and is copied like any other tensor.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():
-        for held in (part._parameters, part._buffers, vars(part)):
-            for value in held.values():
+        for attributes in (part._parameters, part._buffers, vars(part)):
+            for value in attributes.values():
                 if isinstance(value, Tensor) and id(value) not in memo:
-                    memo[id(value)] = _born_on(device, value)
+                    memo[id(value)] = _created_on(device, value)
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             memo[id(hooks)] = OrderedDict()
     return copy.deepcopy(module, memo)
 
 
-def _born_on(device: Device, tensor: Tensor) -> Tensor:
+def _created_on(device: Device, tensor: Tensor) -> Tensor:
     data = tensor.detach()
-    born = torch.empty_like(data, device="meta") if device == "meta" else data.to("cpu", copy=True)
-    return nn.Parameter(born, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else born
+    created = torch.empty_like(data, device="meta") if device == "meta" else data.to("cpu", copy=True)
+    return nn.Parameter(created, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else created
 
 
 @contextmanager
 def _every_product_visible() -> Iterator[None]:
-    """Fused kernels off: the fast path of attention, SDPA and LSTM on a CPU count as nothing."""
+    """Turn off fused kernels: the fast path of attention, SDPA and LSTM on a CPU would count as zero."""
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     onednn = torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
@@ -171,7 +171,7 @@ VECTOR_PRODUCTS: Mapping[Any, Any] = {
 
 @dataclass(frozen=True)
 class _Ran:
-    """Each module's own multiply-adds (its children's apart), the shape of its output, and the memory."""
+    """Multiply-adds of each module without its children, the shape of its output, and the memory of the run."""
 
     macs: Mapping[nn.Module, int]
     shapes: Mapping[nn.Module, Shape | None]
@@ -185,7 +185,7 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Ran:
     counter = FlopCounterMode(display=False, custom_mapping=dict(VECTOR_PRODUCTS))
 
     def settle() -> None:
-        """What was counted since the last border belongs to the innermost running module."""
+        """Add the count since the last call to the innermost running module."""
         flops[running[-1]] += counter.get_total_flops() - flops.total()
 
     def enter(entered: nn.Module, args: object) -> None:
@@ -203,13 +203,13 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Ran:
     with counter, Watch(inputs, lambda: running[-1]) as watch:
         output = module(*inputs)
         settle()
-    return _Ran({part: share // 2 for part, share in flops.items()}, shapes, watch.found(output))
+    return _Ran({part: share // 2 for part, share in flops.items()}, shapes, watch.memory(output))
 
 
 def _layers(module: nn.Module, ran: _Ran) -> Iterator[LayerCount]:
-    """Leaves that ran, and every module with parameters or multiply-adds of its own.
+    """List leaves that ran, and every module with its own parameters or multiply-adds.
 
-    A shared module has one row, a shared parameter belongs to its first owner.
+    A shared module has one row, a shared parameter counts for its first owner.
     """
     owned: set[int] = set()
     for name, part in module.named_modules():
@@ -238,7 +238,7 @@ def _one_sample(example_inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _shape(output: object) -> Shape | None:
-    """The shape of the first tensor in what a forward returned."""
+    """Shape of the first tensor in the result of a forward."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, Mapping):

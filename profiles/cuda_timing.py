@@ -1,7 +1,7 @@
-"""A call on a GPU, with what the host's clock cannot tell: the GPU's own time, and whether the host held it up.
+"""Time a call on a GPU: the GPU's own time, the time to enqueue the work, memory and energy.
 
-Every call is enqueued between two events and waited for, so `measure` sees the latency that a user sees, and the
-samples of the GPU belong to the same rounds. Memory and energy need passes of their own. Clocks are never set.
+Every call is enqueued between two events and waited for, so `measure` times the latency that a user sees, and the
+samples of the GPU belong to the same rounds. Memory and energy need separate passes. Clocks are never set.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from compressor.profiling.nvml import gpu_state, load_library
 from compressor.profiling.timing import quantile
 
 LAUNCH_BOUND = 0.8
-# The energy counter moves about ten times a second; over five seconds that is an error of two per cent.
+"""Share of the GPU's time that the host needs to enqueue, from which the host is the limit."""
+# The energy counter is updated about ten times a second; over five seconds that is an error of two per cent.
 ENERGY_WINDOW_S = 5.0
 
 
 @dataclass(frozen=True)
 class GpuTiming:
-    """Every sample of the GPU's own time, and of the time that the host took to hand the work over."""
+    """All samples of the GPU's own time, and of the host's time to enqueue the work."""
 
     gpu_ms: tuple[float, ...]
     enqueue_ms: tuple[float, ...]
 
     @property
     def launch_bound(self) -> bool:
-        """Whether the GPU waits for the host: a smaller network would not be faster, a CUDA graph might."""
+        """True if the GPU waits for the host: a smaller network would not be faster, a CUDA graph might."""
         return quantile(self.enqueue_ms, 0.5) > LAUNCH_BOUND * quantile(self.gpu_ms, 0.5)
 
     def to_dict(self) -> dict[str, object]:
@@ -42,7 +43,7 @@ class GpuTiming:
 
 
 class CudaCall:
-    """A candidate for `measure`. The rule between calls: each adds one sample, warm-up included."""
+    """A candidate for `measure`. Each call adds one sample, warm-up included."""
 
     def __init__(
         self, enqueue: Callable[[], object], memory_bytes: int | None = None, held: object = None
@@ -50,7 +51,7 @@ class CudaCall:
         import torch
 
         self.enqueue, self.memory_bytes = enqueue, memory_bytes
-        self.held = held  # whatever must stay where it is as long as the call may be made
+        self.held = held  # objects that must exist as long as the call is used
         self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.samples: list[tuple[float, float]] = []
 
@@ -59,26 +60,27 @@ class CudaCall:
         self.start.record()
         self.enqueue()
         self.end.record()
-        handed_over = time.perf_counter_ns()
+        enqueued = time.perf_counter_ns()
         self.end.synchronize()
-        self.samples.append((self.start.elapsed_time(self.end), (handed_over - began) / 1e6))
+        self.samples.append((self.start.elapsed_time(self.end), (enqueued - began) / 1e6))
 
     def last(self, calls: int) -> GpuTiming:
-        """The samples of the last so many calls."""
+        """Samples of the last ``calls`` calls."""
         gpu, enqueue = zip(*self.samples[-calls:], strict=True)
         return GpuTiming(gpu, enqueue)
 
 
 def as_graph(enqueue: Callable[[], object]) -> Callable[[], object]:
-    """The same work recorded once as a CUDA graph; each call replays it. Inputs and results stay where they are."""
+    """Record the work once as a CUDA graph, which each call replays. Addresses of inputs and results stay the same."""
     import torch
 
-    apart = torch.cuda.Stream()
-    apart.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(apart):
-        for _ in range(3):  # libraries allocate and choose kernels on first use, which no graph may record
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
+        # On first use libraries allocate memory and choose kernels, which a graph must not record.
+        for _ in range(3):
             enqueue()
-    torch.cuda.current_stream().wait_stream(apart)
+    torch.cuda.current_stream().wait_stream(side_stream)
     graph: Any = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         enqueue()
@@ -86,7 +88,7 @@ def as_graph(enqueue: Callable[[], object]) -> Callable[[], object]:
 
 
 def peak_bytes(enqueue: Callable[[], object]) -> int:
-    """What torch allocates on the GPU for one call, beyond what was there before it: weights are not in it."""
+    """Bytes that torch allocates on the GPU for one call, beyond those before it: weights are not included."""
     import torch
 
     enqueue()
@@ -99,7 +101,7 @@ def peak_bytes(enqueue: Callable[[], object]) -> int:
 
 
 def energy_mj(call: Callable[[], object], gpu: int = 0) -> float | None:
-    """Millijoules of the whole GPU for one call, other programs on it included; None where nothing counts them."""
+    """Millijoules of the whole GPU for one call, other programs included; None if there is no counter."""
     library = load_library()
     first = gpu_state(library, gpu) if library is not None else None
     if first is None or first.energy_mj is None:

@@ -1,8 +1,8 @@
-"""The steps that a device works in: widths between them cost as much as the next step, or more.
+"""Granule of a device: the step of widths; widths between two steps cost as much as the next step, or more.
 
-A runtime lays channels out in blocks of eight or sixteen, and what does not fill a block is padded or goes another,
-slower way: 63 channels cost more than 64. So the step is probed, and layers that miss it are named, with what that
-costs.
+A runtime stores channels in blocks of eight or sixteen, and channels that do not fill a block are padded or take
+slower code: 63 channels cost more than 64. So the step is measured, and layers whose width is no multiple of it are
+named with the extra cost.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from compressor.profiling.block_times import REFERENCE, time_blocks
 from compressor.profiling.blocks import Block, named_blocks
 
 STEPS = (1, 2, 4, 8, 16)
-"""Granules that are looked for; 32 is what a device has that charges for everything below."""
+"""Granules to test for; a device on which none of them saves time has 32."""
 BASES = (32, 48, 64)
 NARROW = 16
-"""Channels below which nothing is said about a width."""
+"""Number of channels below which a width is not reported."""
 WORTH_SAYING = 1.03
+"""Ratio of times from which a wasteful width is reported."""
 
 
 def _square(width: int) -> Block:
@@ -28,30 +29,30 @@ def _square(width: int) -> Block:
 
 GRANULE_BLOCKS = tuple(
     _square(width)
-    for width in sorted({base + each for base in BASES for step in STEPS for each in (step, 2 * step)})
+    for width in sorted({base + more for base in BASES for step in STEPS for more in (step, 2 * step)})
 )
-"""Widths one more than a multiple of twice each step, and the next such multiple."""
+"""Blocks whose width is a base plus one step, or plus two, for every step."""
 
 
 def granule_from(ratios: Mapping[Block, float]) -> int:
-    """The least step of which most widths are worth something: each costs clearly less than every wider one."""
+    """Smallest step at which most widths save time: they cost clearly less than every wider one."""
     times = {block.out: ratios[block] for block in GRANULE_BLOCKS}
     for step in STEPS:
-        worth = sum(_is_worth(base + step, times) for base in BASES)
-        if 2 * worth > len(BASES):
+        savings = sum(_saves_time(base + step, times) for base in BASES)
+        if 2 * savings > len(BASES):
             return step
     return 2 * STEPS[-1]
 
 
-def _is_worth(width: int, times: Mapping[int, float]) -> bool:
-    """Work goes with the square of the width; a third of what that promises has to be saved."""
+def _saves_time(width: int, times: Mapping[int, float]) -> bool:
+    """True if ``width`` saves at least a third of what the square of the width predicts, against every wider one."""
     wider = (other for other in times if other > width)
     return all(times[other] / times[width] > 1 + ((other / width) ** 2 - 1) / 3 for other in wider)
 
 
 @dataclass(frozen=True)
 class Waste:
-    """A layer whose width misses the step: ``more`` is what it costs beyond the next multiple, as a share."""
+    """A layer whose width is no multiple of the step; ``more``: its extra cost as a share of the next multiple's."""
 
     layer: str
     width: int
@@ -69,7 +70,7 @@ class Waste:
 def wasteful_widths(
     path: Path, *, side: Sequence[int] = (), batch: int = 1, threads: int = 1, multiple: int = 8
 ) -> tuple[Waste, ...]:
-    """Layers of a file that would be faster with more channels; both widths are measured as blocks of their own."""
+    """List the layers of a file that would be faster with more channels; both widths are measured as blocks."""
     pairs = [
         (name, block, _rounded(block, multiple))
         for name, block in named_blocks(path, side=side, batch=batch)
@@ -78,7 +79,7 @@ def wasteful_widths(
     if not pairs:
         return ()
     times = time_blocks(
-        [each for _, block, wider in pairs for each in (block, wider)], threads=threads
+        [either for _, block, wider in pairs for either in (block, wider)], threads=threads
     ).ratios
     return tuple(
         Waste(name, block.out, wider.out, times[block] / times[wider] - 1)

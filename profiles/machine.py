@@ -1,9 +1,9 @@
-"""Which machine a number was measured on, as a dict that survives JSON.
+"""Fingerprint of the machine on which a number was measured, as a dict of JSON values.
 
 A latency means nothing without it, and two latencies may be compared as absolute numbers only
-where these dicts agree. What a platform does not tell is None or left empty, never guessed.
-Nothing is imported to learn its version: importing torch takes seconds and changes threads.
-Left out: clocks, temperatures and load, which change while one looks.
+if these dicts agree. Unknown facts are None or empty, never guessed. No package is imported to
+find its version: importing torch takes seconds and changes threads.
+Left out: clocks, temperatures and load, which change all the time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime")
 
-# Instruction sets that choose the kernels of a runtime -> the flags that systems call them by.
+# Instruction sets by which a runtime chooses its kernels -> the names of their flags on different systems.
 INSTRUCTION_SETS = {
     "avx2": ("avx2",),
     "avx512": ("avx512f",),
@@ -48,16 +48,16 @@ def fingerprint() -> dict[str, object]:
 
 def cpu_model(cpuinfo: str) -> str | None:
     """The processor's name; on a small Arm board, where it has none, the name of the board."""
-    if named := re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
-        return named[1].strip()
+    if match := re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
+        return match[1].strip()
     board = _read("/proc/device-tree/model").strip("\0\n ")
     return board or _sysctl("machdep.cpu.brand_string") or platform.processor() or None
 
 
 def instruction_sets(cpuinfo: str, architecture: str) -> list[str]:
-    """Those of `INSTRUCTION_SETS` that the processor has."""
-    listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    flags = set(listed[1].split()) if listed else _macos_flags()
+    """List the names in `INSTRUCTION_SETS` that the processor has."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = set(match[1].split()) if match else _macos_flags()
     if architecture.lower() in ("arm64", "aarch64"):
         flags.add("neon")  # part of the 64-bit architecture, whatever the system lists
     return [name for name, spellings in INSTRUCTION_SETS.items() if flags & set(spellings)]
@@ -69,7 +69,7 @@ def _macos_flags() -> set[str]:
 
 
 def _usable_cores() -> int | None:
-    """The cores this process may run on: in a container often fewer than the machine has."""
+    """Number of cores that this process may use: in a container often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
@@ -105,8 +105,8 @@ def _torch_facts() -> dict[str, object]:
 
 
 def _nvidia_driver() -> str | None:
-    found = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", _read("/proc/driver/nvidia/version"))
-    return found[0] if found else None
+    match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", _read("/proc/driver/nvidia/version"))
+    return match[0] if match else None
 
 
 def _read(path: str) -> str:
@@ -120,5 +120,5 @@ def _sysctl(key: str) -> str:
     """One fact from macOS; an empty string anywhere else."""
     if sys.platform != "darwin":
         return ""
-    asked = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    finished = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return finished.stdout.strip()

@@ -1,7 +1,7 @@
-"""The steps of a module's forward pass, watched operator by operator; what they mean is in ``activations``.
+"""Record the steps of a module's forward pass, operator by operator; ``activations`` defines a step.
 
-A tensor is known by its storage, so a view is what it looks at, and an operator in place writes nothing new. Only what
-is computed from the inputs is followed: arithmetic on weights and sizes can be done beforehand.
+A tensor is identified by its storage, so a view is the same as its base, and an operator in place writes nothing new.
+Only tensors computed from the inputs are recorded: arithmetic on weights and sizes can be done beforehand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from compressor.profiling.activations import Activations, Step, activations
 
 aten = torch.ops.aten
 
-# Elementwise in inference, and without torch's tag for it.
+# Elementwise in inference, but without torch's tag for it.
 ALSO_ELEMENTWISE = frozenset(
     {
         aten.native_batch_norm.default,
@@ -30,19 +30,19 @@ ALSO_ELEMENTWISE = frozenset(
 
 
 class Watch(TorchDispatchMode):
-    """While it is active every operator becomes a step of the layer that ``running`` names."""
+    """Record every operator while active, as a step of the layer that ``running`` returns."""
 
     def __init__(self, inputs: tuple[Tensor, ...], running: Callable[[], Hashable]) -> None:
         super().__init__()
         self.running = running
         self.steps: list[Step] = []
-        # Weak references keep the address from being given to another storage, and not the data.
+        # A weak reference keeps the address from being used for another storage, but does not keep the data.
         self.sizes: dict[StorageWeakRef, int] = {}
-        self.given = [self._follow(tensor) for tensor in inputs]
+        self.inputs = [self._follow(tensor) for tensor in inputs]
 
-    def found(self, output: object) -> Activations:
-        """The memory of all that was watched, if ``output`` is what the network returned."""
-        return activations(self.steps, self.sizes, self.given, self._known(output))
+    def memory(self, output: object) -> Activations:
+        """Memory of all recorded steps; ``output``: the result of the network."""
+        return activations(self.steps, self.sizes, self.inputs, self._known(output))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -50,7 +50,7 @@ class Watch(TorchDispatchMode):
         if reads:
             fresh = [tensor for tensor in tensors_in(result) if _storage(tensor) not in self.sizes]
             writes = frozenset(self._follow(tensor) for tensor in fresh)
-            if writes or func._schema.is_mutable:  # otherwise a view
+            if writes or func._schema.is_mutable:  # otherwise the result is a view
                 self.steps.append(Step((self.running(),), reads, writes, _elementwise(func, args)))
         return result
 
@@ -68,11 +68,11 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from tensors_in(each)
+        for item in value.values():
+            yield from tensors_in(item)
     elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from tensors_in(each)
+        for item in value:
+            yield from tensors_in(item)
 
 
 def _storage(tensor: Tensor) -> StorageWeakRef:

@@ -1,9 +1,9 @@
-"""How long each node of an ONNX file takes inside whole runs, by ONNX Runtime's own clock.
+"""Time of each node of an ONNX file inside whole runs, by ONNX Runtime's profiler.
 
-Nodes are timed where they stand: fused as the runtime fuses them, in its own layout, with the caches as the node
-before left them. A node that is run alone in a loop looks faster than it is in the network. The profiler costs about
-one microsecond a node, its clock ticks in microseconds, and it knows wall time only: so these times are good for
-shares, for comparing widths and for finding what is slow, and a claim about the whole network is measured without it.
+Nodes are timed in the network: fused as the runtime fuses them, in its own layout, with the caches as the previous
+node left them. A node that runs alone in a loop looks faster than it is in the network. The profiler costs about
+one microsecond a node, its clock ticks in microseconds, and it has wall time only: so these times are good for
+shares, for comparing widths and for finding slow nodes; the time of the whole network is measured without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WARM_UP_RUNS = 2
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node as it ran. ``samples_ms``: one for every run. A fused node has the name of its last part."""
+    """One node that ran. ``samples_ms``: one for every run. A fused node has the name of its last part."""
 
     name: str
     op: str
@@ -43,14 +43,14 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class NodeTimes:
-    """Every node in the order of execution, and the whole runs that they are parts of."""
+    """All nodes in the order of execution, and the times of the whole runs."""
 
     nodes: tuple[NodeTime, ...]
     runs_ms: tuple[float, ...]
 
     @property
     def unattributed_ms(self) -> float:
-        """What the usual run takes beyond its nodes."""
+        """Median run minus the medians of its nodes."""
         return quantile(self.runs_ms, 0.5) - sum(node.median_ms for node in self.nodes)
 
 
@@ -62,12 +62,12 @@ def node_times(
     rounds: int = 20,
     budget_s: float | None = None,
 ) -> NodeTimes:
-    """Run an ONNX file (or one in memory) ``rounds`` times, after two runs that do not count.
+    """Time the nodes of an ONNX file (or of one in memory) in ``rounds`` runs, after two warm-up runs.
 
-    ``budget_s``: no further run starts once it is used up, except that five always run.
+    ``budget_s``: seconds after which no further run starts, except that five always run.
     """
     if rounds < 1:
-        raise ProfileError(f"cannot time nodes in {rounds} rounds", "at least one is needed")
+        raise ProfileError(f"cannot time nodes in {rounds} rounds", "give at least one round")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -79,8 +79,8 @@ def node_times(
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
-            given = model if isinstance(model, bytes) else str(model)
-            session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+            source = model if isinstance(model, bytes) else str(model)
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             runs = 0
             deadline = time.monotonic() + budget_s if budget_s is not None else None
             while runs < rounds + WARM_UP_RUNS:
@@ -95,9 +95,9 @@ def node_times(
 
 
 def _gathered(events: Iterable[Mapping[str, Any]], runs: int) -> NodeTimes:
-    """Nodes that ran once in every run; those inside loops and branches belong to the node around them."""
+    """Collect the nodes that ran once in every run; nodes inside loops and branches count for the node around them."""
     samples: dict[tuple[int, str], list[float]] = {}
-    about: dict[tuple[int, str], tuple[str, Shape]] = {}
+    descriptions: dict[tuple[int, str], tuple[str, Shape]] = {}
     whole: list[float] = []
     for event in events:
         if event["name"] == "model_run":
@@ -105,10 +105,10 @@ def _gathered(events: Iterable[Mapping[str, Any]], runs: int) -> NodeTimes:
         elif event["name"].endswith("_kernel_time"):
             facts = event["args"]
             key = (int(facts["node_index"]), event["name"].removesuffix("_kernel_time"))
-            about.setdefault(key, (facts["op_name"], _shape(facts)))
+            descriptions.setdefault(key, (facts["op_name"], _shape(facts)))
             samples.setdefault(key, []).append(event["dur"] / 1e3)
     nodes = (
-        NodeTime(key[1], *about[key], tuple(times[WARM_UP_RUNS:]))
+        NodeTime(key[1], *descriptions[key], tuple(times[WARM_UP_RUNS:]))
         for key, times in samples.items()
         if len(times) == runs
     )
@@ -116,7 +116,7 @@ def _gathered(events: Iterable[Mapping[str, Any]], runs: int) -> NodeTimes:
 
 
 def _shape(facts: Mapping[str, Any]) -> Shape:
-    """The shape of the first output that is a tensor."""
+    """Shape of the first output that is a tensor."""
     for typed in facts.get("output_type_shape", ()):
         for sizes in typed.values():
             return tuple(int(size) for size in sizes)

@@ -1,8 +1,8 @@
-"""What one NVIDIA GPU says of itself: clocks, temperature, power, energy, and what holds its clocks down.
+"""State of one NVIDIA GPU, by NVML: clocks, temperature, power, energy, and the reasons for low clocks.
 
-NVIDIA's management library comes with the driver, so it is called as it is, through ctypes: no package to install, no
-CUDA context, nothing set or locked. A question that a device does not answer (a slice of a GPU has no power meter of
-its own) is None. Left out: every other vendor, and sampling while the work runs.
+NVIDIA's management library comes with the driver and is called through ctypes: no package to install, no CUDA
+context, nothing is set or locked. A value that a device does not have (a slice of a GPU has no power meter) is None.
+Left out: other vendors, and sampling while the work runs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ SM_CLOCK, MEMORY_CLOCK, DIE = 1, 2, 0
 THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
 """Hardware slow-down, software thermal, hardware thermal, hardware power brake."""
 POWER_LIMITED = 0x4
+"""Software power cap."""
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """One moment. ``held_back`` is NVML's bit mask of what holds the clocks down; ``energy_mj`` counts up forever."""
+    """State at one moment. ``held_back``: NVML's bit mask of reasons for low clocks; ``energy_mj``: a running total."""
 
     name: str | None
     sm_mhz: int | None
@@ -35,7 +36,7 @@ class GpuState:
 
 
 def load_library() -> Any:
-    """The library, started; None where there is no NVIDIA driver."""
+    """Load and initialise the library; None if there is no NVIDIA driver."""
     for name in LIBRARIES:
         try:
             library = ctypes.CDLL(name)
@@ -46,50 +47,54 @@ def load_library() -> Any:
 
 
 def gpu_state(library: Any, index: int) -> GpuState | None:
-    """The state of the GPU that this process knows as ``index``; None if there is none."""
+    """Read the state of the GPU that has the number ``index`` in this process; None if there is none."""
     handle = ctypes.c_void_p()
     place = visible_as(index, os.environ)
     if isinstance(place, int):
-        found = library.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
+        status = library.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
     else:
-        found = library.nvmlDeviceGetHandleByUUID(place.encode(), ctypes.byref(handle))
-    if found != 0:
+        status = library.nvmlDeviceGetHandleByUUID(place.encode(), ctypes.byref(handle))
+    if status != 0:
         return None
-    ask = _Asking(library, handle)
-    power_mw = ask.number(ctypes.c_uint, "nvmlDeviceGetPowerUsage")
-    held_back = ask.number(ctypes.c_ulonglong, "nvmlDeviceGetCurrentClocksEventReasons")
-    if held_back is None:  # its name before driver 535
-        held_back = ask.number(ctypes.c_ulonglong, "nvmlDeviceGetCurrentClocksThrottleReasons")
+    query = _Query(library, handle)
+    power_mw = query.number(ctypes.c_uint, "nvmlDeviceGetPowerUsage")
+    held_back = query.number(ctypes.c_ulonglong, "nvmlDeviceGetCurrentClocksEventReasons")
+    if held_back is None:  # the name of the function before driver 535
+        held_back = query.number(ctypes.c_ulonglong, "nvmlDeviceGetCurrentClocksThrottleReasons")
     return GpuState(
-        ask.name(),
-        ask.number(ctypes.c_uint, "nvmlDeviceGetClockInfo", SM_CLOCK),
-        ask.number(ctypes.c_uint, "nvmlDeviceGetClockInfo", MEMORY_CLOCK),
-        ask.number(ctypes.c_uint, "nvmlDeviceGetTemperature", DIE),
+        query.name(),
+        query.number(ctypes.c_uint, "nvmlDeviceGetClockInfo", SM_CLOCK),
+        query.number(ctypes.c_uint, "nvmlDeviceGetClockInfo", MEMORY_CLOCK),
+        query.number(ctypes.c_uint, "nvmlDeviceGetTemperature", DIE),
         None if power_mw is None else power_mw / 1e3,
         held_back,
-        ask.number(ctypes.c_ulonglong, "nvmlDeviceGetTotalEnergyConsumption"),
+        query.number(ctypes.c_ulonglong, "nvmlDeviceGetTotalEnergyConsumption"),
     )
 
 
 def visible_as(index: int, environment: Mapping[str, str]) -> int | str:
-    """NVML's name for the GPU that CUDA calls ``index``: it does not know what the environment hides."""
-    chosen = [each.strip() for each in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
-    if index >= len(chosen):
+    """NVML's index or UUID of CUDA's GPU ``index``: NVML ignores ``CUDA_VISIBLE_DEVICES``."""
+    visible = [
+        name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()
+    ]
+    if index >= len(visible):
         return index
-    return int(chosen[index]) if chosen[index].isdecimal() else chosen[index]
+    return int(visible[index]) if visible[index].isdecimal() else visible[index]
 
 
 @dataclass(frozen=True)
-class _Asking:
+class _Query:
+    """Calls of the library about one device; None for a value that it does not have."""
+
     library: Any
     handle: ctypes.c_void_p
 
-    def number(self, kind: type[Any], question: str, *which: int) -> int | None:
-        answer = kind()
-        function = getattr(self.library, question, None)
-        if function is None or function(self.handle, *which, ctypes.byref(answer)) != 0:
+    def number(self, kind: type[Any], function_name: str, *arguments: int) -> int | None:
+        value = kind()
+        function = getattr(self.library, function_name, None)
+        if function is None or function(self.handle, *arguments, ctypes.byref(value)) != 0:
             return None
-        return int(answer.value)
+        return int(value.value)
 
     def name(self) -> str | None:
         text = ctypes.create_string_buffer(96)

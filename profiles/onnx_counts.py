@@ -1,9 +1,9 @@
-"""Multiply-adds, numbers and operators of an ONNX file, by the same convention as for a module.
+"""Count multiply-adds, parameters and operators of an ONNX file, by the same convention as for a module.
 
-The file runs once, on zeros, one sample, as it was written (no optimisation), and ONNX Runtime's own profile says what
-shape every product had. Inferring shapes from the file would be quicker and fails wherever sizes are computed in the
-graph, as exporters with a free batch like to do. Counted are convolutions, matrix products and recurrent layers; an
-operator that multiplies and is not in ``PRODUCTS`` costs nothing here, so ``operators`` lists them all.
+The file runs once, on one sample of zeros, as it was written (no optimisation), and ONNX Runtime's profile gives the
+shape of every product. Inferring shapes from the file would be faster, but fails if sizes are computed in the graph,
+as exporters often do with a free batch. Convolutions, matrix products and recurrent layers are counted; an operator
+that multiplies and is not in ``PRODUCTS`` counts as zero, so ``operators`` lists all operators.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class NodeCount:
-    """One multiplying node; ``width`` is the number of channels that it writes.
+    """One product; ``width`` is the number of channels that it writes.
 
-    ``activation_bytes`` is all that lives while it works, and None where that of the file is.
+    ``activation_bytes`` is the memory in use while it runs; None if that of the file is None.
     """
 
     name: str
@@ -42,8 +42,8 @@ class NodeCount:
 class FileCounts:
     """The cost of one sample. ``params`` are the floating-point constants that the file holds.
 
-    ``activation_bytes`` is counted as for a module (`profiles.activations`). It is None where the shape of
-    a tensor is not to be had: with loops and branches in the file.
+    ``activation_bytes`` is counted as for a module (`profiles.activations`). It is None if the shape of
+    a tensor is unknown: with loops and branches in the file.
     """
 
     macs: int
@@ -63,7 +63,7 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class _Ran:
-    """A node as it ran: the shapes of its constants, of the first thing that it read, and of what it wrote."""
+    """A node that ran: the shapes of its constants, of its first input, and of its output."""
 
     node: Any
     constants: Mapping[str, Shape]
@@ -75,7 +75,7 @@ class _Ran:
 
 
 def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
-    """Count one pass of one sample. ``side``: the sizes of free axes behind the batch, in order."""
+    """Count one pass of one sample. ``side``: sizes of the free axes after the batch, in order."""
     import onnx
 
     model = read_model(path)
@@ -91,16 +91,16 @@ def count_file(path: Path, *, side: Sequence[int] = ()) -> FileCounts:
             raise ProfileError(
                 f"cannot count `{path}`: node `{node.name or node.output[0]}` ({node.op_type}) has no constant weight"
             ) from error
-        living = memory.by_layer.get(node.output[0]) if memory else None
-        layers.append(NodeCount(node.name or node.output[0], node.op_type, macs, width, living))
+        in_use = memory.by_layer.get(node.output[0]) if memory else None
+        layers.append(NodeCount(node.name or node.output[0], node.op_type, macs, width, in_use))
     kinds = onnx.TensorProto
     floating = {kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
-    held = (tensor for tensor in model.graph.initializer if tensor.data_type in floating)
-    beside = path.with_name(f"{path.name}.data")
+    weights = (tensor for tensor in model.graph.initializer if tensor.data_type in floating)
+    weights_file = path.with_name(f"{path.name}.data")
     return FileCounts(
         macs=sum(layer.macs for layer in layers),
-        params=sum(math.prod(tensor.dims) for tensor in held),
-        bytes=path.stat().st_size + (beside.stat().st_size if beside.exists() else 0),
+        params=sum(math.prod(tensor.dims) for tensor in weights),
+        bytes=path.stat().st_size + (weights_file.stat().st_size if weights_file.exists() else 0),
         activation_bytes=memory.peak if memory else None,
         operators=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
         layers=tuple(layers),
@@ -114,7 +114,7 @@ def read_model(path: Path) -> Any:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError as error:
         raise ProfileError(f"cannot count `{path}`: no such file") from error
-    except Exception as error:  # protobuf's own types
+    except Exception as error:  # of protobuf's own types
         raise ProfileError(f"cannot count `{path}`: it is no ONNX file") from error
     if not model.graph.node:
         raise ProfileError(f"cannot count `{path}`: it is no ONNX file, or an empty one")
@@ -125,52 +125,52 @@ Events = list[dict[str, Any]]
 
 
 def _run(path: Path, side: list[int]) -> tuple[dict[str, Any], Events]:
-    """What was fed, and an event for every node that ran, in the file's order."""
+    """Run the file; return the feed, and an event for every node that ran, in file order."""
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what goes wrong is raised; at 3 it is printed as well
+    options.log_severity_level = 4  # errors are raised; at 3 they are printed as well
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             feed = {
-                each.name: np.zeros(_one_sample(path, each, side), _dtype(each))
-                for each in session.get_inputs()
+                spec.name: np.zeros(_one_sample(path, spec, side), _dtype(spec))
+                for spec in session.get_inputs()
             }
             session.run(None, feed)
         except ProfileError:
             raise
         except Exception as error:  # ONNX Runtime's exception types share no base class of their own
-            raise ProfileError(f"cannot count `{path}`: {_without_source(error)}", _way_out(error)) from error
+            raise ProfileError(f"cannot count `{path}`: {_without_source(error)}", _hint(error)) from error
         events = json.loads(Path(session.end_profiling()).read_text())
     kernels = (event for event in events if event["name"].endswith("_kernel_time"))
     return feed, sorted(kernels, key=lambda event: int(event["args"]["node_index"]))
 
 
 def as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[list[Any], list[tuple[Shape, Shape]]]:
-    """The multiplying nodes in the file's order, and beside each the shapes of its first input and its output."""
+    """List the products in file order, and for each the shapes of its first input and its output."""
     return _products(path, model, _run(path, side)[1])
 
 
 def shapes_as_it_ran(path: Path, model: Any, side: list[int]) -> tuple[dict[str, Shape], frozenset[str]]:
-    """The shape of each value that a node of the file read or wrote, and the names of the nodes that ran.
+    """Shapes of the tensors that nodes of the file read or wrote, and the names of the nodes that ran.
 
-    A node that the runtime takes apart before it runs (`HardSwish`) says nothing of its own; its neighbours do.
+    A node that the runtime splits before it runs (`HardSwish`) has no event; its neighbours give its shapes.
     """
     events = {event["name"].removesuffix("_kernel_time"): event["args"] for event in _run(path, side)[1]}
-    found: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
     for node in model.graph.node:
-        ran = events.get(node.name, {})
+        event = events.get(node.name, {})
         for names, key in ((node.input, "input_type_shape"), (node.output, "output_type_shape")):
-            given = [name for name in names if name]
-            typed = ran.get(key, ())
-            if len(given) == len(typed):
-                found |= {name: _shape(each) for name, each in zip(given, typed, strict=True)}
-    return found, frozenset(events)
+            present = [name for name in names if name]
+            typed = event.get(key, ())
+            if len(present) == len(typed):
+                shapes |= {name: _shape(entry) for name, entry in zip(present, typed, strict=True)}
+    return shapes, frozenset(events)
 
 
 def _first_and_out(event: Mapping[str, Any]) -> tuple[Shape, Shape]:
@@ -190,34 +190,34 @@ def _products(path: Path, model: Any, events: Events) -> tuple[list[Any], list[t
 
 
 def _without_source(error: Exception) -> str:
-    """The first line of what ONNX Runtime says, without its own C++ files and signatures, which are many words."""
+    """First line of an error of ONNX Runtime, without its long C++ file names and signatures."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     return re.sub(r"(?:Load model from .* failed:)?/onnxruntime_src/.*\) (?=[A-Z])", "", line)
 
 
-def _way_out(error: Exception) -> str | None:
+def _hint(error: Exception) -> str | None:
     newer = re.search(r"[Oo]pset \d+ is under|IR version", str(error))
     return "export it again with an older opset, or update onnxruntime" if newer else None
 
 
-def _one_sample(path: Path, given: Any, side: list[int]) -> list[int]:
-    first, *others = given.shape or [1]
+def _one_sample(path: Path, spec: Any, side: list[int]) -> list[int]:
+    first, *others = spec.shape or [1]
     free = [axis for axis, size in enumerate(others, 1) if not isinstance(size, int)]
     if len(free) > len(side):
         raise ProfileError(
-            f"cannot count `{path}`: axis {free[len(side)]} of its input `{given.name}` is free "
+            f"cannot count `{path}`: axis {free[len(side)]} of its input `{spec.name}` is free "
             f"(`{others[free[len(side)] - 1]}`)",
-            "export it with a fixed size, or give its size; only the batch, the first axis, is known to be one",
+            "export it with a fixed size, or give its size; only the batch, the first axis, is set to one",
         )
     sizes = iter(side)
-    return [first if isinstance(first, int) and len(given.shape) == 1 else 1] + [
+    return [first if isinstance(first, int) and len(spec.shape) == 1 else 1] + [
         size if isinstance(size, int) else next(sizes) for size in others
     ]
 
 
-def _dtype(given: Any) -> str:
-    kind = given.type.removeprefix("tensor(").removesuffix(")")
+def _dtype(spec: Any) -> str:
+    kind = spec.type.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 
@@ -227,7 +227,7 @@ def _shape(typed: Mapping[str, Sequence[int]]) -> Shape:
 
 
 Product = Callable[[_Ran], tuple[int, int]]
-"""What ran -> multiply-adds, and the channels written."""
+"""Function from a node that ran to its multiply-adds and the number of channels that it writes."""
 
 
 def _convolution(weight_at: int) -> Product:
@@ -240,8 +240,8 @@ def _recurrent(ran: _Ran) -> tuple[int, int]:
 
 
 def _gemm(ran: _Ran) -> tuple[int, int]:
-    turned = any(each.name == "transA" and each.i for each in ran.node.attribute)
-    return math.prod(ran.out) * ran.first[0 if turned else -1], ran.out[-1]
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in ran.node.attribute)
+    return math.prod(ran.out) * ran.first[0 if transposed else -1], ran.out[-1]
 
 
 def _matmul(ran: _Ran) -> tuple[int, int]:

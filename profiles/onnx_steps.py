@@ -1,7 +1,7 @@
-"""The steps of an ONNX file, from its graph and the shapes with which it ran; what they mean is in ``activations``.
+"""Build the steps of an ONNX file, from its graph and the shapes with which it ran; ``activations`` defines a step.
 
-A file says less than a tensor library about what is a view. Here re-indexing is one (``VIEWS``), as it is there; a view
-whose numbers no longer lie in order is copied when it is given another shape.
+A file does not say which operators make views. Here re-indexing does (``VIEWS``), as in torch; a view whose numbers
+are not contiguous is copied when it is reshaped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ELEMENTWISE = frozenset(
 
 @dataclass
 class _Graph:
-    """What is known of each data tensor by its name: its buffer, its shape, and whether its numbers lie in order."""
+    """Buffer and shape of each data tensor by its name; ``in_order``: True if its numbers are contiguous."""
 
     sizes: dict[str, int] = field(default_factory=dict)
     buffer: dict[str, str] = field(default_factory=dict)
@@ -53,12 +53,12 @@ class _Graph:
 def file_activations(
     graph: Any, events: Sequence[Mapping[str, Any]], inputs: Mapping[str, tuple[Shape, int]]
 ) -> Activations | None:
-    """The memory of one run; its layers are the nodes' first outputs. ``inputs``: shape and bytes of a number.
+    """Memory of one run; layers are named by the nodes' first outputs. ``inputs``: shape and bytes of a number.
 
-    None where a shape stays unknown, as with loops and branches in the file.
+    None if a shape is unknown, as with loops and branches in the file.
     """
     nodes = [node for node in graph.node if node.op_type != "Constant"]
-    seen = _seen(nodes, events)
+    types = _tensor_types(nodes, events)
     known, steps = _Graph(), []
     for name, (shape, width) in inputs.items():
         known.add(name, shape, width)
@@ -66,7 +66,7 @@ def file_activations(
         reads = [name for name in node.input if name in known.buffer]
         if not reads or node.op_type in ABOUT_SIZES:
             continue
-        written = {name: seen[name] for name in node.output if name in seen}
+        written = {name: types[name] for name in node.output if name in types}
         if not written:
             return None
         if _is_view(node, known, reads[0], written):
@@ -83,33 +83,33 @@ def file_activations(
                 node.op_type in ELEMENTWISE,
             )
         )
-    kept = {known.buffer[each.name] for each in graph.output if each.name in known.buffer}
+    kept = {known.buffer[output.name] for output in graph.output if output.name in known.buffer}
     return activations(steps, known.sizes, inputs, kept)
 
 
-def _seen(nodes: Sequence[Any], events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Shape, int]]:
-    """The shape of each tensor, and the bytes of a number in it, as the nodes around it tell.
+def _tensor_types(nodes: Sequence[Any], events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Shape, int]]:
+    """Shape of each tensor, and the bytes of a number in it, from the events of the nodes that read or write it.
 
-    A function that a runtime takes apart (HardSwish) has no event; the shape it wrote is what its reader read.
+    A function that a runtime splits (HardSwish) has no event; the shape of its output is that of its reader's input.
     """
     if [node.op_type for node in nodes] == [event["args"]["op_name"] for event in events]:
         pairs = list(zip(nodes, events, strict=True))
     else:
         by_name = {event["name"].removesuffix("_kernel_time"): event for event in events}
         pairs = [(node, by_name[node.name]) for node in nodes if node.name and node.name in by_name]
-    seen: dict[str, tuple[Shape, int]] = {}
+    types: dict[str, tuple[Shape, int]] = {}
     for node, event in pairs:
         for names, key in ((node.input, "input_type_shape"), (node.output, "output_type_shape")):
-            typed = [next(iter(each.items())) for each in event["args"][key]]
+            typed = [next(iter(entry.items())) for entry in event["args"][key]]
             for name, (kind, shape) in zip([name for name in names if name], typed, strict=False):
-                seen[name] = (tuple(shape), WIDTHS.get(kind, 1))
-    return seen
+                types[name] = (tuple(shape), WIDTHS.get(kind, 1))
+    return types
 
 
 def _is_view(node: Any, known: _Graph, source: str, written: Mapping[str, tuple[Shape, int]]) -> bool:
     if node.op_type in RESHAPES:
         return known.in_order[source]
-    if node.op_type == "Gather":  # of one index, as `x[:, 0]`; of many it is a copy
+    if node.op_type == "Gather":  # with one index, as `x[:, 0]`; with several it is a copy
         return all(len(shape) < len(known.shape[source]) for shape, _ in written.values())
     return node.op_type in VIEWS
 
@@ -117,7 +117,7 @@ def _is_view(node: Any, known: _Graph, source: str, written: Mapping[str, tuple[
 def _stays_in_order(node: Any, known: _Graph, source: str, after: Shape) -> bool:
     before = known.shape[source]
     if node.op_type == "Transpose":
-        order = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
+        order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
         moved = [axis for axis in order or reversed(range(len(before))) if before[axis] != 1]
         return known.in_order[source] and moved == sorted(moved)
     if node.op_type in PARTS:

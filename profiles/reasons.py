@@ -1,7 +1,7 @@
-"""Why a measurement decides nothing: one code for programs, one sentence for people.
+"""Reasons why a measurement is inconclusive: one code for programs, one sentence for people.
 
-A code never changes its meaning; sentences carry the numbers and may. ``NOTES`` are worth saying and decide nothing:
-a data-centre GPU at its power limit is at work, not in trouble.
+A code never changes its meaning; sentences contain the numbers and may change. ``NOTES`` are reported without effect
+on the result: a data-centre GPU often works at its power limit.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 REASONS = {
-    "undecided": "the tolerance lies within the interval",
-    "too-few-processes": "fewer processes ended well than the first look needs",
-    "host-contended": "other programs took the cores",
-    "throttled": "the processor or the GPU slowed itself down to cool or to save itself",
+    "undecided": "the tolerance lies within the confidence interval",
+    "too-few-processes": "fewer processes finished than the first decision needs",
+    "host-contended": "other programs used the cores",
+    "throttled": "the processor or the GPU lowered its clocks to cool or to protect itself",
     "fingerprint-differs": "the baseline was written on another machine",
-    "artifact-missing": "an artifact is gone, or is not the one that the baseline names",
+    "artifact-missing": "an artifact is missing, or is not the one that the baseline names",
 }
 NOTES = {"power-limited": "the GPU ran at its power limit, which is usual under load"}
 
 
 @dataclass(frozen=True)
 class Reason:
-    """``code`` is a key of `REASONS` or `NOTES`; ``text`` says what was found."""
+    """``code`` is a key of `REASONS` or `NOTES`; ``text`` is the sentence with the numbers."""
 
     code: str
     text: str

@@ -1,7 +1,7 @@
-"""Student's t distribution: the quantile that turns a handful of noisy medians into an interval that can be trusted.
+"""Student's t distribution: its quantile gives the confidence interval of a few noisy medians.
 
-With six processes the normal quantile would be a third too small. Computed from the incomplete beta function, since
-a statistics library is no dependency of a profiler.
+With six processes the normal quantile would be a third too small. It is computed from the incomplete beta function,
+so that no statistics library is required.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 @cache
 def quantile(probability: float, freedom: int) -> float:
-    """The value that is not exceeded with this probability; ``freedom`` is one less than the number of samples."""
+    """Value that is not exceeded with this probability; ``freedom``: number of samples minus one."""
     if not 0 < probability < 1 or freedom < 1:
         raise ValueError(f"no quantile for probability {probability:g} and {freedom} degrees of freedom")
     if probability < 0.5:
@@ -29,7 +29,7 @@ def quantile(probability: float, freedom: int) -> float:
 
 
 def cumulative(value: float, freedom: int) -> float:
-    """The probability of staying at or below ``value``."""
+    """Probability of at most ``value``."""
     if value < 0:
         return 1 - cumulative(-value, freedom)
     return 1 - _incomplete_beta(freedom / (freedom + value * value), freedom / 2, 0.5) / 2
@@ -39,7 +39,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function, by its continued fraction (Lentz's method)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # there the fraction of the complement converges, and quickly
+    if x > (a + 1) / (a + b + 2):  # here the fraction of the complement converges quickly
         return 1 - _incomplete_beta(1 - x, b, a)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)

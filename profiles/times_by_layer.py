@@ -1,9 +1,9 @@
-"""Where the time of an ONNX file goes: the times of its nodes gathered by layer, and what is left over.
+"""Times of an ONNX file by layer: the sums over each layer's nodes, and the remaining time.
 
 A node belongs to the module whose weight it reads, else to the module that the exporter noted on it, else to itself:
-a file from elsewhere is told by its own names. A runtime runs other nodes than the file has. One that it fused is
-found by the tensor that it writes, and counted where its product stands in the file; one that it put in between, to
-turn a layout into another, belongs to nobody and stands under its operator, in brackets.
+files of other exporters are reported by the names of their nodes. A runtime runs other nodes than the file has. A
+fused node is identified by the tensor that it writes, and counted for the layer of its product; a node that the
+runtime inserts to convert a layout belongs to no layer, and is reported by its operator in brackets.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-# What ONNX Runtime puts behind the name of a tensor or a node when it makes another node of it.
+# Parts that ONNX Runtime appends to the name of a tensor or a node when it makes another node from it.
 MARKS = ("_nchwc", "/QuickGeluFusion/", "_token_")
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer: the operators that ran for it, and the median of what they took together in a run."""
+    """One layer: the operators that ran for it, and the median of their total time in a run."""
 
     name: str
     operators: tuple[str, ...]
@@ -50,12 +50,12 @@ class LayerTimes:
 def layer_times(
     path: Path, feed: Mapping[str, np.ndarray[Any, Any]], *, threads: int = 1, rounds: int = 20
 ) -> LayerTimes:
-    """Run a file and say what each of its layers takes. The profiler is on, so the sum is no claim about the whole."""
+    """Time each layer of a file. The profiler is on, so the sum is not the time of the network without it."""
     return gathered(node_times(path, feed, threads=threads, rounds=rounds), read_model(path).graph)
 
 
 def gathered(times: NodeTimes, graph: Any) -> LayerTimes:
-    """The same of nodes that were timed already; without a graph a layer is what its node is called after."""
+    """Sum the times of nodes by layer; without a graph the layer is taken from the node's name."""
     layer_of = _Layers(graph, times) if graph is not None else _of_name
     nodes: dict[str, list[NodeTime]] = {}
     for node in times.nodes:
@@ -71,18 +71,18 @@ def _together(name: str, parts: list[NodeTime]) -> LayerTime:
 
 
 def _of_name(ran: NodeTime) -> str:
-    """``layer1.0.conv1`` of ``layer1.0.conv1/Conv``."""
+    """Layer in a node's name: ``layer1.0.conv1`` for ``layer1.0.conv1/Conv``."""
     return ran.name.rpartition("/")[0] or ran.name
 
 
 class _Layers:
-    """The layer of a node that ran."""
+    """Finds the layer of a node that ran."""
 
     def __init__(self, graph: Any, times: NodeTimes) -> None:
         self.weights = {tensor.name for tensor in graph.initializer}
         self.by_name = {node.name: node for node in graph.node if node.name}
         self.writer = {name: node for node in graph.node for name in node.output if name}
-        self.ran = {id(node) for each in times.nodes if (node := self._in_file(each.name)) is not None}
+        self.ran = {id(node) for timed in times.nodes if (node := self._in_file(timed.name)) is not None}
 
     def __call__(self, ran: NodeTime) -> str:
         node = self._in_file(ran.name)
@@ -96,16 +96,16 @@ class _Layers:
         return self.by_name.get(name) or self.writer.get(name)
 
     def _product_within(self, node: Any, op: str) -> Any:
-        """The node of that operator which was fused into this one: behind it, and not run on its own."""
+        """The node with this operator that was fused into ``node``: up to three nodes before it, and not run itself."""
         if op not in PRODUCTS:
             return node
-        behind = [node]
+        candidates = [node]
         for _ in range(3):  # an activation, a sum, a norm
-            for each in behind:
-                if each.op_type == op:
-                    return each
-            behind = list(self._before(behind))
-        return next((each for each in behind if each.op_type == op), node)
+            for candidate in candidates:
+                if candidate.op_type == op:
+                    return candidate
+            candidates = list(self._before(candidates))
+        return next((candidate for candidate in candidates if candidate.op_type == op), node)
 
     def _before(self, nodes: list[Any]) -> Iterator[Any]:
         for name in (name for node in nodes for name in node.input):
@@ -117,14 +117,14 @@ class _Layers:
         for name in node.input:
             if name in self.weights and name.endswith(".weight"):
                 return name.removesuffix(".weight")
-        noted = next((each.value for each in node.metadata_props if each.key == SCOPES), None)
-        return _innermost(noted) or node.name or node.output[0]
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
+        return _innermost(scopes) or node.name or node.output[0]
 
 
-def _innermost(noted: str | None) -> str | None:
-    """The innermost module in a list such as ``['', 'layer1', 'layer1.0', 'add']``; its last entry is the operator."""
+def _innermost(text: str | None) -> str | None:
+    """Innermost module in a list such as ``['', 'layer1', 'layer1.0', 'add']``; its last entry is the operator."""
     try:
-        scopes = ast.literal_eval(noted) if noted else []
+        scopes = ast.literal_eval(text) if text else []
     except (ValueError, SyntaxError):
         return None
     return next((str(scope) for scope in reversed(scopes[:-1]) if scope and scope[0] != "_"), None)

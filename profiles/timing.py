@@ -1,11 +1,11 @@
-"""Milliseconds, measured so that two candidates can be compared on a machine that is not quiet.
+"""Time candidates so that they can be compared on a machine that is not idle.
 
-Timing A for a while and then B measures the weather: clocks, heat and neighbours change between
-the two. Here every round calls each candidate once, in a freshly shuffled order, so whatever
-drifts hits all alike, and a speed-up is the median of the ratios *within* rounds. Every sample
-is kept; none is dropped as an outlier.
+Timing A for a while and then B also measures changes of the machine between the two: clocks,
+heat, other programs. Here every round calls each candidate once, in a freshly shuffled order, so
+that a drift affects all alike, and a speed-up is the median of the ratios *within* rounds. Every
+sample is kept; none is dropped as an outlier.
 
-A candidate is any callable of no arguments. One that runs on a GPU has to synchronise before it
+A candidate is any callable of no arguments. One that runs on a GPU must synchronise before it
 returns. Left out: replication over fresh processes, which a pass-or-fail verdict needs; this
 module is one process of it.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from compressor.errors import ProfileError
 
 MIN_ROUNDS = 10
-# A busy thread that waits 15 % of its time for a core: beyond this, wall time is not our own.
+# A busy thread that waits 15 % of its time for a core: beyond this, wall time includes other programs.
 CONTENTION_LIMIT = 1.15
 
 
@@ -36,7 +36,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """Every sample of one candidate, in the order of the rounds."""
+    """All samples of one candidate, in the order of the rounds."""
 
     samples_ms: tuple[float, ...]
     cpu_ms: tuple[float, ...]
@@ -55,15 +55,15 @@ class Timing:
 
     @property
     def contended(self) -> bool:
-        """Whether something else took the cores in the usual sample.
+        """True if other programs used the cores in the median sample.
 
         CPU time over wall time is the number of cores that a sample kept busy. The candidate's
-        own best (its 90th percentile, and at least one core) is what it can use when undisturbed;
+        best (its 90th percentile, and at least one core) is what it can use when undisturbed;
         contended means that the median sample got less than that by more than 15 %.
 
-        Two limits. A pool of threads robbed *equally* in every sample looks like a smaller pool
-        and is not noticed. A candidate that sleeps, or waits for a device without spinning, uses
-        less than one core and is called contended: its wall time cannot be vouched for from here.
+        Two limits. A pool of threads that loses the *same* share in every sample looks like a smaller
+        pool and is not noticed. A candidate that sleeps, or waits for a device without spinning, uses
+        less than one core and is reported as contended, because its wall time cannot be verified here.
         """
         cores = [cpu / wall for cpu, wall in zip(self.cpu_ms, self.samples_ms, strict=True)]
         undisturbed = max(1.0, quantile(cores, 0.9))
@@ -82,7 +82,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster, over the rounds; above 1 the other candidate is faster."""
+    """Ratio of times over the rounds; above 1 the other candidate is faster."""
 
     median: float
     p10: float
@@ -109,7 +109,7 @@ def measure(
     if not candidates or samples < 1:
         raise ProfileError(
             f"cannot measure {len(candidates)} candidates with {samples} samples",
-            "at least one of each is needed",
+            "give at least one candidate and one sample",
         )
     deadline = None if budget_s is None else clock.wall_ns() + int(budget_s * 1e9)
     for name, call in candidates.items():
@@ -132,19 +132,19 @@ def measure(
 
 
 def paired_speedup(reference: Timing, other: Timing) -> Speedup:
-    """The ratio reference / other in each round; both must come from one call of `measure`."""
+    """Quantiles of the ratio reference / other in each round; both must come from one call of `measure`."""
     if len(reference.samples_ms) != len(other.samples_ms):
         raise ProfileError(
             f"cannot pair {len(reference.samples_ms)} rounds with {len(other.samples_ms)}",
             "measure both candidates in one call",
         )
     pairs = zip(reference.samples_ms, other.samples_ms, strict=True)
-    gains = [before / after for before, after in pairs]
-    return Speedup(quantile(gains, 0.5), quantile(gains, 0.1), quantile(gains, 0.9))
+    ratios = [before / after for before, after in pairs]
+    return Speedup(quantile(ratios, 0.5), quantile(ratios, 0.1), quantile(ratios, 0.9))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of the values lie, linear between neighbours."""
+    """Value below which ``share`` of the values lie, linear between neighbours."""
     ordered = sorted(values)
     position = share * (len(ordered) - 1)
     below = int(position)
@@ -163,7 +163,7 @@ def _time_once(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
     call()
     wall_end = clock.wall_ns()
     cpu_end = clock.cpu_ns()
-    # A coarse clock can see no time pass at all, and ratios need a divisor.
+    # A coarse clock may measure zero, and ratios need a divisor.
     return max(wall_end - wall_start, 1) / 1e6, (cpu_end - cpu_start) / 1e6
 
 
@@ -179,7 +179,7 @@ def _warm_up(name: str, call: Callable[[], object], warmup_s: float, clock: Cloc
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """The collector runs now and not in the middle of somebody's sample."""
+    """Collect garbage now, and not during a sample."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,1 +1,1 @@
-"""The work behind the smaller commands; loaded only when one is called."""
+"""Implementation of the smaller commands; loaded only when one is called."""

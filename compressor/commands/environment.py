@@ -1,4 +1,4 @@
-"""What this machine can do: each part with its version, or what to install."""
+"""State of the installation (`compress doctor`): each part with its version, or the command that installs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.exporting import NEEDS
 
 @dataclass(frozen=True)
 class Finding:
-    """One part: whether it works here, what was found, and what would make it work."""
+    """One part: ``works`` on this machine or not, the version or reason found, and advice to make it work."""
 
     part: str
     works: bool
@@ -27,14 +27,14 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at every part in ``PARTS``; nothing here may fail."""
+    """Examine every part in ``PARTS``; a part that raises an error is a finding too."""
     return [_examined(part, look) for part, look in PARTS.items()]
 
 
 def _examined(part: str, look: Callable[[], tuple[bool, str, str]]) -> Finding:
     try:
         works, found, advice = look()
-    except Exception as error:  # a broken installation is a finding, whatever it raises
+    except Exception as error:  # a broken installation is a finding and may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return Finding(part, False, f"broken: {reason}", "reinstall it")
     return Finding(part, works, found, "" if works else advice)
@@ -91,7 +91,7 @@ def _tensorrt() -> tuple[bool, str, str]:
     for name in NEEDS["tensorrt"].modules:
         try:
             return True, f"{name} {import_module(name).__version__}", ""
-        except (ImportError, OSError):  # the bindings alone raise OSError-like errors without their library
+        except (ImportError, OSError):  # bindings without their native library raise OSError
             continue
     return False, "not installed", NEEDS["tensorrt"].install
 

@@ -1,4 +1,4 @@
-"""What a network is worth on a data set, without a run: how often it is right, and how well its embeddings retrieve."""
+"""Evaluate a network on a data set without a run: accuracy, and retrieval by its embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from compressor.training.layer_outputs import EMBEDDING
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found, for which network, on which data; ``retrieval`` by metric, of what ``layer`` gives out."""
+    """Result for a network and its data; ``retrieval``: rankings by metric, of the outputs of ``layer``."""
 
     name: str
     data: str
@@ -40,14 +40,14 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        found: dict[str, Any] = {
+        value: dict[str, Any] = {
             "model": self.name,
             "data": {"name": self.data, "test": self.images},
             "accuracy": {"metric": "top-1", "test": self.accuracy},
         }
         if self.retrieval:
-            found["retrieval"] = {"layer": self.layer, **to_dict(self.retrieval)}
-        return found
+            value["retrieval"] = {"layer": self.layer, **to_dict(self.retrieval)}
+        return value
 
 
 def evaluate(
@@ -59,12 +59,12 @@ def evaluate(
     retrieval: bool = False,
     layer: str | None = None,
 ) -> Evaluation:
-    """Accuracy on the test half, and how its images find those of the training half.
+    """Measure accuracy on the test half; with ``retrieval`` also the rankings of the training half by its images.
 
-    A run folder brings its own data and seed, which decides what is held out; both may be replaced.
+    A run folder has its own data, and the seed that chooses the held-out images; both may be replaced.
     """
     if layer is not None and not retrieval:
-        raise UsageError(f"layer `{layer}` is for retrieval", "add --retrieval")
+        raise UsageError(f"layer `{layer}` is used for retrieval only", "add --retrieval")
     run = RunFolder(Path(model.name)).recipe
     if run.exists():
         recipe = read_recipe(run)
@@ -75,20 +75,20 @@ def evaluate(
         )
     if wanted is None:
         raise UsageError(
-            "which data is not given", "--data photos/, or give a run folder, which knows its own"
+            "no data given to evaluate on", "give --data photos/, or a run folder, which knows its own data"
         )
     data = load_data(wanted, seed or 0)
     network = _network(model, data).to(choose_device(device))
     outputs = outputs_of(network, data, "network")
     if outputs != len(data.classes):
         raise UsageError(
-            f"`{model.name}` tells {outputs} classes apart, `{data.name}` has {len(data.classes)}",
+            f"`{model.name}` has {outputs} outputs, `{data.name}` has {len(data.classes)} classes",
             "give the data that it was trained on",
         )
-    right = accuracy(network, data.test, device=next(network.parameters()).device)
+    top_1 = accuracy(network, data.test, device=next(network.parameters()).device)
     layer = layer or EMBEDDING
-    found = evaluate_retrieval(network, data, layer=layer) if retrieval else {}
-    return Evaluation(model.name, data.name, len(data.test), right, layer, found)
+    rankings = evaluate_retrieval(network, data, layer=layer) if retrieval else {}
+    return Evaluation(model.name, data.name, len(data.test), top_1, layer, rankings)
 
 
 def _network(model: ModelRecipe, data: Data) -> nn.Module:
@@ -105,16 +105,18 @@ def _network(model: ModelRecipe, data: Data) -> nn.Module:
     return network
 
 
-def print_evaluation(found: Evaluation, console: Console) -> None:
-    """The accuracy, and a table of the rankings."""
-    console.print(f"top-1 {percent(found.accuracy, 2)} on {found.images:,} test images of {found.data}")
-    if not found.retrieval:
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the accuracy, and a table of the rankings."""
+    console.print(
+        f"top-1 {percent(evaluation.accuracy, 2)} on {evaluation.images:,} test images of {evaluation.data}"
+    )
+    if not evaluation.retrieval:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(f"retrieval by {found.layer}", no_wrap=True)
+    table.add_column(f"retrieval by {evaluation.layer}", no_wrap=True)
     for title in ("mAP", "mAP, 11 points", "of the first 100"):
         table.add_column(title, justify="right")
-    for metric, ranking in found.retrieval.items():
+    for metric, ranking in evaluation.retrieval.items():
         values = (ranking.map, ranking.map_11, ranking.precision_100)
         table.add_row(metric, *(percent(value, 2) for value in values))
     console.print(table)

@@ -1,4 +1,4 @@
-"""Look at a network before cutting it: its channel groups, what each costs, what stays whole and why."""
+"""Inspect a network before pruning: its channel groups, their costs, and the reasons why some cannot be cut."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ from compressor.run.report.report_rows import percent, short
 
 @dataclass(frozen=True)
 class Inspection:
-    """A channel graph; for every group and cost the price of one unit at full width, and the share of the whole
-    that would go with all units but one (what two groups share is in the share of both)."""
+    """A channel graph with its costs.
+
+    For every group and cost, ``prices``: cost of one unit at full width; ``shares``: share of the total cost that
+    is removed with all units but one (a cost that two groups share is in the share of both).
+    """
 
     name: str
     shape: Shape
@@ -45,48 +48,52 @@ class Inspection:
 
 
 def inspected(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Inspection:
-    """Trace the network that a name means, and price its groups."""
+    """Trace the network with this name, and compute the costs of its groups."""
     subject = resolve(model, classes, shape)
     if subject.network is None:
-        raise UsageError(f"`{model.name}` is an ONNX file", "channel groups are those of a PyTorch network")
+        raise UsageError(
+            f"`{model.name}` is an ONNX file", "give a PyTorch network: only it has channel groups"
+        )
     graph = trace(subject.network, torch.zeros(1, *subject.shape))
     full = full_widths(graph)
+    # A unit's price is the difference of the costs with and without it, since costs are not linear in the widths.
     prices: dict[str, dict[str, int]] = {group.name: {} for group in graph.groups}
     shares: dict[str, dict[str, float]] = {group.name: {} for group in graph.groups}
     costs = costs_of(graph)
     totals = {name: cost.of(full) for name, cost in costs.items()}
     for number, group in enumerate(graph.groups):
-        alone = np.eye(len(full), dtype=np.int64)[number]
+        one_unit = np.eye(len(full), dtype=np.int64)[number]
         for name, cost in costs.items():
-            prices[group.name][name] = totals[name] - cost.of(full - alone)
-            shares[group.name][name] = 1 - cost.of(full - alone * (group.units - 1)) / totals[name]
+            prices[group.name][name] = totals[name] - cost.of(full - one_unit)
+            shares[group.name][name] = 1 - cost.of(full - one_unit * (group.units - 1)) / totals[name]
     return Inspection(model.name, subject.shape, graph, totals, prices, shares)
 
 
-def print_inspection(found: Inspection, console: Console) -> None:
-    """Groups as a table, then what is left whole."""
-    graph = found.graph
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Print the groups as a table, then the groups that cannot be cut."""
+    graph = inspection.graph
     console.print(
-        f"{found.name} on {'×'.join(str(size) for size in found.shape)}: {short(found.totals['macs'])} MACs, "
-        f"{short(found.totals['params'])} parameters, {len(graph.groups)} groups can be cut"
+        f"{inspection.name} on {'×'.join(str(size) for size in inspection.shape)}: "
+        f"{short(inspection.totals['macs'])} MACs, {short(inspection.totals['params'])} parameters, "
+        f"{len(graph.groups)} groups can be cut"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group", no_wrap=True)
     for head in ("units", "step", "layers", "MACs/unit", "of all", "params/unit", "of all"):
         table.add_column(head, justify="right")
     for group in graph.groups:
-        price = found.prices[group.name]
+        price = inspection.prices[group.name]
         table.add_row(
             group.name,
             str(group.units),
             str(step_of(group, Budget())),
             str(len({slot.tensor.rpartition(".")[0] for slot in group.slots})),
             short(price["macs"]),
-            percent(found.shares[group.name]["macs"]),
+            percent(inspection.shares[group.name]["macs"]),
             short(price["params"]),
-            percent(found.shares[group.name]["params"]),
+            percent(inspection.shares[group.name]["params"]),
         )
-    # As wide as it needs: in a narrow terminal a wrapped line is readable, a column cut to `uni…` is not.
+    # Full width: in a narrow terminal a wrapped line is readable, a column cut to `uni…` is not.
     table.width = Measurement.get(console, console.options.update(max_width=sys.maxsize), table).maximum
     console.print(table, crop=False)
     if graph.frozen:

@@ -1,7 +1,7 @@
-"""What the smaller commands work on: a name, a student folder, a run folder or an ONNX file, resolved.
+"""Resolve the subject of a smaller command: a model name, a student folder, a run folder or a file.
 
-``compress run`` builds its own teacher with data in hand; here there is a network or a file alone, so an
-input has to be made up: noise of the shape that the student folder, the file or the user gives.
+``compress run`` builds its teacher with the data known; here there is only a network or a file, so the
+input is noise of the shape that the student folder, the file or the user gives.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from compressor.run.teacher import build_model, check_weights
 Shape = tuple[int, int, int]
 
 IMAGENET: Shape = (3, 224, 224)
-WHO = ("teacher", "student")
+SIDES = ("teacher", "student")
 OPENS: dict[Kind, Callable[[Path], Session | Engine]] = {
     "file": open_session,
     "engine": load_engine,
@@ -77,25 +77,25 @@ class Subject:
 
 
 def resolve(model: ModelRecipe, classes: int | None, shape: Shape | None) -> Subject:
-    """The network or file that a name means."""
+    """Resolve a name to a network or a file."""
     path = Path(model.name)
     if path.suffix in SUFFIXES:
         if not path.is_file():
             raise UsageError(f"no file `{path}`")
         if path.suffix == ".onnx":
-            open_stranger(path)  # in a process of its own first: it may be anybody's file
+            open_stranger(path)  # in a separate process first, because the file may be hostile
         return Subject(None, path, shape or _image(OPENS[kind_of(path)](path).inputs[0].shape))
     folder = student_folder(path)
     if folder is not None:
         student = load_student(folder, trust=model.trust)
         return Subject(student.network, None, shape or _image(student.input_shape))
     network, _, _ = build_model(model, classes)
-    usual = (3, glyphs.SIZE, glyphs.SIZE) if model.name == BUILTIN else IMAGENET
-    return Subject(network, None, shape or usual)
+    default = (3, glyphs.SIZE, glyphs.SIZE) if model.name == BUILTIN else IMAGENET
+    return Subject(network, None, shape or default)
 
 
 def student_folder(path: Path) -> Path | None:
-    """The student folder that a path is, or that a run folder contains."""
+    """The path if it is a student folder, else the student folder in that run folder, else None."""
     inside = RunFolder(path).student
     return next((folder for folder in (path, inside) if is_student(folder)), None)
 
@@ -103,17 +103,17 @@ def student_folder(path: Path) -> Path | None:
 def profile_subjects(
     names: list[str], shape: Shape | None, recipe: ProfileRecipe, *, trust: bool = False, layers: bool = False
 ) -> Profile:
-    """Count and time one subject, or two of them interleaved; if asked, say where the time goes in their layers."""
+    """Count and time one subject, or two of them interleaved; with ``layers`` also time each of their layers."""
     models = (ModelRecipe(name, trust=trust) for name in names)
-    subjects = dict(zip(WHO, (resolve(model, None, shape) for model in models), strict=False))
+    subjects = dict(zip(SIDES, (resolve(model, None, shape) for model in models), strict=False))
     shapes = {subject.shape for subject in subjects.values()}
     if len(shapes) > 1:
         raise UsageError(
-            f"the two take different inputs: {' and '.join(str(each) for each in sorted(shapes))}",
+            f"the two have inputs of different shapes: {' and '.join(str(size) for size in sorted(shapes))}",
             "give one --shape for both",
         )
-    networks = {who: subject.network for who, subject in subjects.items() if subject.network is not None}
-    files = {who: subject.file for who, subject in subjects.items() if subject.file is not None}
+    networks = {side: subject.network for side, subject in subjects.items() if subject.network is not None}
+    files = {side: subject.file for side, subject in subjects.items() if subject.file is not None}
     image = _noise(1, shapes.pop())
     profile = profiled(networks, files, image, recipe)
     return replace(profile, layers=layer_rows(networks, files, image, recipe)) if layers else profile
@@ -121,7 +121,7 @@ def profile_subjects(
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is to be written, from what, and where: ``out`` names the file of the first format."""
+    """Request of an export; ``out``: path of the file of the first format."""
 
     model: ModelRecipe
     recipe: ExportRecipe
@@ -133,7 +133,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Exported:
-    """The files, the table of proofs, and what else is to be told."""
+    """Result of an export: the files, the table of proofs, and notes."""
 
     files: list[Written]
     proofs: list[Proof]
@@ -141,7 +141,7 @@ class Exported:
 
     @property
     def passed(self) -> bool:
-        """Whether no file failed."""
+        """True if no file failed."""
         return all(file.passed for file in self.files)
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,9 +156,9 @@ class Exported:
 
 
 def export_subject(request: ExportRequest) -> Exported:
-    """Write the files and compare each with PyTorch (or with the ONNX file that it was made of).
+    """Write the files and compare each with PyTorch (or with the ONNX file that it was made from).
 
-    On noise, unless the subject is a run, whose data is known, or ``--data`` names some.
+    They are compared on noise, unless the subject is a run with known data or ``--data`` is given.
     """
     model, recipe = request.model, request.recipe
     names, left_out = formats_of(recipe)
@@ -168,7 +168,7 @@ def export_subject(request: ExportRequest) -> Exported:
     subject = resolve(model, request.classes, request.shape)
     data = _data_of(request, folder, names)
     images = next(iter(data.test.batches(16))).images if data else _noise(16, subject.shape)
-    # Never over the files of a run: its report vouches for their bytes.
+    # Files of a run are never overwritten: its report has their SHA-256.
     stem = (
         folder / "student" if folder else Path(Path(model.name).name.replace(":", "-").removesuffix(".onnx"))
     )
@@ -178,7 +178,7 @@ def export_subject(request: ExportRequest) -> Exported:
             assert subject.file is not None
             if kind_of(subject.file) != "file":
                 raise UsageError(
-                    f"`{model.name}` is {KINDS[kind_of(subject.file)][0]}, of which nothing else can be made",
+                    f"`{model.name}` is {KINDS[kind_of(subject.file)][0]}, which cannot be converted",
                     "give its ONNX file",
                 )
             names = tuple(name for name in names if name != "onnx")
@@ -187,12 +187,12 @@ def export_subject(request: ExportRequest) -> Exported:
                     f"`{model.name}` is an ONNX file already", "ask for another format with --to"
                 )
             source = Source(subject.file, stem, calibration=calibration)
-            truth, whose = truth_of_file(subject.file, images, data), subject.file.name
+            truth, truth_name = truth_of_file(subject.file, images, data), subject.file.name
         else:
             onnx = _target("onnx", names, stem, request.out) or Path(scratch) / f"{stem.name}.onnx"
             artifact = written_onnx(subject.network, images[:1], onnx, recipe, {})
             source = Source(onnx, stem, subject.network, images[:1], calibration)
-            truth, whose = truth_of_network(subject.network, images, data), "network"
+            truth, truth_name = truth_of_network(subject.network, images, data), "network"
         files = []
         for name in names:
             target = _target(name, names, stem, request.out)
@@ -203,7 +203,7 @@ def export_subject(request: ExportRequest) -> Exported:
             )
             files.append(file)
         proofs, slow = with_times(
-            [in_pytorch(whose, truth), *(proof for file in files for proof in file.proofs)],
+            [in_pytorch(truth_name, truth), *(proof for file in files for proof in file.proofs)],
             [file.artifact.path for file in files if file.artifact is not None],
             images[:1], ProfileRecipe(), against=source.onnx, plain=source.onnx.name,
         )  # fmt: skip
@@ -212,14 +212,14 @@ def export_subject(request: ExportRequest) -> Exported:
 
 
 def _target(name: str, names: Sequence[str], stem: Path, out: Path | None) -> Path | None:
-    """Where a format goes: the first one to ``out``; none if it is not asked for."""
+    """Path for a format: ``out`` for the first one; None if the format is not requested."""
     if name not in names:
         return None
     return out if out is not None and name == names[0] else stem.with_name(stem.name + FORMATS[name].suffix)
 
 
 def _data_of(request: ExportRequest, folder: Path | None, names: Sequence[str]) -> Data | None:
-    """The data that was named, or, if a format needs images, of the run that the subject belongs to."""
+    """Load the data of the request, or, if a format needs images, that of the run that the subject belongs to."""
     if request.data is not None:
         return load_data(DataRecipe(name=request.data, classes=request.classes), 0)
     if not any(FORMATS[name].calibrated for name in names):
@@ -229,23 +229,23 @@ def _data_of(request: ExportRequest, folder: Path | None, names: Sequence[str]) 
 
 
 def print_profile(profile: Profile, console: Console) -> None:
-    """The profile as a table; two subjects are shown with what the second saves."""
-    who = [name for name in WHO if name in profile.counts or name in profile.file_bytes]
+    """Print the profile as a table; for two subjects with the share that the second saves."""
+    sides = [name for name in SIDES if name in profile.counts or name in profile.file_bytes]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for name in who:
+    for name in sides:
         table.add_column({"teacher": "first", "student": "second"}[name], justify="right")
-    if len(who) == 2:
+    if len(sides) == 2:
         table.add_column("removed", justify="right")
     for title, values in _figures(profile):
-        cells = [short(values[name]) if name in values else "–" for name in who]
-        if len(who) == 2:
+        cells = [short(values[name]) if name in values else "–" for name in sides]
+        if len(sides) == 2:
             both = len(values) == 2
             cells.append(percent(1 - values["student"] / values["teacher"]) if both else "–")
         table.add_row(title, *cells)
     for row in profile.latency:
-        cells = [spread(row[name]) if name in row else "–" for name in who]
-        if len(who) == 2:
+        cells = [spread(row[name]) if name in row else "–" for name in sides]
+        if len(sides) == 2:
             cells.append(f"{row['speedup']['median']:.2f}× as fast" if "speedup" in row else "–")
         table.add_row(latency_title(row, profile.latency), *cells)
     console.print(table)
@@ -253,8 +253,8 @@ def print_profile(profile: Profile, console: Console) -> None:
     if profile.layers is not None:
         console.print()
         console.print(layer_table(profile.layers))
-        for each in profile.layers["wasteful_widths"]:
-            console.print(str(Waste(**each)), style="yellow", markup=False)
+        for waste in profile.layers["wasteful_widths"]:
+            console.print(str(Waste(**waste)), style="yellow", markup=False)
     for note in profile.notes:
         console.print(note, style="dim", markup=False)
 

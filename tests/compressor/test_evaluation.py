@@ -90,12 +90,12 @@ def test_the_command_prints_json_for_programs() -> None:
 @pytest.mark.parametrize(
     ("model", "data", "more", "reason"),
     [
-        (MODEL, None, {}, "which data is not given"),
-        (MODEL, DATA, {"layer": "stem"}, "layer `stem` is for retrieval"),
+        (MODEL, None, {}, "no data given to evaluate on"),
+        (MODEL, DATA, {"layer": "stem"}, "layer `stem` is used for retrieval only"),
         (MODEL, DATA, {"retrieval": True, "layer": "root"}, "the network has no layer `root`"),
         (ModelRecipe("resnet18"), DATA, {}, "`resnet18` has no weights"),
         (ModelRecipe("student.onnx"), DATA, {}, "is an ONNX file"),
-        (ModelRecipe("tests.compressor.test_evaluation:three"), DATA, {}, "tells 3 classes apart, .* has 4"),
+        (ModelRecipe("tests.compressor.test_evaluation:three"), DATA, {}, "has 3 outputs, .* has 4 classes"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(

@@ -82,7 +82,7 @@ def test_only_the_hundred_nearest_count_for_their_precision() -> None:
 
 
 def test_a_class_that_the_database_does_not_have_is_an_error() -> None:
-    with pytest.raises(CompressError, match="no image of class 2 is in the database"):
+    with pytest.raises(CompressError, match="images of class 2, the database has none"):
         rankings(line(0, 1, labels=[0, 2]), line(0, labels=[0]), "euclidean")
 
 

@@ -47,14 +47,14 @@ def test_an_engine_is_read_where_it_was_built(engine: Path) -> None:
 )
 def test_an_engine_of_another_place_is_refused_with_both_named(engine: Path, change: dict[str, str]) -> None:
     (other,) = change.values()
-    with pytest.raises(ExportError, match=f"here is `{other}`") as caught:
+    with pytest.raises(ExportError, match=f"this machine has `{other}`") as caught:
         trusted_bytes(engine, replace(HERE, **change))
     assert "rebuild it here" in str(caught.value.hint)
 
 
 def test_changed_bytes_are_refused(engine: Path) -> None:
     engine.write_bytes(b"another engine")
-    with pytest.raises(ExportError, match="bytes are not those"):
+    with pytest.raises(ExportError, match="its SHA-256 is not the one"):
         trusted_bytes(engine, HERE)
 
 
@@ -63,7 +63,7 @@ def test_changed_bytes_are_refused(engine: Path) -> None:
 )
 def test_a_sidecar_that_is_none_is_refused(engine: Path, text: str) -> None:
     sidecar_path(engine).write_text(text)
-    with pytest.raises(ExportError, match="is no sidecar"):
+    with pytest.raises(ExportError, match="is not a valid sidecar"):
         trusted_bytes(engine, HERE)
 
 
@@ -71,7 +71,7 @@ def test_fields_of_another_kind_are_refused(engine: Path) -> None:
     value = json.loads(sidecar_path(engine).read_text())
     value["place"]["device"] = ["any"]
     sidecar_path(engine).write_text(json.dumps(value))
-    with pytest.raises(ExportError, match="is no sidecar"):
+    with pytest.raises(ExportError, match="is not a valid sidecar"):
         trusted_bytes(engine, HERE)
 
 

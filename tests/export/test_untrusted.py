@@ -100,7 +100,7 @@ def test_an_input_of_a_huge_size_is_refused(good: Path, tmp_path: Path) -> None:
         ("", "outside the file's folder"),
         ("nowhere", "is missing"),
         ("small", "reaches beyond the end"),
-        ("a\0b", "is broken"),
+        ("a\0b", "is not valid"),
     ],
 )
 def test_weights_outside_the_folder_or_the_file_are_refused(

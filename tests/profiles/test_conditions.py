@@ -79,7 +79,7 @@ def test_slowing_down_within_the_block_is_a_reason_and_before_it_is_none(tmp_pat
 
 def test_the_conditions_are_known_when_the_block_has_ended_even_badly(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), watching(gpu=None, root=tmp_path) as watch:  # noqa: PT012
-        with pytest.raises(ProfileError, match="once it has ended"):
+        with pytest.raises(ProfileError, match="not known before it has ended"):
             _ = watch.conditions
         raise ZeroDivisionError
     assert watch.conditions.before == NOTHING

@@ -27,7 +27,9 @@ def test_no_change_passes_and_a_clear_slowdown_fails() -> None:
 def test_what_lies_at_the_tolerance_is_undecided_and_says_why() -> None:
     found = decide([each + math.log(1.025) for each in QUIET], Rule(), "wall")
     assert found.outcome == "INCONCLUSIVE"
-    assert found.reasons == (Reason("undecided", "the tolerance of 2.50% lies within the interval"),)
+    assert found.reasons == (
+        Reason("undecided", "the tolerance of 2.50% lies within the confidence interval"),
+    )
 
 
 def test_noise_makes_it_undecided_and_the_check_says_what_it_would_have_caught() -> None:

@@ -1,1 +1,1 @@
-"""`compress check`: is the candidate as small, as fast and as right as the baseline?"""
+"""`compress check`: compare the size, the speed and the accuracy of a candidate with those of a baseline."""

@@ -1,4 +1,4 @@
-"""What `compress check` does with its options: read, compare, print, and the exit code."""
+"""Run `compress check` with its options: read both sides, compare them, print the result, return the exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOKS = (6, 12, 18, 24)
 
 
 def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) -> int:
-    """The exit code."""
+    """Run a check, or write a baseline if there is no candidate; return the exit code."""
     limits = Limits(
         share("max-growth", options["max_growth"]),
         options["max_bytes"],
@@ -30,7 +30,7 @@ def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) 
     rule = Rule(share("max-slowdown", options["max_slowdown"]), looks=looks_up_to(options["processes"]))
     save: Path | None = options["save"]
     junit: Path | None = options["junit"]
-    # Minutes of measuring would be lost if only their end found out.
+    # Check the output files first: an error after the measurement would lose minutes.
     if save is not None:
         refuse_to_overwrite(save)
     if junit is not None:
@@ -67,9 +67,11 @@ def run_check(baseline: str, candidate: str | None, options: Mapping[str, Any]) 
 
 
 def refuse_junit(path: Path) -> None:
-    """A JUnit file goes into a folder that is there, and takes the place of nothing but XML."""
+    """Refuse a JUnit file in a missing folder, or in place of a file that is no XML."""
     if not path.parent.is_dir():
-        raise UsageError(f"cannot write `{path}`: there is no folder `{path.parent}`", "create it first")
+        raise UsageError(
+            f"cannot write `{path}`: there is no folder `{path.parent}`", "create the folder first"
+        )
     if path.is_dir() or (path.exists() and not path.read_bytes().lstrip().startswith(b"<")):
         raise UsageError(
             f"`{path}` exists and is no XML, so --junit does not overwrite it", "choose another name"
@@ -77,7 +79,7 @@ def refuse_junit(path: Path) -> None:
 
 
 def share(name: str, text: str) -> float:
-    """``2.5%`` is 0.025. A bare number could be either, so it is refused."""
+    """Parse ``2.5%`` as 0.025; a number without a per cent sign is ambiguous and refused."""
     digits = text.strip().removesuffix("%")
     try:
         value = float(digits) / 100
@@ -89,7 +91,7 @@ def share(name: str, text: str) -> float:
 
 
 def looks_up_to(processes: int | None) -> tuple[int, ...]:
-    """When to decide, with at most this many processes."""
+    """Numbers of processes after which to decide, with at most ``processes``."""
     if processes is None:
         return LOOKS
     if processes < 3:

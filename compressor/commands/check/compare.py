@@ -1,4 +1,4 @@
-"""A whole check: read both sides, compare what is exact, measure what is not, and give one verdict."""
+"""Compare two sides: exact costs, outputs and measured time; combine them into one verdict."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EXIT_CODES: dict[Outcome, int] = {"PASS": 0, "INCONCLUSIVE": 3, "FAIL": 4}
 
 @dataclass(frozen=True)
 class Checked:
-    """One finished check.
+    """Result of one check.
 
-    ``measured`` is None where nobody asked for time. ``reasons``: why something else that was asked for could not be
-    decided; ``notes``: what was not compared, and nobody had set a limit to.
+    ``measured`` is None if time was not requested. ``reasons``: why another requested comparison is undecided;
+    ``notes``: comparisons without a limit that were not possible.
     """
 
     baseline: Side
@@ -36,14 +36,14 @@ class Checked:
 
     @property
     def outcome(self) -> Outcome:
-        """FAIL if anything failed; INCONCLUSIVE if nothing did and something could not be decided."""
+        """FAIL if any comparison failed; INCONCLUSIVE if none failed and one is undecided; else PASS."""
         slowdown = "PASS" if self.measured is None else self.measured.regression.outcome
         if slowdown == "FAIL" or not all(finding.passed for finding in self.findings):
             return "FAIL"
         return "INCONCLUSIVE" if self.reasons else slowdown
 
     def exit_code(self, *, strict: bool) -> int:
-        """0, 3 or 4; with ``strict`` what could not be decided counts as failed."""
+        """Exit code 0, 3 or 4; with ``strict`` an inconclusive check counts as failed."""
         code = EXIT_CODES[self.outcome]
         return EXIT_CODES["FAIL"] if strict and code else code
 
@@ -78,37 +78,42 @@ def check_sides(
     any_device: bool = False,
     moved: Callable[[int, int], None] = lambda done, most: None,
 ) -> Checked:
-    """Compare ``candidate`` with ``baseline``; with the scope ``exact`` nothing is timed."""
-    for name, given in (("batch", batch), ("threads", threads)):
-        if given < 1:
-            raise UsageError(f"--{name} is {given}, expected at least 1")
+    """Compare ``candidate`` with ``baseline``; with the scope ``exact`` time is not measured."""
+    for name, value in (("batch", batch), ("threads", threads)):
+        if value < 1:
+            raise UsageError(f"--{name} is {value}, expected at least 1")
     findings = compare_exactly(baseline, candidate, limits)
     findings += compare_outputs(baseline, candidate, limits.output_error, batch)
     measured: Measured | None = None
-    gone = [
+    missing = [
         Reason("artifact-missing", f"`{side.name}`: {side.missing}")
         for side in (baseline, candidate)
         if side.file is None
     ]
     if scope == "all":
-        if gone:
-            measured = undecided(rule, gone)
+        if missing:
+            measured = undecided(rule, missing)
         else:
-            elsewhere = [] if any_device else _elsewhere(baseline, candidate)
+            other_machine = [] if any_device else _other_machine(baseline, candidate)
             measured = measure_slowdown(
-                baseline, candidate, rule, batch=batch, threads=threads, invalid=elsewhere, moved=moved
+                baseline, candidate, rule, batch=batch, threads=threads, invalid=other_machine, moved=moved
             )
-    unseen = tuple(Reason(reason.code, f"outputs not compared: {reason.text}") for reason in gone)
-    asked = limits.output_error is not None
+    not_compared = tuple(Reason(reason.code, f"outputs not compared: {reason.text}") for reason in missing)
+    has_limit = limits.output_error is not None
     return Checked(
-        baseline, candidate, tuple(findings), measured, unseen if asked else (), () if asked else unseen
+        baseline,
+        candidate,
+        tuple(findings),
+        measured,
+        not_compared if has_limit else (),
+        () if has_limit else not_compared,
     )
 
 
-def _elsewhere(*sides: Side) -> list[Reason]:
+def _other_machine(*sides: Side) -> list[Reason]:
     here = fingerprint()
-    told = (differs_from(side.name, side.device, here) for side in sides if side.device is not None)
-    return [reason for reason in told if reason is not None]
+    reasons = (differs_from(side.name, side.device, here) for side in sides if side.device is not None)
+    return [reason for reason in reasons if reason is not None]
 
 
 def _named(side: Side) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The first tier of a check: numbers that no machine's load can move, compared with ``<=``."""
+"""First tier of a check: exact costs, which do not depend on a machine's load, compared with ``<=``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from compressor.errors import UsageError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a candidate may cost more than its baseline.
+    """Limits on the extra cost of a candidate.
 
-    ``growth``: the share by which MACs, numbers, bytes and operators may grow. ``bytes``: the most that the file may
-    have. ``accuracy_drop``: in points; None where nobody asked, so that it is only checked where both sides say it.
-    ``output_error``: the largest difference of outputs, as a share of the baseline's largest; None where any is right.
+    ``growth``: share by which MACs, parameters, bytes and operators may grow. ``bytes``: largest size of the file.
+    ``accuracy_drop``: in points; with None it is checked only if the accuracy of both sides is known.
+    ``output_error``: largest difference of outputs, as a share of the baseline's largest; None is no limit.
     """
 
     growth: float = 0.01
@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: what was found on both sides, and the most that is allowed; None where nobody set a limit."""
+    """One comparison: the numbers of both sides and the largest that is allowed; None is no limit."""
 
     name: str
     passed: bool
@@ -54,10 +54,11 @@ class Finding:
 
 
 USUAL_DROP = 0.5
+"""Default limit on lost accuracy, in points."""
 
 
 def compare_exactly(baseline: Side, candidate: Side, limits: Limits) -> list[Finding]:
-    """Everything that can be told from the files."""
+    """Compare the costs that are known from the files, and the accuracy if both sides have it."""
     findings = [
         _not_more(title, before, after, before * (1 + limits.growth))
         for title, before, after in (
@@ -77,14 +78,14 @@ def compare_exactly(baseline: Side, candidate: Side, limits: Limits) -> list[Fin
             _differences(baseline, candidate),
         )
     )
-    off = [_off_granule(side, limits.granule) for side in (baseline, candidate)]
-    widths = ", ".join(str(width) for width in sorted(set(off[1]))[:8])
+    off_granule = [_off_granule(side, limits.granule) for side in (baseline, candidate)]
+    widths = ", ".join(str(width) for width in sorted(set(off_granule[1]))[:8])
     findings.append(
         _not_more(
             f"layers off the granule of {limits.granule}",
-            len(off[0]),
-            len(off[1]),
-            len(off[0]),
+            len(off_granule[0]),
+            len(off_granule[1]),
+            len(off_granule[0]),
             f"widths {widths}" if widths else "",
         )
     )
@@ -97,7 +98,7 @@ def _not_more(name: str, before: float, after: float, limit: float, detail: str 
 
 
 def _off_granule(side: Side, granule: int) -> list[int]:
-    """Widths that are no multiple, of layers wide enough for that to be asked."""
+    """Widths that are no multiple of the granule, of layers at least four times as wide as it."""
     return [width for width in side.widths if width >= 4 * granule and width % granule]
 
 
@@ -114,7 +115,7 @@ def _accuracy(baseline: Side, candidate: Side, drop: float | None) -> Finding | 
             unknown = next(side for side in (baseline, candidate) if side.accuracy is None)
             raise UsageError(
                 f"the accuracy of `{unknown.name}` is not known",
-                "run folders say it, and baselines that were saved from them; a file alone does not",
+                "give a run folder or a baseline saved from one; a file alone has no accuracy",
             )
         return None
     allowed = USUAL_DROP if drop is None else drop

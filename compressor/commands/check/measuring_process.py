@@ -1,7 +1,8 @@
-"""One process of a measured check: opens both files, times interleaved pairs, prints every sample as JSON.
+"""One process of a measured check: open both files, time interleaved pairs, print every sample as JSON.
 
-It is a program of its own (`python -m compressor.commands.check.measuring_process`) because the process is what must be
-repeated: where its memory and its threads fell stays the same as long as it lives. It does not import torch.
+It is a separate program (`python -m compressor.commands.check.measuring_process`), because the process is the unit
+that must be repeated: the placement of its memory and threads stays the same as long as it runs. It does not import
+torch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from compressor.exporting import Session, open_session
 from compressor.profiling import measure, watching
 
 LEAST_MS = 1.0
-"""A sample takes at least as long: a clock and a scheduler can do little with less."""
+"""Least time of a sample: clock and scheduler are too coarse for less."""
 
 
 def launch(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Time ``baseline`` against ``candidate`` as the order says."""
+    """Time ``baseline`` and ``candidate`` with the settings in ``order``."""
     sides = ("baseline", "candidate")
     sessions = {side: open_session(Path(order[side]), threads=order["threads"]) for side in sides}
     refuse_other_inputs(*sessions.values())
@@ -44,8 +45,8 @@ def _repeats(session: Session, feed: Mapping[str, Any]) -> int:
     started = time.perf_counter()
     for _ in range(3):
         session.run(feed)
-    each = (time.perf_counter() - started) / 3
-    return max(1, round(LEAST_MS / 1e3 / each + 0.5))
+    one_call = (time.perf_counter() - started) / 3
+    return max(1, round(LEAST_MS / 1e3 / one_call + 0.5))
 
 
 def _repeated(session: Session, feed: Mapping[str, Any], times: int) -> Callable[[], object]:
@@ -57,12 +58,12 @@ def _repeated(session: Session, feed: Mapping[str, Any], times: int) -> Callable
 
 
 def main() -> None:
-    """Read the order from stdin; answer on stdout, errors included."""
+    """Read the order from stdin; write the result or the error to stdout."""
     try:
-        answer = launch(json.load(sys.stdin))
+        result = launch(json.load(sys.stdin))
     except (ExportError, ProfileError) as error:
-        answer = {"error": str(error), "hint": error.hint}
-    json.dump(answer, sys.stdout)
+        result = {"error": str(error), "hint": error.hint}
+    json.dump(result, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The outputs of both sides: of the same names, types and shapes, and how far apart on the same random inputs.
+"""Compare the outputs of both sides: names, types, shapes, and the difference on the same random inputs.
 
-What takes a file in must find the same outputs in the next one, so another interface fails. Other *numbers* are right
-in a pruned network and wrong in one that was only exported again: they are always told, and judged where a limit is
-given. Random inputs are nobody's data: the share of equal arg-maxes is no accuracy.
+A program that uses a file needs the same outputs in the next one, so a changed interface fails. Different *numbers*
+are right for a pruned network and wrong for one that was only exported again: they are always reported, and fail only
+if they exceed a limit. Random inputs are no real data: the share of equal arg-maxes is no accuracy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Outputs = Mapping[str, Array]
 
 
 def compare_outputs(baseline: Side, candidate: Side, most: float | None, batch: int = 1) -> list[Finding]:
-    """Run both on ``INPUTS`` seeded inputs. ``most``: the error that is allowed; None to tell it only."""
+    """Run both sides on ``INPUTS`` seeded inputs. ``most``: the allowed error; None only reports it."""
     if baseline.file is None or candidate.file is None:
         return []
     first, second = (open_session(side.file) for side in (baseline, candidate) if side.file is not None)
@@ -44,11 +44,11 @@ def compare_outputs(baseline: Side, candidate: Side, most: float | None, batch: 
 
 
 def _interface(before: Outputs, after: Outputs) -> Iterator[str]:
-    """What differs, one output at a time. The order counts for nobody who asks by name, and so is no difference."""
+    """Describe each output that differs. Outputs are read by name, so another order is no difference."""
     for name in sorted({*before, *after}):
-        told = [_described(outputs.get(name)) for outputs in (before, after)]
-        if told[0] != told[1]:
-            yield f"`{name}` {told[0]} → {told[1]}"
+        descriptions = [_described(outputs.get(name)) for outputs in (before, after)]
+        if descriptions[0] != descriptions[1]:
+            yield f"`{name}` {descriptions[0]} → {descriptions[1]}"
 
 
 def _described(value: Array | None) -> str:
@@ -56,9 +56,9 @@ def _described(value: Array | None) -> str:
 
 
 def _error(pairs: list[tuple[Outputs, Outputs]], name: str) -> float:
-    """The largest difference over all inputs, as a share of the baseline's largest magnitude.
+    """Largest difference over all inputs, as a share of the baseline's largest magnitude.
 
-    Outputs that are no numbers differ or do not. A baseline of nothing but zeros has no scale: then it is 1.
+    For outputs that are no numbers it is 1 if any differs, else 0. If the baseline is all zeros, the scale is 1.
     """
     both = [(before[name], after[name]) for before, after in pairs]
     if both[0][0].dtype.kind not in "fiub":
@@ -69,7 +69,7 @@ def _error(pairs: list[tuple[Outputs, Outputs]], name: str) -> float:
 
 
 def _wide(value: Array) -> Array:
-    """In float64, so that the difference itself rounds nothing."""
+    """Convert to float64, so that the difference is not rounded again."""
     return value.astype(np.float64)
 
 
@@ -78,7 +78,7 @@ def _largest(value: Array) -> float:
 
 
 def _agreement(pairs: list[tuple[Outputs, Outputs]]) -> str:
-    """Of how many rows of the first output that has classes the largest one is in the same place."""
+    """Sentence with the share of equal arg-maxes in the first output that has classes."""
     name = next((name for name, value in pairs[0][0].items() if _has_classes(value)), None)
     if name is None:
         return ""

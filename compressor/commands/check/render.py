@@ -1,4 +1,4 @@
-"""A check for people and for machines: text, Markdown for a job's summary, JUnit XML, and annotations."""
+"""Render a check as text, as Markdown for a job's summary, as JUnit XML, and as annotations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from compressor.profiling import Reason, Regression
 
 SIGNS = {True: "ok", False: "FAILED"}
 TOLD = "-"
-"""The sign of what is told and not judged."""
+"""Sign of a finding that has no limit."""
 
 
 def to_text(checked: Checked) -> str:
-    """What the terminal shows."""
+    """Render a check for the terminal."""
     lines = [f"{checked.outcome}: {checked.candidate.name} against {checked.baseline.name}"]
-    lines += [f"  {sign(each):<7} {each.name}: {compared(each)}" for each in checked.findings]
+    lines += [f"  {sign(finding):<7} {finding.name}: {compared(finding)}" for finding in checked.findings]
     lines += [f"  {'?':<7} {said(reason)}" for reason in checked.reasons]
     lines += [f"  {TOLD:<7} {said(note)}" for note in checked.notes]
     if checked.measured is not None:
@@ -31,7 +31,7 @@ def to_text(checked: Checked) -> str:
 
 
 def to_markdown(checked: Checked) -> str:
-    """The same as a table."""
+    """Render a check as a Markdown table."""
     lines = [
         f"### compress check: {checked.outcome}",
         "",
@@ -52,7 +52,7 @@ def to_markdown(checked: Checked) -> str:
 
 
 def sentences(regression: Regression) -> Iterator[str]:
-    """The ratio with its interval, what would have been seen, and why nothing was decided."""
+    """Yield the ratio with its interval, the slowdown that would have been detected, and the reasons of no verdict."""
     if regression.launches >= 3 and regression.high != float("inf"):
         yield (
             f"{change(regression.ratio)} ({change(regression.low)} to {change(regression.high)}), "
@@ -63,24 +63,24 @@ def sentences(regression: Regression) -> Iterator[str]:
 
 
 def said(reason: Reason) -> str:
-    """The sentence, and the code to look it up by."""
+    """The sentence of a reason and its code."""
     return f"{reason.text} [{reason.code}]"
 
 
 def sign(finding: Finding) -> str:
-    """What stands before a finding."""
+    """Sign at the beginning of a finding's line."""
     return TOLD if finding.limit is None else SIGNS[finding.passed]
 
 
 def change(ratio: float) -> str:
-    """1.031 is 3.1 % slower."""
+    """Render a ratio of times: 1.031 is ``3.10% slower``."""
     if abs(ratio - 1) < 5e-5:
         return "unchanged"
     return f"{abs(ratio - 1):.2%} {'slower' if ratio > 1 else 'faster'}"
 
 
 def compared(finding: Finding) -> str:
-    """Both numbers, the limit where it is broken, and what differs."""
+    """Render both numbers of a finding, the limit if it is exceeded, and the detail."""
     text = f"{number(finding.baseline)} → {number(finding.candidate)}"
     if not finding.passed and finding.limit is not None:
         text += f", at most {number(finding.limit)} allowed"
@@ -88,14 +88,14 @@ def compared(finding: Finding) -> str:
 
 
 def number(value: float) -> str:
-    """Whole numbers with commas, others with two places, shares with as many as it takes to see them."""
+    """Render with commas; below 1000 with two decimals, except whole numbers; below 1 with two significant digits."""
     if 0 < abs(value) < 1:
         return f"{value:.2g}"
     return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:,.2f}"
 
 
 def to_junit(checked: Checked) -> bytes:
-    """One test case for every finding and one for the time; what could not be decided is skipped."""
+    """Render one test case for every finding and one for the time; undecided comparisons are skipped tests."""
     cases: list[tuple[str, str, str]] = [
         (finding.name, "" if finding.passed else "failure", compared(finding)) for finding in checked.findings
     ]
@@ -119,7 +119,7 @@ def to_junit(checked: Checked) -> bytes:
 
 
 def notes_of(checked: Checked) -> Iterator[str]:
-    """Lines that GitHub shows beside a job."""
+    """Yield annotations that GitHub shows beside a job."""
     for finding in checked.findings:
         if not finding.passed:
             yield f"::error title=compress check::{finding.name}: {compared(finding)}"
@@ -131,7 +131,7 @@ def notes_of(checked: Checked) -> Iterator[str]:
 
 
 def tell_the_job(checked: Checked) -> list[str]:
-    """On GitHub: add the table to the job's summary, and give the annotations to print."""
+    """In a GitHub job, append the table to the job's summary, and return the annotations to print."""
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
@@ -140,5 +140,5 @@ def tell_the_job(checked: Checked) -> list[str]:
 
 
 def write_junit(checked: Checked, path: Path) -> None:
-    """The JUnit file."""
+    """Write the check as a JUnit file."""
     write_atomic(path, to_junit(checked))

@@ -1,8 +1,8 @@
-"""Is this the machine that a baseline was written on? Time says little about the same file elsewhere.
+"""Compare this machine with the one on which a baseline was written; times of another machine prove little.
 
-Both sides are measured here and now whatever the answer is, so the ratio is true of this machine. But whether a
-candidate may be slower than its baseline was decided for another one: kernels are chosen by instruction sets, and a
-network that is faster on one processor can be slower on the next.
+Both sides are measured on this machine in any case, so the ratio is true of it. But the limit on the slowdown was
+chosen for the other machine: kernels are chosen by instruction sets, and a network that is faster on one processor
+can be slower on the next.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ FIELDS: dict[str, Callable[[Device], object]] = {
     "onnxruntime": lambda device: (device.get("packages") or {}).get("onnxruntime"),
     "GPU": lambda device: (device.get("gpu") or {}).get("name"),
 }
-"""What chooses the code that runs. Memory, system and Python do not."""
+"""Facts that select the code that runs. Memory, system and Python do not."""
 
-ONLY_IF_TOLD = {"GPU"}
-"""It is known to those alone who have loaded torch: not told is not the same as another."""
+ONLY_IF_KNOWN = {"GPU"}
+"""Facts that are known only to a process that has loaded torch: an unknown one is no difference."""
 
 
 def differs_from(name: str, there: Device, here: Device) -> Reason | None:
-    """The reason to believe no time where the baseline ``name`` was written on another machine."""
+    """Reason for no verdict on time if the baseline ``name`` was written on another machine, else None."""
     fields = ", ".join(_differences(there, here))
     if not fields:
         return None
     return Reason(
         "fingerprint-differs",
-        f"`{name}` was written on another machine: {fields}; --any-device decides all the same",
+        f"`{name}` was written on another machine: {fields}; --any-device decides anyway",
     )
 
 
 def _differences(there: Device, here: Device) -> Iterator[str]:
     for field, of in FIELDS.items():
         first, second = of(there), of(here)
-        unknown = field in ONLY_IF_TOLD and None in (first, second)
+        unknown = field in ONLY_IF_KNOWN and None in (first, second)
         if first != second and not unknown:
-            yield f"{field} {_said(first)} there, {_said(second)} here"
+            yield f"{field} {_text(first)} there, {_text(second)} here"
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
-        return "+".join(str(each) for each in value) or "none"
+        return "+".join(str(item) for item in value) or "none"
     return "unknown" if value is None else str(value)

@@ -1,7 +1,7 @@
-"""The two sides of a check, read from an ONNX file, a run folder or a baseline that was written before.
+"""Read the two sides of a check: an ONNX file, a run folder or a baseline that was written before.
 
-A ``baseline.json`` keeps the exact costs and names its artifact by path and hash: costs can be compared without the
-file, time cannot, since a number from another hour says nothing about this one.
+A ``baseline.json`` has the exact costs and names its artifact by path and hash: costs can be compared without the
+file, time cannot, because times of two different hours are not comparable.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ENGINES = {".engine", ".plan"}
 
 @dataclass(frozen=True)
 class Side:
-    """What is known of one side.
+    """Facts about one side.
 
-    ``file`` is the artifact, where it is at hand; ``missing`` says why it is not. ``device`` is the machine on which a
-    baseline was written: files and folders carry none.
+    ``file`` is the artifact, or None, with the reason in ``missing``. ``device`` is the machine on which a
+    baseline was written; files and folders have none.
     """
 
     name: str
@@ -47,31 +47,31 @@ class Side:
 
     @property
     def nodes(self) -> int:
-        """How many operators run, of whatever kind."""
+        """Number of operators of all kinds."""
         return sum(self.operators.values())
 
 
-def read_side(given: str) -> Side:
-    """The side that an argument of ``compress check`` means."""
-    path = Path(given)
+def read_side(argument: str) -> Side:
+    """Read the side that an argument of ``compress check`` names."""
+    path = Path(argument)
     if path.is_dir():
         return _from_run(path)
     if path.suffix == ".json":
         return _from_baseline(path)
     if path.suffix.lower() in ENGINES:
         raise UsageError(
-            f"`{given}` is a TensorRT engine, which this version can neither count nor run",
+            f"`{argument}` is a TensorRT engine, which this version can neither count nor run",
             "give the ONNX file that it was built from",
         )
     if not path.is_file():
-        raise UsageError(f"no file `{given}`", "give an ONNX file, a run folder or a baseline.json")
-    return _from_file(path, given, None)
+        raise UsageError(f"no file `{argument}`", "give an ONNX file, a run folder or a baseline.json")
+    return _from_file(path, argument, None)
 
 
 def save_baseline(side: Side, path: Path) -> None:
-    """Write what later checks compare with. The artifact is named relative to the file, so both can move."""
+    """Write a baseline for later checks. The path of the artifact is relative to it, so both can be moved together."""
     if side.file is None:
-        raise UsageError(f"`{side.name}` has no artifact at hand to be named: {side.missing}")
+        raise UsageError(f"cannot save `{side.name}` as a baseline: {side.missing}")
     value = asdict(side) | {
         "schema": SCHEMA,
         "kind": KIND,
@@ -83,7 +83,7 @@ def save_baseline(side: Side, path: Path) -> None:
 
 
 def refuse_to_overwrite(path: Path) -> None:
-    """A baseline may only take the place of a baseline: a slip of the hand must not cost a network."""
+    """Refuse to overwrite a file that is no baseline, so that a wrong path does not delete a network."""
     if not path.exists():
         above = next(parent for parent in path.absolute().parents if parent.exists())
         if not above.is_dir():
@@ -151,14 +151,14 @@ def _from_baseline(path: Path) -> Side:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CompressError(f"`{path}` is damaged: {error}", "write it again with --save") from error
-    return _at_hand(side)
+    return _with_verified_file(side)
 
 
-def _at_hand(side: Side) -> Side:
-    """The same, without its artifact where that is gone or has changed."""
-    why = None
+def _with_verified_file(side: Side) -> Side:
+    """Return the side, without its artifact if that is missing or has changed."""
+    reason = None
     if side.file is None or not side.file.is_file():
-        why = f"its artifact `{side.file}` is not there"
+        reason = f"its artifact `{side.file}` is not there"
     elif content_of(side.file)[0] != side.sha256:
-        why = f"its artifact `{side.file}` is not the one that it was written for (another hash)"
-    return side if why is None else replace(side, file=None, missing=why)
+        reason = f"its artifact `{side.file}` is not the one that it was written for (another hash)"
+    return side if reason is None else replace(side, file=None, missing=reason)

@@ -1,4 +1,4 @@
-"""The second tier of a check: fresh processes, one after the other, until it is decided or enough is enough."""
+"""Second tier of a check: measure in fresh processes, one after the other, until a verdict or the last look."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compressor.profiling.regression import ClockName
 WARMUP_S = 0.3
 TIMEOUT_S = 600
 BUSY = 0.5
-"""The share of processes that other programs may have disturbed before wall time is not believed."""
+"""Share of processes disturbed by other programs above which wall time is not used."""
 
 
 class LostProcessError(CompressError):
@@ -27,7 +27,7 @@ class LostProcessError(CompressError):
 
 @dataclass(frozen=True)
 class Measured:
-    """The verdict, every sample that it rests on, and the machine."""
+    """The verdict, all its samples, and the machine."""
 
     regression: Regression
     launches: tuple[dict[str, Any], ...]
@@ -44,42 +44,42 @@ def measure_slowdown(
     invalid: Sequence[Reason] = (),
     moved: Callable[[int, int], None] = lambda done, most: None,
 ) -> Measured:
-    """Launch processes up to each look, and stop at the first that decides.
+    """Launch processes up to each look, and stop at the first look with a verdict.
 
-    On one thread CPU time decides: it is what the runtime used, whoever else was on the machine. On several it would
-    count waiting threads too, and wall time decides, unless the machine was busy. ``invalid``: why no number from
-    here can decide; then one look is taken all the same, for the reader.
+    On one thread CPU time decides: it does not depend on other programs. On several threads it would include waiting
+    threads, and wall time decides, unless the machine was busy. ``invalid``: reasons why no number of this machine can
+    decide; one look is measured anyway, to report the numbers.
     """
     clock: ClockName = "cpu" if threads == 1 else "wall"
     answers: list[dict[str, Any]] = []
     launches: list[Launch] = []
     decision = decide([], rule, clock)
     for look in rule.looks:
-        lasting = list(invalid)
+        lasting_reasons = list(invalid)
         while len(launches) < look:
             try:
                 answer = _launched(_order(baseline, candidate, rule, batch, threads, seed=len(launches)))
-            except LostProcessError as death:
+            except LostProcessError as loss:
                 if not launches:
                     raise
-                lasting.append(
-                    Reason("too-few-processes", f"after {len(launches)} of {look} processes {death}")
+                lasting_reasons.append(
+                    Reason("too-few-processes", f"after {len(launches)} of {look} processes {loss}")
                 )
                 break
             answers.append(answer)
             launches.append(Launch(*(_timing(answer[side]) for side in ("baseline", "candidate"))))
             moved(len(launches), rule.looks[-1])
-        lasting += _throttled(answers)
-        ratios = [each.log_ratio(clock) for each in launches]
-        decision = decide(ratios, rule, clock, [*lasting, *_busy(launches, clock)])
-        # What more processes cannot mend is not worth their time.
-        if decision.outcome != "INCONCLUSIVE" or lasting:
+        lasting_reasons += _throttled(answers)
+        ratios = [process.log_ratio(clock) for process in launches]
+        decision = decide(ratios, rule, clock, [*lasting_reasons, *_busy(launches, clock)])
+        # More processes do not help if a reason stays.
+        if decision.outcome != "INCONCLUSIVE" or lasting_reasons:
             break
     return Measured(decision, tuple(answers), dict(fingerprint()))
 
 
 def undecided(rule: Rule, reasons: Sequence[Reason]) -> Measured:
-    """Where nothing could be measured."""
+    """Result of a check in which nothing could be measured."""
     return Measured(decide([], rule, "cpu", reasons), (), dict(fingerprint()))
 
 
@@ -98,15 +98,15 @@ def _order(
 
 
 def _launched(order: dict[str, Any]) -> dict[str, Any]:
-    # The process finds what this one found: alone it would look into the working folder first, where a user's own
-    # `export.py` may be, or another version of this package.
+    # The process gets this one's import path: by default it would look into the working folder first, where a
+    # user's own `export.py` or another version of this package may be.
     command = [sys.executable, "-P", "-m", "compressor.commands.check.measuring_process"]
-    places = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    import_path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     try:
-        done = subprocess.run(
+        finished = subprocess.run(
             command,
             input=json.dumps(order),
-            env={**os.environ, "PYTHONPATH": places},
+            env={**os.environ, "PYTHONPATH": import_path},
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -117,9 +117,9 @@ def _launched(order: dict[str, Any]) -> dict[str, Any]:
             f"a measuring process did not end in {TIMEOUT_S} s", "use a smaller --batch"
         ) from error
     try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(finished.stdout)
     except ValueError as error:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        last = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
         raise LostProcessError(f"a measuring process died: {last}") from error
     if "error" in answer:
         raise CompressError(answer["error"], answer["hint"])
@@ -131,16 +131,16 @@ def _timing(value: dict[str, Any]) -> Timing:
 
 
 def _throttled(answers: Sequence[dict[str, Any]]) -> list[Reason]:
-    """One reason for all processes in which something slowed itself down."""
-    said = [each["conditions"]["reasons"] for each in answers if each["conditions"]["reasons"]]
-    if not said:
+    """Summarise all processes with a throttled processor in one reason."""
+    reasons = [answer["conditions"]["reasons"] for answer in answers if answer["conditions"]["reasons"]]
+    if not reasons:
         return []
-    return [Reason("throttled", f"in {len(said)} of {len(answers)} processes {said[-1][0]['text']}")]
+    return [Reason("throttled", f"in {len(reasons)} of {len(answers)} processes {reasons[-1][0]['text']}")]
 
 
 def _busy(launches: list[Launch], clock: ClockName) -> list[Reason]:
     disturbed = sum(launch.contended for launch in launches)
     if clock == "cpu" or disturbed <= BUSY * len(launches):
         return []
-    text = f"other programs took the cores in {disturbed} of {len(launches)} processes"
+    text = f"other programs used the cores in {disturbed} of {len(launches)} processes"
     return [Reason("host-contended", text)]

@@ -51,7 +51,7 @@ def test_a_baseline_whose_file_is_gone_or_another_still_has_its_counts(tmp_path:
     assert "another hash" in str(changed.missing)
     (tmp_path / "one.onnx").unlink()
     assert "is not there" in str(read_side(str(tmp_path / "baseline.json")).missing)
-    with pytest.raises(UsageError, match="has no artifact at hand"):
+    with pytest.raises(UsageError, match="as a baseline: its artifact"):
         save_baseline(changed, tmp_path / "other.json")
 
 
