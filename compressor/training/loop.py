@@ -144,19 +144,26 @@ def follow(
                 break
             course.run()
 
+    return _handed_out(course, resumed_from=resumed_from)
+
+
+def _handed_out(course: Course, resumed_from: int | None) -> Trained:
+    """The trained network, the same in every process, with its history and warnings."""
+    moving, place, world = course.moving, course.moving.place, course.exchange.world
     if place.back:
-        warnings.append(place.back)
-    warnings.extend((*place.again, *lesson.notes))
+        course.warnings.append(place.back)
+    course.warnings.extend((*place.again, *moving.lesson.notes))
     moving.optimizer.zero_grad(set_to_none=True)
     network = _contiguous(course.shown.eval())
     world.agree("weights after a training", "" if world.size == 1 else digest(network))
+    device = course.arithmetic.device
     return Trained(
         network,
         tuple(place.history),
         resumed_from,
-        arithmetic.precision,
-        tuple(dict.fromkeys(warnings)),
-        before=None if place.history else accuracy(network, data.test, device=device),
+        course.arithmetic.precision,
+        tuple(dict.fromkeys(course.warnings)),
+        before=None if place.history else accuracy(network, course.data.test, device=device),
     )
 
 

@@ -42,6 +42,24 @@ def _lines(report: Report) -> Iterator[str]:
     yield " ".join(filter(None, (how_fitted(report), how_measured(report))))
     yield ""
     yield student_form(report)
+    yield from _checks(report)
+    yield from _table(PROOF_HEAD, proof_rows(report.proofs))
+    if told := how_timed(report.proofs):
+        yield ""
+        yield told
+    yield from _table(TRAINING_HEAD, training_rows(report))
+    yield from _repairs(report)
+    yield from _widths(report)
+    yield from _files(report)
+    yield from _table(("step", "seconds"), [(row["name"], f"{row['seconds']:.2f}") for row in report.steps])
+    if report.warnings:
+        yield ""
+        yield "## Warnings"
+        yield ""
+        yield from (f"- {warning}" for warning in report.warnings)
+
+
+def _checks(report: Report) -> Iterator[str]:
     yield from _table(
         ("check", "result", "largest error", "allowed"),
         [
@@ -54,12 +72,10 @@ def _lines(report: Report) -> Iterator[str]:
             for check in report.checks
         ],
     )
-    yield from _table(PROOF_HEAD, proof_rows(report.proofs))
-    if told := how_timed(report.proofs):
-        yield ""
-        yield told
-    yield from _table(TRAINING_HEAD, training_rows(report))
-    yield from _repairs(report)
+
+
+def _widths(report: Report) -> Iterator[str]:
+    """What is left of every group and layer, and what was left whole."""
     yield from _table(
         ("group", "units", "kept"),
         [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
@@ -73,6 +89,10 @@ def _lines(report: Report) -> Iterator[str]:
     )
     if report.not_cut:
         yield from _table(("left whole", "why"), [(row["name"], row["reason"]) for row in report.not_cut])
+
+
+def _files(report: Report) -> Iterator[str]:
+    """The files, and the layers of engines that ran here."""
     yield from _table(
         ("file", "format", "precision", "opset", "bytes", "sha256"),
         [
@@ -101,12 +121,6 @@ def _lines(report: Report) -> Iterator[str]:
                 for row in layers
             ],
         )
-    yield from _table(("step", "seconds"), [(row["name"], f"{row['seconds']:.2f}") for row in report.steps])
-    if report.warnings:
-        yield ""
-        yield "## Warnings"
-        yield ""
-        yield from (f"- {warning}" for warning in report.warnings)
 
 
 def _repairs(report: Report) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -72,19 +73,7 @@ def answered(problem: Problem) -> Answer | None:
                 [(start + i * sizes[b] + j, 1.0) for i in range(sizes[a])] + [(int(starts[b]) + j, -1.0)], 0.0
             )
 
-    limits = np.zeros((len(problem.limits), total))
-    room = np.ones(len(problem.limits))
-    for number, limit in enumerate(problem.limits):
-        for scope, table in limit.terms.items():
-            share = table / limit.allowed
-            if not scope:
-                room[number] -= float(share)
-            elif len(scope) == 1:
-                limits[number, starts[scope[0]] : starts[scope[0] + 1]] += share
-            else:
-                start = flow_of[scope[0], scope[1]]
-                limits[number, start : start + share.size] += share.ravel()
-
+    limits, room = _limits(problem, starts, flow_of, total)
     worth = np.concatenate([*problem.values, np.zeros(total - int(starts[-1]))])
     matrix = coo_array((entries, (rows, columns)), shape=(len(right), total)).tocsr()
     found = milp(
@@ -99,3 +88,22 @@ def answered(problem: Problem) -> Answer | None:
     places = [int(np.argmax(found.x[starts[group] : starts[group + 1]])) for group in range(len(sizes))]
     bound = -float(found.mip_dual_bound) if found.mip_dual_bound is not None else np.inf
     return Answer(places, bound)
+
+
+def _limits(
+    problem: Problem, starts: np.ndarray[Any, Any], flow_of: dict[tuple[int, int], int], total: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A row of shares for every limit, and the room that constant terms leave in it."""
+    limits = np.zeros((len(problem.limits), total))
+    room = np.ones(len(problem.limits))
+    for number, limit in enumerate(problem.limits):
+        for scope, table in limit.terms.items():
+            share = table / limit.allowed
+            if not scope:
+                room[number] -= float(share)
+            elif len(scope) == 1:
+                limits[number, starts[scope[0]] : starts[scope[0] + 1]] += share
+            else:
+                start = flow_of[scope[0], scope[1]]
+                limits[number, start : start + share.size] += share.ravel()
+    return limits, room
