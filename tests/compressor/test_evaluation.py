@@ -1,4 +1,4 @@
-"""`compress evaluate`: which network, on which data, and what is said."""
+"""`compress evaluate`: choice of network and data, and the result."""
 
 from __future__ import annotations
 

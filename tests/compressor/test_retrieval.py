@@ -1,4 +1,4 @@
-"""Retrieval: rankings that were computed by hand, images at one distance, and which layer is looked at."""
+"""Retrieval: rankings computed by hand, images at the same distance, and the choice of layer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_cosine_looks_at_directions_alone() -> None:
 
 @pytest.mark.parametrize("relevant", [[1, 1, 0, 0, 1], [0, 1, 0, 1, 0], [1, 0, 1, 0, 1]])
 def test_images_at_one_distance_count_as_in_the_mean_over_all_their_orders(relevant: list[int]) -> None:
-    """The second to the fourth of five are at one distance."""
+    """The second to the fourth of five are at the same distance."""
     ordered = torch.tensor([[0.0, 1, 1, 1, 2]])
     found, _, _ = measures(ordered, torch.tensor([relevant]).bool())
     apart = torch.arange(5.0)[None]

@@ -1,7 +1,7 @@
-"""Thousands of broken files for the loaders: mutated ONNX files, sidecars of engines, and places of weights.
+"""Feed thousands of broken files to the loaders: mutated ONNX files, sidecars of engines, and locations of weights.
 
-Each file is looked at in this process, where nothing may be raised but an ExportError, and then opened in a forked
-one with a limit of time and memory, as `open_stranger` does with a fresh one, which would take half a second each.
+Each file is checked in this process, where only an ExportError may be raised, and then opened in a forked process
+with a limit of time and memory. `open_stranger` starts a fresh process, which would take half a second for each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Mutation = Callable[[bytes, random.Random], bytes]
 
 
 def fuzz_onnx(seeds: list[bytes], folder: Path, count: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """How ``count`` mutants ended, and what must not have happened: a traceback, a hang."""
+    """Results of ``count`` mutants, and the failures among them: a traceback, a hang."""
     chance, path = random.Random(seed), folder / "mutant.onnx"
     ends: Counter[str] = Counter()
     failures: list[str] = []
@@ -54,7 +54,7 @@ def fuzz_onnx(seeds: list[bytes], folder: Path, count: int, seed: int = 0) -> tu
 
 
 def fuzz_sidecars(engine: Path, count: int, seed: int = 0) -> list[str]:
-    """Mutants of an engine or of its sidecar: either refused, or what is returned is the engine that was built."""
+    """Mutants of an engine or of its sidecar: each is refused, or the loaded bytes are those of the built engine."""
     chance, failures = random.Random(seed), []
     content, said = engine.read_bytes(), sidecar_path(engine).read_bytes()
     for number in range(count):
@@ -123,7 +123,7 @@ def _huge_number(data: bytes, chance: random.Random) -> bytes:
 
 
 def _head_only(data: bytes, chance: random.Random) -> bytes:
-    """Mutations of weights seldom matter, so most go where the structure is."""
+    """Mutate mostly the structure of the file, because mutations of weights seldom matter."""
     changed = bytearray(data)
     for _ in range(4):
         changed[chance.randrange(min(len(changed), 2000))] = chance.randrange(256)

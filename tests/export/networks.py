@@ -16,7 +16,7 @@ class Residual(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
-        self.conv2 = nn.Conv2d(8, 8, 3, padding="same")  # with a bias, padding by word
+        self.conv2 = nn.Conv2d(8, 8, 3, padding="same")  # with a bias, padding as a word
         self.bn2 = nn.BatchNorm2d(8)
         self.relu = nn.ReLU(inplace=True)
         self.head = nn.Linear(8, 5)
@@ -106,7 +106,7 @@ class FixesBatch(nn.Module):
 
 
 def inside(layer: nn.Module) -> nn.Module:
-    """``layer`` where a message must find it: at ``features.1``."""
+    """A network with ``layer`` at ``features.1``, the name that a message must have."""
     outer = nn.Module()
     outer.features = nn.Sequential(nn.Conv2d(3, 3, 3), layer)
     outer.forward = outer.features.forward  # type: ignore[method-assign]
@@ -114,7 +114,7 @@ def inside(layer: nn.Module) -> nn.Module:
 
 
 def settled(network: nn.Module, seed: int = 0) -> nn.Module:
-    """The network in train mode with batch norm statistics that are nobody's defaults."""
+    """The network in train mode, with batch norm statistics that differ from the defaults."""
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -128,7 +128,7 @@ def settled(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def of_one_batch(path: Path, batch: int) -> Path:
-    """A copy of a file as another maker's tool would write it: for one batch, without our metadata and names."""
+    """Copy a file as another exporter would write it: for one batch, without our metadata and names."""
     model = onnx.load(path)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch

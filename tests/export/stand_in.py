@@ -1,7 +1,7 @@
-"""TensorRT as far as running goes, on a CPU: an engine's bytes are an ONNX file, and ONNX Runtime computes it.
+"""Stand-in for TensorRT's runtime on a CPU: an engine's bytes are an ONNX file, and ONNX Runtime computes it.
 
 It has the names of the bindings (a test compares them with the real ones) and their rules: shapes before addresses,
-addresses before a start, one report of every layer for every run. What it cannot stand in for is a GPU.
+addresses before a start, one report of every layer for every run. It does not replace a test on a GPU.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ICudaEngine:
         return EngineInspector(self)
 
     def _layers(self) -> list[list[Any]]:
-        """Nodes in the order of execution, an activation together with what it follows."""
+        """Nodes in the order of execution; an activation is joined with the node before it."""
         layers: list[list[Any]] = []
         for node in self._model.graph.node:
             if node.op_type in FUSED and layers:
@@ -162,7 +162,7 @@ class IExecutionContext:
         return True
 
     def _array(self, name: str) -> np.ndarray[Any, Any]:
-        """The memory at an address, as the kernel of a GPU would see it."""
+        """Memory at an address, as a GPU kernel would access it."""
         dtype, shape = self._engine.get_tensor_dtype(name), self.get_tensor_shape(name)
         size = int(np.prod(shape)) * dtype.itemsize
         memory = (ctypes.c_char * size).from_address(self._addresses[name])
@@ -174,7 +174,7 @@ def _name(nodes: list[Any]) -> str:
 
 
 class Event:
-    """An event on the clock of the host, as there is no other."""
+    """An event on the clock of the host, the only one without a GPU."""
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
@@ -191,7 +191,7 @@ class Event:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on there is a GPU with TensorRT, whose engines are ONNX files."""
+    """Simulate a GPU with TensorRT, whose engines are ONNX files."""
     import sys
 
     library = sys.modules[__name__]
@@ -210,7 +210,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def names_of(module: Any) -> set[str]:
-    """What a library of this kind is asked for: its classes, and what they have."""
+    """Missing names of a library, out of those that the product uses: classes and their members."""
     classes = [Runtime, ICudaEngine, EngineInspector, IExecutionContext, IProfiler]
     own = ([cls.__name__, name] for cls in classes for name in vars(cls) if not name.startswith("_"))
     own_fields = (["IExecutionContext", "profiler"],)

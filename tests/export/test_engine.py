@@ -1,4 +1,4 @@
-"""Engines: what is built with TensorRT-RTX (no GPU needed), and which are loaded."""
+"""Engines: building with TensorRT-RTX (no GPU needed), and the checks before loading."""
 
 from __future__ import annotations
 

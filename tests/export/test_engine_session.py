@@ -1,4 +1,4 @@
-"""Running an engine: on a GPU where there is one, and before that against a stand-in with the same names and rules."""
+"""Running an engine: with a stand-in that has the same names and rules, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_engine_answers_as_the_file_that_it_was_built_of(source: Path) -> Non
     session = open_engine(engine_of(source))
     assert session.batches == (2, 4)
     assert session.inputs[0].shape == ("batch", 3, 12, 12)
-    for images in (IMAGES[:1], IMAGES[:3], IMAGES):  # filled up, as they are, in parts
+    for images in (IMAGES[:1], IMAGES[:3], IMAGES):  # padded, unchanged, split
         np.testing.assert_allclose(
             session.answers(images), open_session(source).answers(images), rtol=1e-5, atol=1e-6
         )
@@ -115,7 +115,7 @@ def test_layers_are_told_with_their_nodes_kernels_and_times(source: Path) -> Non
     assert layers[0].formats == ("Float NCHW",)
     assert layers[0].kernel == "kernel_of_Conv"
     assert [layer.samples_ms for layer in layers] == [(0.5 + index,) * 5 for index in range(len(layers))]
-    # Answers before and after are the same: the profiler had a context of its own.
+    # Outputs before and after are the same: the profiler had a separate context.
     assert engine.context.profiler is None
 
 

@@ -1,4 +1,4 @@
-"""A network as an ExecuTorch program: written, run, and refused in a line."""
+"""ExecuTorch programs: written, run, and refused with one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not installed is said in one line, with the command that installs it."""
+"""A missing library is reported in one line, with the command that installs it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from .test_onnx import BATCHES, EXAMPLE, function_of
 
 
 class Loud(nn.Module):
-    """A layer whose values float16 cannot hold, and one after it that brings them back."""
+    """A layer whose values overflow float16, and a layer after it that scales them down."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from .test_onnx import EXAMPLE, function_of, operators_in
 
 
 class NormFirst(nn.Module):
-    """A norm whose only reader is a convolution; what comes before it has a second reader, as in MaxViT."""
+    """A norm whose only reader is a convolution; the norm's input has a second reader, as in MaxViT."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Capitals(nn.Module):
         (nn.Conv2d(4, 6, 3, bias=False), 0),
         (nn.Conv2d(4, 6, 3, groups=2), 0),
         (nn.Conv2d(4, 4, 3, groups=4, stride=2), 0),
-        (nn.Conv2d(4, 6, 3, padding=1), 1),  # its border is zero, and would have to be the shift
+        (nn.Conv2d(4, 6, 3, padding=1), 1),  # its padding is zero, and would have to be the shift
     ],
     ids=["pointwise", "no bias", "groups", "depthwise", "border"],
 )
@@ -117,7 +117,7 @@ def test_height_and_width_can_be_free_too(tmp_path: Path) -> None:
 
 
 def same(network: nn.Module, path: Path, size: tuple[int, ...] = (3, 3, 12, 12)) -> bool:
-    """float32, and sums of a few dozen products."""
+    """True if network and file agree up to rounding in float32, with sums of a few dozen products."""
     session = open_session(path, threads=1)
     batches = [np.random.default_rng(0).normal(size=size).astype(np.float32)]
     run = function_of(network)
@@ -125,7 +125,7 @@ def same(network: nn.Module, path: Path, size: tuple[int, ...] = (3, 3, 12, 12))
 
 
 class Averages(nn.Module):
-    """Every way to write an average over the image, and two that are none."""
+    """All ways to write an average over the image, and two operations that are none."""
 
     def __init__(self, way: str) -> None:
         super().__init__()

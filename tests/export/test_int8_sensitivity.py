@@ -1,4 +1,4 @@
-"""Quantised alone, the node that does the harm is found, and the others do little."""
+"""Quantised alone, the node that causes the error is found, and the others change little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32
 
 
 class OneHarmful(nn.Module):
-    """Its second convolution sees one channel a thousand times as large as the others, which alone matter."""
+    """Its second convolution reads one channel a thousand times as large as the others; only the others matter."""
 
     def __init__(self) -> None:
         super().__init__()

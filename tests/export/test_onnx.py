@@ -126,7 +126,7 @@ def test_nodes_keep_the_name_of_their_layer(residual: tuple[nn.Module, Artifact]
     nodes = onnx.load(residual[1].path).graph.node
 
     layers = ["".join(entry.value for entry in node.metadata_props) for node in nodes]
-    # Of a folded convolution they are those of the batch norm that went into it.
+    # A folded convolution has the names of the batch norm that was folded into it.
     for layer in ("bn1", "bn2", "relu", "head"):
         assert any(f"'{layer}'" in names for names in layers), layer
 
@@ -252,7 +252,7 @@ def test_a_failing_export_names_the_cause_and_leaves_the_old_file(
 
 def test_a_module_that_cannot_be_copied_is_an_export_error(tmp_path: Path) -> None:
     module = nn.Linear(3, 3)
-    module.cache = module(torch.ones(3))  # a tensor in the middle of a graph has no copy
+    module.cache = module(torch.ones(3))  # a tensor that is no leaf of the autograd graph cannot be copied
 
     with pytest.raises(ExportError, match="cannot export `Linear` to ONNX: it cannot be copied"):
         to_onnx(module, torch.ones(2, 3), tmp_path / "model.onnx")

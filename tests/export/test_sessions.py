@@ -79,7 +79,7 @@ def test_a_provider_that_is_not_here_is_refused_and_never_replaced(session: Sess
 
 
 class Doubling:
-    """A runtime that takes two or three images, and remembers how many it was given."""
+    """A runtime that takes two or three images, and records the sizes of its batches."""
 
     def __init__(self) -> None:
         self.given: list[int] = []

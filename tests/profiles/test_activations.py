@@ -1,4 +1,4 @@
-"""What lives at once: by hand on abstract steps, and a network against its own file."""
+"""Activation memory: abstract steps counted by hand, and a network against its own file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_input_and_what_has_another_size_are_never_overwritten() -> None:
 
 
 def test_elementwise_neighbours_are_one_step_in_both_layers() -> None:
-    """``a * sigmoid(a)``: what is between them is never stored."""
+    """``a * sigmoid(a)``: the tensor between them is never stored."""
     pair = [step("2", "a", "s", elementwise=True), step("3", "as", "b", elementwise=True)]
     found = walked([step("1", "x", "a"), *pair], "b", x=1, a=8, s=8, b=8)
     assert found == Activations(9, {"1": 9, "2": 8, "3": 8})
@@ -75,7 +75,7 @@ def test_a_module_needs_what_a_hand_count_says() -> None:
     plane = 10 * 10 * 4
     counted = count(Doubled(), (torch.rand(4, 3, 10, 10),))
     layers = {layer.name: layer.activation_bytes for layer in counted.layers}
-    # The sum reads x, its SiLU (one step with the sum), and what the second convolution wrote.
+    # The sum reads x, its SiLU (one step with the sum), and the output of the second convolution.
     assert layers == {"first": 11 * plane, "norm": 8 * plane, "second": 24 * plane}
     assert counted.activation_bytes == 24 * plane
 
@@ -124,7 +124,7 @@ def test_transposed_and_split_tensors_are_views_on_both_sides(tmp_path: Path) ->
 
     network, image = Shuffled(), torch.rand(1, 3, 6, 6)
     counted = count(network, (image,))
-    # The stem's whole output lives on in its left half beside the right half's new values and their concatenation.
+    # In memory: the stem's whole output for its left half, the right half's new values, the concatenation.
     assert counted.activation_bytes == (8 + 4 + 8) * 36 * 4
     assert (
         count_file(to_onnx(network, image, tmp_path / "n.onnx").path).activation_bytes

@@ -1,4 +1,4 @@
-"""What lies between products counts for the product that reads it next."""
+"""Nodes between products count for the next product that reads their result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_node_counts_for_the_first_product_that_reads_what_it_makes(tmp_pat
     assert found["stem"] == 0
     assert found["inside"] == 0  # SiLU belongs to the stem
     assert len(lies.in_blocks) == 2 + 3  # its two nodes; two ReLUs and the sigmoid behind the gate's product
-    # The sum, its activation, which ONNX Runtime takes apart before it runs, and the mean by what it reads.
+    # The sum, its activation, which ONNX Runtime splits before it runs, and the mean by the size of its input.
     assert found["gate"] == 4 * plane + 4 * plane + 4 * plane
     assert (
         found["joint"] == 4 * plane + 4 * plane + 8 * plane

@@ -1,4 +1,4 @@
-"""Blocks read from a file can be made again at other widths, and are timed beside a reference."""
+"""Blocks that are read from a file can be built at other widths, and are timed beside a reference."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_every_block_is_timed_as_a_multiple_of_the_reference() -> None:
 
 
 def test_what_is_timed_can_be_made_of_the_file_of_blocks() -> None:
-    """Into one whose wide block is narrow."""
+    """Convert a file to one whose wide block is narrow."""
     wide, narrow, fed = REFERENCE.at(256, 64, 1), REFERENCE.at(8, 64, 1), []
 
     def made(feed: Mapping[str, object], model: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What a machine says of itself, read from files as machines write them; and what may be concluded."""
+"""State of a machine, read from files as real machines write them, and the reasons that follow from it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_a_platform_does_not_tell_is_none(tmp_path: Path) -> None:
 
 
 def throttling(package: int) -> dict[str, str]:
-    """Two cores of one package, which both count what the package did."""
+    """Two cores of one package, which both count the events of the package."""
     own = cores("thermal_throttle/core_throttle_count", {0: "5", 1: "7"})
     return own | cores("thermal_throttle/package_throttle_count", {0: str(package), 1: str(package)})
 
@@ -89,7 +89,7 @@ def test_the_conditions_are_known_when_the_block_has_ended_even_badly(tmp_path: 
     ("bits", "reasons", "notes"),
     [
         (0x0, [], []),
-        (0x1 | 0x2 | 0x10 | 0x100, [], []),  # idle, asked for, kept in step, a display: nothing is wrong
+        (0x1 | 0x2 | 0x10 | 0x100, [], []),  # idle, set by an application, sync boost, a display: no fault
         (0x4, [], ["power-limited"]),
         (0x8, ["throttled"], []),
         (0x20, ["throttled"], []),
@@ -127,7 +127,7 @@ def test_a_reason_has_a_code_from_the_table() -> None:
 
 
 class Library:
-    """Answers as NVIDIA's library does, through pointers and error codes; knows one GPU, by index and by UUID."""
+    """A stand-in for NVIDIA's library, with its pointers and error codes; it has one GPU, by index and by UUID."""
 
     NUMBERS: Mapping[tuple[str, tuple[int, ...]], int] = {
         ("nvmlDeviceGetClockInfo", (1,)): 1755,

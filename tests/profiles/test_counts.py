@@ -32,7 +32,7 @@ EVERY_WEIGHT = [
 
 
 def built(name: str, size: int) -> nn.Module:
-    """The architecture without its random weights: on meta, where its initialiser runs there."""
+    """Build the architecture without random weights: on meta, if its initialiser runs there."""
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options["image_size"] = size
@@ -130,7 +130,7 @@ def test_bytes_are_parameters_and_buffers_in_their_dtype() -> None:
 
 
 class ReadsValues(nn.Module):
-    """Whatever it wraps cannot run without data; and it draws from the global generator."""
+    """A network that cannot run without data, because it reads values; it draws from the global generator."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The granule is the step below which nothing is saved, and layers that miss it are named."""
+"""The granule is the step below which no time is saved, and layers whose width is no multiple of it are named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compressor.profiling.granule import GRANULE_BLOCKS, STEPS, Waste, granule_f
 
 @pytest.mark.parametrize("granule", [*STEPS, 2 * STEPS[-1]])
 def test_a_device_that_pads_to_a_multiple_has_that_granule(granule: int) -> None:
-    """Such a device does the work of the next multiple, in and out."""
+    """Times of a device that does the work of the next multiple, for input and output channels."""
     times = {block: float((-(-block.out // granule) * granule) ** 2) for block in GRANULE_BLOCKS}
     assert granule_from(times) == granule
 

@@ -1,4 +1,4 @@
-"""Per-node times come from whole runs, one sample a run, and what they do not cover is said."""
+"""Per-node times come from whole runs, one sample a run, and the remaining time is reported."""
 
 from __future__ import annotations
 

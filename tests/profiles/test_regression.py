@@ -1,4 +1,4 @@
-"""The verdict on a slowdown: right, and wrong no more often than it promises."""
+"""Verdict on a slowdown: correct, and wrong no more often than its stated error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def test_the_interval_is_students() -> None:
     mean, error = np.mean(QUIET), np.std(QUIET, ddof=1) / math.sqrt(6)
     assert math.log(found.high) == pytest.approx(mean + 3.3649 * error, abs=1e-7)
     assert math.log(found.low) == pytest.approx(mean - 3.3649 * error, abs=1e-7)
-    assert decide(QUIET, Rule(looks=(6, 12)), "cpu").high > found.high  # the chance of error is shared
+    assert (
+        decide(QUIET, Rule(looks=(6, 12)), "cpu").high > found.high
+    )  # the chance of error is divided among the looks
 
 
 def test_numbers_that_cannot_be_vouched_for_decide_nothing() -> None:

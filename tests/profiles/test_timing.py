@@ -118,11 +118,11 @@ def test_the_system_clock_yields_positive_samples() -> None:
     [
         ([1.0] * 20, False),  # one thread, alone
         ([0.9] * 20, False),  # within the limit of 15 %
-        ([0.8] * 20, True),  # one thread, always robbed
+        ([0.8] * 20, True),  # one thread, always disturbed
         ([3.6] * 20, False),  # a pool of four
-        ([3.6] * 8 + [2.0] * 12, True),  # the same pool, usually robbed
+        ([3.6] * 8 + [2.0] * 12, True),  # the same pool, usually disturbed
         ([3.6] * 18 + [1.0] * 2, False),  # two bad samples do not move the median
-        ([0.0] * 20, True),  # a CPU clock that never moved vouches for nothing
+        ([0.0] * 20, True),  # a CPU clock that never moved proves nothing
     ],
 )
 def test_contended_means_the_usual_sample_got_fewer_cores_than_the_best(

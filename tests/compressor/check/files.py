@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def network(path: Path, *, width: int = 32, layers: int = 3, extra: int = 0, value: float = 0.01) -> Path:
-    """Convolutions one after the other; ``extra`` more of them in a branch that adds nothing but time."""
+    """Convolutions one after the other; ``extra`` more of them in a branch that only adds time."""
     nodes, held, channels, last = [], [], 3, "x"
     for number in range(layers):
         held.append(weight(f"w{number}", width, channels, value))

@@ -1,4 +1,4 @@
-"""A whole check, in fresh processes: what it says, to people and to machines, and how it ends."""
+"""A whole check in fresh processes: its text, its JSON and its exit code."""
 
 from __future__ import annotations
 

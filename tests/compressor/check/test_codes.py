@@ -1,4 +1,4 @@
-"""Every reason code is explained where users look it up."""
+"""Every reason code is explained in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be told from the files alone."""
+"""Comparisons that need the files alone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_widths_off_the_granule_must_not_become_more(side: Side) -> None:
     off = replace(side, widths=(32, 33, 32))
     assert failed(side, off) == ["layers off the granule of 8"]
     assert failed(off, off) == []
-    assert failed(side, replace(side, widths=(32, 31, 3))) == []  # too narrow to be asked
+    assert failed(side, replace(side, widths=(32, 31, 3))) == []  # too narrow to count
     assert failed(side, off, Limits(granule=11)) == []
 
 

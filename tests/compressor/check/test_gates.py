@@ -1,4 +1,4 @@
-"""What makes a time decide nothing, however clear its numbers are."""
+"""Reasons for no verdict on time, however clear the numbers are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOT = Reason("throttled", "the processor slowed itself down to cool (events: 2)"
 def answer(
     *, factor: float = 1.0, cores: float = 1.0, reasons: Sequence[dict[str, str]] = ()
 ) -> dict[str, Any]:
-    """What a process says: the candidate takes ``factor`` times as long, on so many ``cores``."""
+    """Answer of a process: the candidate takes ``factor`` times as long, on ``cores`` cores."""
     sides = {"baseline": 2.0, "candidate": 2.0 * factor}
     told: dict[str, Any] = {
         side: {"samples_ms": [ms] * 5, "cpu_ms": [ms * cores] * 5} for side, ms in sides.items()
@@ -44,7 +44,7 @@ def answer(
 def processes(
     monkeypatch: pytest.MonkeyPatch, answers: Sequence[dict[str, Any] | Exception]
 ) -> Iterator[object]:
-    """Let measuring processes say this, one after the other."""
+    """Replace the answers of measuring processes by these, one after the other."""
     left = iter(answers)
 
     def launched(order: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_a_processor_that_slowed_itself_down_decides_nothing(
     found = measure_slowdown(SIDE, SIDE, RULE)
     assert (found.regression.outcome, codes(found)) == ("INCONCLUSIVE", ["throttled"])
     assert found.regression.reasons[0].text.startswith("in 1 of 3 processes the processor")
-    assert len(list(left)) == 3  # no more are started: they could not mend it
+    assert len(list(left)) == 3  # no more are started: they could not help
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
@@ -78,7 +78,7 @@ def test_wall_time_of_a_busy_machine_decides_nothing(monkeypatch: pytest.MonkeyP
     processes(monkeypatch, [answer(factor=factor, cores=0.5)] * 6)
     found = measure_slowdown(SIDE, SIDE, RULE, threads=2)
     assert (found.regression.outcome, codes(found)) == ("INCONCLUSIVE", ["host-contended"])
-    assert found.regression.launches == 6  # others may go away: all looks are taken
+    assert found.regression.launches == 6  # the disturbance may end: all looks are taken
 
 
 def test_cpu_time_of_a_busy_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_baseline_of_another_machine_decides_no_time_unless_any_device_will_do
     told = json.loads(capsys.readouterr().out)
     assert [reason["code"] for reason in told["latency"]["reasons"]] == ["fingerprint-differs"]
     assert "Another Processor" in told["latency"]["reasons"][0]["text"]
-    assert len(told["launches"]) == 3  # both sides are measured here all the same, for the reader
+    assert len(told["launches"]) == 3  # both sides are measured anyway, for the report
 
     assert run_check(str(baseline), model, {**options, "any_device": True}) == 0
     assert json.loads(capsys.readouterr().out)["latency"]["outcome"] == "PASS"

@@ -1,4 +1,4 @@
-"""Outputs of both sides: the interface must be the same, the numbers only where a limit says so."""
+"""Outputs of both sides: the interface must be the same, the numbers only if there is a limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = TensorProto.FLOAT
 
 
 def linear(path: Path, weight: np.ndarray, *, out: str = "out", free: str = "n", given: str = "x") -> Side:
-    """``given`` times ``weight``."""
+    """Write a file that computes ``given`` times ``weight``."""
     nodes = [helper.make_node("MatMul", [given, "w"], [out])]
     graph = helper.make_graph(
         nodes,

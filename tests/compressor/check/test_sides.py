@@ -1,4 +1,4 @@
-"""Both sides of a check: read, kept as a baseline, and refused where they are not what they say."""
+"""Sides of a check: read, saved as a baseline, and refused if they are not valid."""
 
 from __future__ import annotations
 
