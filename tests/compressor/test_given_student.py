@@ -83,7 +83,7 @@ def test_a_given_student_is_taught_exported_measured_and_comes_back(method: str,
 
 def test_the_network_between_has_twice_the_channels_or_is_named(tmp_path: Path) -> None:
     macs = {}
-    for name, more in (("twice", {}), ("named", {"distil__auxiliary": f"{HERE}:between"})):
+    for name, more in (("twice", {}), ("named", {"distil__layerwise__auxiliary": f"{HERE}:between"})):
         report = compress(recipe(distil__method="information-flow", **more), tmp_path / name)
         macs[name] = round((1 - report.trainings[0]["macs_removed"]) * report.cost["macs"]["teacher"])
     image = torch.zeros(1, 3, 8, 8)
@@ -117,7 +117,7 @@ def test_what_makes_no_sense_with_a_given_student_is_one_line(changes: dict[str,
         recipe_with({"distil.student": "resnet18", "distil.method": "kd", **changes})
 
 
-@pytest.mark.parametrize("key", ["student", "auxiliary"])
+@pytest.mark.parametrize("key", ["student", "layerwise__auxiliary"])
 def test_a_name_that_nobody_knows_is_refused_before_data_is_read(key: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown model `resnet1`"):
         compress(
