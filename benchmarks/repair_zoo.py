@@ -26,7 +26,7 @@ from zoo import names_of
 from compressor.errors import CompressError
 from compressor.pruning.cutting import cut
 from compressor.pruning.graph.recording.example import inputs_of
-from compressor.pruning.graph.recording.record import tensors_in
+from compressor.pruning.graph.recording.operation import tensors_in
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.repairing.fit_network import repaired
 from compressor.pruning.widths.allocate import allocate

@@ -204,3 +204,13 @@ def _is_torchs_own(kind: type) -> bool:
     if kind not in _own_kinds:
         _own_kinds[kind] = kind.__module__.startswith("torch.nn.modules.") and _is_plain(kind)
     return _own_kinds[kind]
+
+
+def in_float64(network: nn.Module) -> nn.Module:
+    """A copy on the CPU in float64 and in evaluation mode, where a mistake is no rounding."""
+
+    def wide(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        return tensor.double() if tensor.is_floating_point() else tensor.clone()
+
+    return copy_with(network, wide).eval()

@@ -16,7 +16,8 @@ from torch.nn.utils import prune
 
 from compressor.errors import CompressError
 from compressor.pruning.graph.recording.example import Given, inputs_of
-from compressor.pruning.graph.recording.record import Recording, on_meta, record
+from compressor.pruning.graph.recording.operation import Recording
+from compressor.pruning.graph.recording.record import on_meta, record
 from compressor.pruning.graph.recording.replay import replay
 from compressor.pruning.graph.trace import trace
 from tests.compressor.networks import Function, Residual, images, with_statistics
@@ -181,8 +182,12 @@ def test_the_copy_has_no_data_and_keeps_sharing() -> None:
     network = pair()
     network.append(network[0])
     network[1][1].weight = nn.Parameter(torch.ones(5, 8, 1, 1))
-    copied, names, tensors, paths, _ = on_meta(network)
-    assert all(tensor.is_meta for tensor in (*copied.parameters(), *tensors))
+    copied, names, originals, paths = on_meta(network)
+    assert all(tensor.is_meta for tensor in copied.parameters())
+    assert all(
+        meta.is_meta and tensor is network.get_parameter(names[key])
+        for key, (meta, tensor) in originals.items()
+    )
     assert copied[2] is copied[0]
     assert sorted(names.values()) == sorted(name for name, _ in network.named_parameters())
     assert [path for path, _ in paths] == [path for path, _ in network.named_modules()]

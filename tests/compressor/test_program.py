@@ -23,6 +23,7 @@ from compressor.exporting.onnx import to_onnx
 from compressor.pruning.cutting import cut, form_of
 from compressor.pruning.cutting.program import Program
 from compressor.pruning.cutting.program_write import program_of
+from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.recording.example import inputs_of
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Plan, plan_keeping
@@ -445,7 +446,7 @@ def test_a_program_takes_arguments_by_place_and_by_name() -> None:
     student = cut(network, plan_keeping(graph, {group.name: (0, 2, 5) for group in graph.groups}))
     assert form_of(student) == "program"
     assert torch.equal(student(x=x, y=y), student(y=y, x=x))
-    with pytest.raises(CompressError, match="takes 2 tensors, found 1"):
+    with pytest.raises(CompressError, match="takes 2 arguments, found 1: `y` is missing"):
         student(x=x)
     with pytest.raises(CompressError, match="no argument `z`"):
         student(x=x, z=y)
@@ -495,3 +496,82 @@ def test_a_program_measures_its_statistics_anew_as_its_network_does() -> None:
         assert torch.equal(program.state_dict()[name], network.state_dict()[name])
     torch.testing.assert_close(measured(pixels), expected(pixels), rtol=1e-5, atol=1e-6)
     assert torch.equal(measured(pixels), measured(pixels))
+
+
+class Flagged(nn.Module):
+    """A size in Python, and arguments that are no tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor, scale: float = 1.0, head: str = "b") -> Tensor:
+        y = torch.relu(self.a(x)).view(len(x), 16, 64).view(len(x), 16, 8, 8) * scale
+        return self.b(y) if head == "b" else self.c(y)
+
+
+def test_a_program_takes_only_the_values_and_sizes_that_it_was_traced_with() -> None:
+    network, x = Flagged().eval(), images(2)
+    graph = trace(network, {"x": x, "scale": 2.0, "head": "b"})
+    student = cut(network, plan_keeping(graph, {"a": (0, 1, 5)}))
+    assert form_of(student) == "program"
+    assert torch.equal(student(x=x, scale=2.0, head="b"), student(x, 2.0, "b"))
+    for call, message in (
+        (lambda: student(x=x, scale=5.0, head="b"), r"`scale` of the program is 5.0, .* traced with 2.0"),
+        (lambda: student(x=x, scale=2.0, head="c"), "`head` of the program is 'c'"),
+        (lambda: student(x=x), "takes 3 arguments, found 1: `scale` is missing"),
+        (
+            lambda: student(torch.randn(2, 3, 16, 16), 2.0, "b"),
+            r"shape \(2, 3, 16, 16\), expected \(2, 3, 8, 8\)",
+        ),
+        (lambda: student([x], 2.0, "b"), "is a list, expected a tensor"),
+    ):
+        with pytest.raises(CompressError, match=message):
+            call()
+
+
+def test_what_holds_for_one_sample_only_is_run_for_one_sample_only() -> None:
+    network = Function(
+        lambda self, x: self.b(
+            (torch.relu if len(x) == 1 else torch.tanh)(self.a(x).view(len(x), 16, 64).view(len(x), 16, 8, 8))
+        ),
+        a=nn.Conv2d(3, 16, 3, padding=1),
+        b=nn.Conv2d(16, 4, 1),
+    ).eval()
+    for batch in (1, 3):
+        graph = trace(network, images(batch))
+        plan = plan_keeping(graph, {"a": (0, 1, 5)})
+        student = cut(network, plan)
+        assert all(check.passed for check in check_cut(network, student, plan, images(batch)))
+        with pytest.raises(CompressError, match=f"runs batches of {batch} only, found {4 - batch}"):
+            student(images(4 - batch))
+
+
+def test_a_slice_with_a_step_is_a_view_in_the_student_too() -> None:
+    def keypoints(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x).relu().view(len(x), 16, 64).view(len(x), 16, 8, 8).clone()
+        y[:, 2::3] = y[:, 2::3].sigmoid()
+        y[:, ::2][:, 1:4].mul_(3)
+        return self.b(y)  # type: ignore[no-any-return]
+
+    network = Function(keypoints, a=nn.Conv2d(3, 16, 3, padding=1), b=nn.Conv2d(16, 6, 1)).eval()
+    graph = trace(network, images(2))
+    # Every channel, channels at regular places, and such as no slice can name.
+    for kept in (range(16), range(0, 16, 2), (0, 1, 2, 5, 6, 8, 11, 12, 13), (2, 3, 8, 14)):
+        plan = plan_keeping(graph, {group.name: kept for group in graph.groups})
+        student = cut(network, plan)
+        assert all(check.passed for check in check_cut(network, student, plan, images(2)))
+
+
+def test_a_slice_that_is_read_after_its_source_was_written_is_refused_where_it_must_be_copied() -> None:
+    def late(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x).relu().view(len(x), 16, 64).view(len(x), 16, 8, 8).clone()
+        part = y[:, ::3]
+        y.add_(1)
+        return self.b(y).mean() + part.mean(1)  # type: ignore[no-any-return]
+
+    network = Function(late, a=nn.Conv2d(3, 16, 3, padding=1), b=nn.Conv2d(16, 6, 1)).eval()
+    graph = trace(network, images(2))
+    with pytest.raises(CompressError, match="reads a slice whose source was written in place"):
+        cut(network, plan_keeping(graph, {"a": (0, 3, 4, 6, 12)}))

@@ -25,7 +25,7 @@ from compressor.profiling import count
 from compressor.pruning.cutting import cut, form_of
 from compressor.pruning.cutting.proof import TOLERANCE, check_cut
 from compressor.pruning.graph.channels import ChannelGraph
-from compressor.pruning.graph.recording.record import tensors_in
+from compressor.pruning.graph.recording.operation import tensors_in
 from compressor.pruning.scoring.score import score
 from compressor.pruning.scoring.scores import Scores
 from compressor.pruning.widths.allocate import CLOSE, allocate

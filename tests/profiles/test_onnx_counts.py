@@ -23,7 +23,16 @@ def exported(network: nn.Module, image: torch.Tensor, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet18", "shufflenet_v2_x0_5", "swin_t")
+        ),
+    ],
+)
 def test_a_published_network_and_its_file_cost_the_same(name: str, tmp_path: Path) -> None:
     network, image = models.get_model(name), torch.rand(1, 3, 64, 64)
     found = count_file(exported(network, image, tmp_path))

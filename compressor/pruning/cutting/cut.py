@@ -19,7 +19,8 @@ from compressor.pruning.cutting.program_write import program_of
 from compressor.pruning.cutting.sliced import sliced
 from compressor.pruning.graph.labelled import walk
 from compressor.pruning.graph.recording.example import Inputs, from_description
-from compressor.pruning.graph.recording.record import Recording, record
+from compressor.pruning.graph.recording.operation import Recording
+from compressor.pruning.graph.recording.record import record
 from compressor.pruning.widths.plan import Plan
 
 

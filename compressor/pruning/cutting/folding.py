@@ -18,7 +18,7 @@ from compressor.errors import CompressError
 from compressor.models.copying import copy_with, named_tensors
 from compressor.pruning.graph.labelled import Remaining, Walk, walk
 from compressor.pruning.graph.recording.example import from_description
-from compressor.pruning.graph.recording.record import Operation, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, tensors_in
 from compressor.pruning.graph.recording.replay import replay
 from compressor.pruning.widths.plan import Plan
 

@@ -16,23 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import CompressError
-from compressor.pruning.graph.recording.layer_calls import CALLS
-from compressor.pruning.graph.recording.record import tensors_in
-from compressor.pruning.graph.rules.table import DROPOUTS, RULES
-
-RENAMED: dict[str, str] = {
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), "aten.reshape.default"),
-    "split_with_sizes": "aten.split_with_sizes.default",
-    "slice": "aten.slice.Tensor",
-    "index_select": "aten.index_select.default",
-    "expand": "aten.expand.default",
-    "lift_fresh": "aten.alias.default",
-}
-"""Operators that a rewritten program calls by another name than the recorded one."""
-
+from compressor.pruning.cutting.program_inputs import inputs_for
+from compressor.pruning.cutting.program_operators import function_named
+from compressor.pruning.graph.recording.operation import tensors_in
+from compressor.pruning.graph.rules.table import DROPOUTS
 
 OWN = "own_dtype"
 """Stands for the type of the weights, which tensors that the network creates follow."""
+
+
+LATER_KEYS: dict[str, Any] = {"layers": [], "frozen": [], "without_gradient": [], "not_trained": None}
+"""Parts of a description that programs of earlier versions do not have.
+
+``frozen`` are the numbers of the steps that do not follow ``train()`` (norms that the network keeps in evaluation),
+``without_gradient`` those in a block of ``torch.no_grad()``; ``not_trained`` is why it would train another network.
+"""
 
 
 class Program(nn.Module):
@@ -40,7 +38,8 @@ class Program(nn.Module):
 
     def __init__(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.description = dict(description)
+        description = {**LATER_KEYS, **description}
+        self.description = description
         self._places: dict[str, tuple[nn.Module, str]] = {}
         for name, tensor in tensors.items():
             *path, key = name.split(".")
@@ -49,15 +48,18 @@ class Program(nn.Module):
             held: dict[str, Any] = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
             held[key] = tensor
             self._places[name] = (owner, key)
-        self._inputs = int(description["inputs"])
-        self._named = list(description["example"]["kwargs"]["dict"])
-        self._batch = description["batch"]
+        self._not_trained = description["not_trained"]
+        self.batch: int | None = description["batch"]
         unused = _last_uses(description["steps"], description["result"])
         self._steps = [
             _Step(self, step, done) for step, done in zip(description["steps"], unused, strict=True)
         ]
         for path, after, given, result in description["layers"]:
             self._steps[after].layers.append((_part(self, path.split(".")), given, result))
+        for number in description["frozen"]:
+            self._steps[number].frozen = True
+        for number in description["without_gradient"]:
+            self._steps[number].gradient = False
         self._result = _reading(self, description["result"])
         self.batch_statistics = False
         # While statistics are measured anew: the number of the batch that is averaged with those before it.
@@ -65,18 +67,18 @@ class Program(nn.Module):
 
     def forward(self, input: Any = None, *more: Any, **named: Any) -> Any:
         """The student's answer, in the form in which the teacher gave it."""
-        if named.keys() - set(self._named):
-            unknown = ", ".join(sorted(named.keys() - set(self._named)))
+        given = ((input,) if input is not None else ()) + more
+        inputs = inputs_for(self.description["example"], given, named)
+        if self.training and self._not_trained and torch.is_grad_enabled():
             raise CompressError(
-                f"the program takes no argument `{unknown}`", f"it knows {', '.join(self._named)}"
+                f"this student cannot be trained: {self._not_trained}",
+                "it can be repaired, exported and measured; to train it, write the sizes in its network's forward "
+                "pass from tensors (`x.shape[1]`), so that its own class can be kept",
             )
-        inputs = tensors_in([input, more, [named[name] for name in self._named if name in named]])
-        if len(inputs) != self._inputs:
-            raise CompressError(f"the program takes {self._inputs} tensors, found {len(inputs)}")
         batch = inputs[0].shape[0]
-        if self._batch is not None and batch != self._batch:
+        if self.batch is not None and batch != self.batch:
             raise CompressError(
-                f"this program runs batches of {self._batch} only, found {batch}",
+                f"this program runs batches of {self.batch} only, found {batch}",
                 "its network does different things for different batches; trace it with the batch that is needed",
             )
         run = _Run(self, dict(enumerate(inputs)), batch, inputs[0].device)
@@ -153,7 +155,7 @@ class _Step:
         self.counter = _counter_of(operator, given)
         self.args, self.moving = _parted(program, enumerate(given))
         self.options, self.moving_options = _parted(program, options.items())
-        self.unused = unused
+        self.unused, self.gradient, self.frozen = unused, True, False
         self.layers: list[tuple[nn.Module, int | None, int]] = []
 
     def __call__(self, run: _Run) -> None:
@@ -164,8 +166,12 @@ class _Step:
         if self.moving_options:
             options = {**options, **{name: read(run) for name, read in self.moving_options}}
         if self.trains is not None:
-            self.trains(run.program, args, self.counter)
-        found = self.function(*args, **options)
+            self.trains(run.program, args, self.counter, run.program.training and not self.frozen)
+        if self.gradient:
+            found = self.function(*args, **options)
+        else:
+            with torch.no_grad():
+                found = self.function(*args, **options)
         if isinstance(found, Tensor):
             run.values[self.results[0]] = found
         else:
@@ -268,26 +274,6 @@ def _last_uses(steps: list[Any], result: Any) -> list[list[int]]:
     return unused[::-1]
 
 
-BELIEVES_STRIDES = "_reshape_alias"
-"""An operator that has a rule, but believes the strides it is given: it would read beyond its tensor."""
-
-
-def function_named(operator: str) -> Callable[..., Any] | None:
-    """What a step may call: a layer by its name, or an ATen operator that has a rule. None for anything else."""
-    if operator in CALLS:
-        return CALLS[operator]
-    library, _, rest = operator.partition(".")
-    name, _, overload = rest.partition(".")
-    known = name in RULES or name.removesuffix("_") in RULES or operator in RENAMED.values()
-    if library not in ("aten", "torchvision") or not known or not overload or name == BELIEVES_STRIDES:
-        return None
-    function = getattr(getattr(getattr(torch.ops, library), name, None), overload, None)
-    # Of an operator's other attributes some can be called too, and some overloads write where they are told.
-    if not isinstance(function, torch._ops.OpOverload):
-        return None
-    return None if any(argument.is_out for argument in function._schema.arguments) else function
-
-
 def _counter_of(operator: str, given: list[Any]) -> str | None:
     """The name of a batch norm's count of batches: it stands beside its running mean."""
     mean = given[1].get("tensor") if operator == "batch_norm" and isinstance(given[1], dict) else None
@@ -299,31 +285,31 @@ def counter_beside(running_mean: str) -> str:
     return f"{running_mean.rpartition('.')[0]}.num_batches_tracked".removeprefix(".")
 
 
-def _batch_norm(program: Program, args: list[Any], counter: str | None) -> None:
+def _batch_norm(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
     # With no running statistics a norm always takes those of the batch.
-    args[5] = args[5] or program.training or program.batch_statistics or bool(program.averaging)
+    args[5] = args[5] or training or program.batch_statistics or bool(program.averaging)
     if program.averaging:
         args[6] = 1 / program.averaging
-    if program.training and counter in program._places:
+    if training and counter in program._places:
         count = program.tensor(counter)
         count.add_(1)
         if args[6] == 0.0:  # what torch hands over in evaluation if the momentum is None: a plain average
             args[6] = 1 / int(count)
 
 
-def _instance_norm(program: Program, args: list[Any], counter: str | None) -> None:
-    args[5] = args[5] or program.training
+def _instance_norm(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
+    args[5] = args[5] or training
 
 
-def _last_argument(program: Program, args: list[Any], counter: str | None) -> None:
-    args[-1] = program.training
+def _last_argument(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
+    args[-1] = training
 
 
-def _recurrent(program: Program, args: list[Any], counter: str | None) -> None:
-    args[6] = program.training
+def _recurrent(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
+    args[6] = training
 
 
-_IN_TRAINING: dict[str, Callable[[Program, list[Any], str | None], None]] = {
+_IN_TRAINING: dict[str, Callable[[Program, list[Any], str | None, bool], None]] = {
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     **dict.fromkeys((*DROPOUTS, "drop_path", "attention"), _last_argument),

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from compressor.base.strict_json import LARGEST, DamageError, entries, items, plain, text, truth, whole
 from compressor.models.copying import named_tensors
-from compressor.pruning.cutting.program import OWN, Program, function_named
+from compressor.pruning.cutting.program import LATER_KEYS, OWN, Program
+from compressor.pruning.cutting.program_operators import function_named
 
-KEYS = ("inputs", "batch", "example", "steps", "layers", "result")
+KEYS = ("inputs", "batch", "example", "steps", "result", *LATER_KEYS)
+LONGEST_REASON = 1000
 DEEPEST_LAYER = 100
 MOST_INPUTS = 1000
 LARGEST_EXAMPLE = 2**28
@@ -42,7 +44,7 @@ KINDS = {
 def checked(description: Any, tensors: Collection[str]) -> dict[str, Any]:
     """The description, if it is that of a program over tensors of these names."""
     if type(description) is dict:
-        description = {"layers": [], **description}  # programs of earlier versions have none
+        description = {**LATER_KEYS, **description}
     value = entries(description, "the program", KEYS)
     inputs = whole(value["inputs"], "`inputs`", 1, MOST_INPUTS)
     if value["batch"] is not None:
@@ -67,6 +69,11 @@ def checked(description: Any, tensors: Collection[str]) -> dict[str, Any]:
         given_by.update((result, number) for result in results if result not in given_by)
     for layer in items(value["layers"], "`layers`"):
         _check_layer(layer, given_by, len(value["steps"]), names)
+    for key in ("frozen", "without_gradient"):
+        for number in items(value[key], f"`{key}`"):
+            whole(number, f"a step in `{key}`", 0, len(value["steps"]) - 1)
+    if value["not_trained"] is not None and len(text(value["not_trained"], "`not_trained`")) > LONGEST_REASON:
+        raise DamageError("`not_trained` is too long")
     result = _Reader(known, names, "`result`")
     result.result(value["result"])
     if not result.found:

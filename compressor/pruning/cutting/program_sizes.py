@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from compressor.pruning.graph.labelled import Remaining
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 
 Called = tuple[str, tuple[Any, ...]]
 
@@ -59,13 +59,15 @@ def _slice(operation: Operation, remaining: Remaining) -> Called:
     x, dim, start, end, step = (*operation.args, *(0, None, None, 1)[len(operation.args) - 1 :])[:5]
     dim %= x.dim()
     kept = remaining.kept(x, dim)
-    if kept is None:
+    if kept is None or kept.all():
         return operation.operator, operation.args
     taken = np.arange(x.shape[dim])[slice(start, end, step)]
     places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
-    if not len(places) or (np.diff(places) == 1).all():
-        first = int(places[0]) if len(places) else 0
-        return "slice", (x, dim, first, first + len(places), 1)
+    steps = np.unique(np.diff(places))
+    if len(steps) <= 1 and (not len(steps) or steps[0] > 0):
+        first, by = int(places[0]) if len(places) else 0, int(steps[0]) if len(steps) else 1
+        end = int(places[-1]) + 1 if len(places) else 0
+        return "slice", (x, dim, first, end, by)
     return "index_select", (x, dim, places.tolist())
 
 

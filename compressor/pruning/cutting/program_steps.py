@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from compressor.errors import CompressError
 from compressor.pruning.cutting.program_sizes import resized
 from compressor.pruning.graph.labelled import Remaining, Walk
-from compressor.pruning.graph.recording.record import Operation, Recording, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, Recording, tensors_in
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,85 @@ def rewritten(walked: Walk, slices: Mapping[str, Mapping[int, tuple[int, ...]]])
         operator, args = resized(operation, remaining, position)
         needed.update(id(tensor) for tensor in tensors_in([args, operation.kwargs]))
         steps.append(Step(operation, operator, args))
-    return steps[::-1]
+    return written_back(steps[::-1])
+
+
+LOOKUPS = ("index_select", "index_copy_")
+"""Operators whose third argument is a list of indices here."""
+
+VIEWS = frozenset(
+    """view _unsafe_view reshape _reshape_alias slice select expand permute transpose t unsqueeze squeeze split
+    split_with_sizes unsafe_split unbind alias detach""".split()
+)
+"""Operators whose results may share the memory of their first argument."""
+
+
+def written_back(steps: list[Step]) -> list[Step]:
+    """The same steps, where slices stay views.
+
+    A slice whose remaining channels lie at irregular places is looked up, which copies. What is written into such a
+    copy in place is therefore written into its source as well, by a step of its own.
+    """
+    copies: dict[int, Step] = {}
+    memory: dict[int, int] = {}  # a tensor to the one whose memory it shares
+    copied: dict[int, int] = {}  # a tensor to the copy that it is a view of
+    stale: set[int] = set()
+    found: list[Step] = []
+    for step in steps:
+        operation = step.operation
+        for tensor in tensors_in([step.args, operation.kwargs]):
+            if copied.get(id(tensor)) in stale:
+                raise CompressError(
+                    f"`{operation.operator}`{in_module(operation)} reads a slice whose source was written in place "
+                    "since, and the channels that stay of it do not lie at regular places",
+                    "make the slice after the source is written, or keep that module whole (keep)",
+                )
+        found.append(step)
+        source = operation.args[0] if operation.args else None
+        if operation.operator == "slice" and step.operator == "index_select":
+            out = id(operation.outputs[0])
+            copies[out], copied[out], memory[out] = step, out, out
+        elif operation.operator in VIEWS and isinstance(source, Tensor):
+            for output in operation.outputs:
+                memory[id(output)] = memory.get(id(source), id(source))
+                if id(source) in copied:
+                    copied[id(output)] = copied[id(source)]
+        elif operation.operator.endswith("_") and isinstance(source, Tensor):
+            found += _write_backs(source, copies, copied, memory, stale)
+    return found
+
+
+def _write_backs(
+    written: Tensor, copies: dict[int, Step], copied: dict[int, int], memory: dict[int, int], stale: set[int]
+) -> list[Step]:
+    """The steps after ``written`` was written in place: into the source of a copy, into that one's source."""
+    steps: list[Step] = []
+    fresh: set[int] = set()
+    while True:
+        own = memory.get(id(written), id(written))
+        sources = {copy: memory.get(id(step.args[0]), id(step.args[0])) for copy, step in copies.items()}
+        stale |= {copy for copy, source in sources.items() if source == own and copy not in fresh}
+        copy = copied.get(id(written))
+        if copy is None:
+            return steps
+        lookup = copies[copy]
+        source, dim, places = lookup.args
+        steps.append(
+            Step(
+                Operation(
+                    "alias", torch.ops.aten.alias.default, (source,), {}, (source,), lookup.operation.module
+                ),
+                "index_copy_",
+                (source, dim, places, lookup.operation.outputs[0]),
+            )
+        )
+        fresh.add(copy)
+        written = source
+
+
+def in_module(operation: Operation) -> str:
+    """`` in `path```, for messages."""
+    return f" in `{operation.module}`" if operation.module else ""
 
 
 TOLD_BY_SHAPES = frozenset(

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import CompressError
-from compressor.models.copying import named_tensors
-from compressor.pruning.cutting.program import OWN, RENAMED, Program, counter_beside, function_named, referred
-from compressor.pruning.cutting.program_steps import Step, rewritten
+from compressor.models.copying import in_float64, named_tensors
+from compressor.pruning.cutting.program import OWN, Program, counter_beside, referred
+from compressor.pruning.cutting.program_operators import RENAMED, function_named
+from compressor.pruning.cutting.program_steps import LOOKUPS, Step, in_module, rewritten
+from compressor.pruning.cutting.program_training import training_of
 from compressor.pruning.cutting.sliced import slice_tensor
 from compressor.pruning.graph.labelled import Walk, walk
 from compressor.pruning.graph.recording.example import Inputs, describe, with_batch
 from compressor.pruning.graph.recording.layer_calls import CALLS
-from compressor.pruning.graph.recording.record import Recording, tensors_in
+from compressor.pruning.graph.recording.operation import Recording, tensors_in
+from compressor.pruning.graph.recording.replay import InFloat64, replay
 from compressor.pruning.widths.plan import Plan
 
 CONSTANT = "constant"
@@ -34,9 +37,7 @@ Coded = tuple[dict[str, Any], dict[str, Tensor]]
 def program_of(network: nn.Module, plan: Plan, inputs: Inputs) -> Program:
     """The student of ``network`` by ``plan`` as a program."""
     try:
-        codes = [_coded(network, plan, with_batch(inputs, batch)) for batch in (2, 3, 5)]
-        description, constants = _either(codes[0], codes[1])
-        _require_same(_filled(description, 5), codes[2][0])
+        description, constants = _for_any_batch(network, plan, inputs)
     except (_DiffersError, CompressError):
         description, constants = _coded(network, plan, inputs)
         description["batch"] = inputs.tensors[0].shape[0]
@@ -57,8 +58,52 @@ def program_of(network: nn.Module, plan: Plan, inputs: Inputs) -> Program:
     return Program(description, kept).train(network.training)
 
 
+def _for_any_batch(network: nn.Module, plan: Plan, inputs: Inputs) -> Coded:
+    """One description for all batches, from those of 2 and 3, and compared with those of 5 and 1."""
+    codes = [_coded(network, plan, with_batch(inputs, batch)) for batch in (2, 3, 5)]
+    description, constants = _either(codes[0], codes[1])
+    _require_same(_filled(description, 5), codes[2][0])
+    one = with_batch(inputs, 1)
+    alone, _ = _coded(network, plan, one)
+    if any(_filled(description, 1)[key] != alone[key] for key in ("steps", "result")):
+        _require_equal_outputs(network, one, with_batch(inputs, 2), whole_heads=plan.whole_heads)
+    return description, constants
+
+
+def _require_equal_outputs(network: nn.Module, one: Inputs, two: Inputs, *, whole_heads: bool) -> None:
+    """Other operators at batch 1 (a copy that is spared there) must give what those for more samples give."""
+    wide = in_float64(network)
+    random = torch.Generator().manual_seed(0)
+    given = [_random_like(tensor, random) for tensor in one.tensors]
+    twice = [
+        torch.cat([tensor, tensor]) if tensor.shape != pair.shape else tensor
+        for tensor, pair in zip(given, two.tensors, strict=True)
+    ]
+    try:
+        with torch.no_grad(), InFloat64():
+            alone, together = (
+                replay(walk(wide, each, whole_heads=whole_heads).recording, named_tensors(wide), tensors)
+                for each, tensors in ((one, given), (two, twice))
+            )
+    except RuntimeError as error:
+        raise _DiffersError from error  # it does not run on random inputs, so nothing can be said
+    for single, pair in zip(alone, together, strict=True):
+        first = pair[:1] if pair.shape[1:] == single.shape[1:] and len(pair) == 2 else pair
+        if first.shape != single.shape or not torch.allclose(
+            first, single, rtol=1e-6, atol=1e-9, equal_nan=True
+        ):
+            raise _DiffersError
+
+
+def _random_like(tensor: Tensor, random: torch.Generator) -> Tensor:
+    if tensor.is_floating_point():
+        return torch.randn(tensor.shape, generator=random, dtype=torch.float64)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
 def _coded(network: nn.Module, plan: Plan, inputs: Inputs) -> Coded:
     walked = walk(network, inputs, whole_heads=plan.whole_heads)
+    training = training_of(network, inputs, walked.recording)
     coder = _Coder(walked)
     written = rewritten(walked, plan.slices)
     steps = [coder.step(step) for step in written]
@@ -70,6 +115,7 @@ def _coded(network: nn.Module, plan: Plan, inputs: Inputs) -> Coded:
         "steps": steps,
         "layers": coder.layers(walked.recording, written),
         "result": result,
+        **training.described(written),
     }
     return description, coder.constants
 
@@ -88,7 +134,7 @@ class _Coder:
         """``[operator, arguments, options, results]``."""
         operation = step.operation
         args = list(step.args)
-        if step.operator == "index_select" and isinstance(args[2], list):
+        if step.operator in LOOKUPS and isinstance(args[2], list):
             args[2] = torch.tensor(args[2])
         if step.operator in RENAMED:
             operator = RENAMED[step.operator]
@@ -97,17 +143,17 @@ class _Coder:
         else:
             operator = str(operation.function)
         if function_named(operator) is None:
-            where = f" in `{operation.module}`" if operation.module else ""
             raise CompressError(
-                f"`{operation.operator}`{where} cannot be written into a program",
-                "the network's own class fixes a size in Python; keep that module whole (--keep)",
+                f"`{operation.operator}`{in_module(operation)} cannot be written into a program",
+                "a program is needed because the network's own class has a size of a cut layer in its Python; write "
+                "that size from a tensor, as in `x.view(len(x), -1, 64)` or `x.shape[1]`, so that the class fits",
             )
         try:
             given = [self.value(arg) for arg in args]
         except CompressError as error:
-            where = f" in `{operation.module}`" if operation.module else ""
             raise CompressError(
-                f"`{operation.operator}`{where} cannot be written into a program: {error}", error.hint
+                f"`{operation.operator}`{in_module(operation)} cannot be written into a program: {error}",
+                error.hint,
             ) from error
         options = {key: self.value(item) for key, item in operation.kwargs.items() if key != "pin_memory"}
         results = [self.numbers.setdefault(id(out), len(self.numbers)) for out in operation.outputs]
@@ -195,6 +241,7 @@ def _either(one: Coded, other: Coded) -> Coded:
     merged = {
         key: _line(one[0][key], other[0][key]) for key in ("inputs", "batch", "steps", "layers", "result")
     }
+    merged.update({key: one[0][key] for key in ("frozen", "without_gradient", "not_trained")})
     return {**merged, "example": one[0]["example"]}, constants
 
 

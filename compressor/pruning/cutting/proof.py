@@ -9,25 +9,23 @@ before the last layer, and two nothings are always equal. Part of every run, not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from compressor.base.checks import Check
 from compressor.errors import CompressError
-from compressor.models.copying import copy_with, named_tensors, require_numbers
+from compressor.models.copying import copy_with, in_float64, named_tensors, require_numbers
 from compressor.pruning.cutting.cut import cut
 from compressor.pruning.cutting.folding import resting
 from compressor.pruning.cutting.program import Program
 from compressor.pruning.cutting.silenced import silenced
 from compressor.pruning.graph.labelled import Walk, walk
 from compressor.pruning.graph.recording.example import Given, Inputs, inputs_of
-from compressor.pruning.graph.recording.record import tensors_in
-from compressor.pruning.graph.recording.replay import replay
+from compressor.pruning.graph.recording.operation import tensors_in
+from compressor.pruning.graph.recording.replay import InFloat64, replay
 from compressor.pruning.widths.plan import Plan
 
 TOLERANCE = 1e-9
@@ -49,16 +47,16 @@ def check_cut(
     for network in (teacher, student):
         require_numbers(network)
     tolerance = max(TOLERANCE, 10 * _precision(student)) if folded else TOLERANCE
-    proof = _Proof(_in_float64(teacher), _in_float64(student), plan, folded, tolerance)
+    proof = _Proof(in_float64(teacher), in_float64(student), plan, folded, tolerance)
     given = _wide(inputs_of(inputs))
     walked = proof.walked(given)
     checks = [proof.recording(walked, given), proof.cut("cut equals silenced teacher", walked, given)]
     if any(operation.operator == "batch_norm" for operation in walked.recording.operations):
-        more = _enough(given)
+        more = given if isinstance(student, Program) and student.batch is not None else _enough(given)
         walked = walked if more is given else proof.walked(more)
-        proof.take_batch_statistics()
+        norms = proof.take_batch_statistics()
         name = "cut equals silenced teacher, on batch statistics"
-        checks.append(proof.cut(name, walked, more, batch_statistics=True))
+        checks.append(proof.cut(name, walked, more, batch_statistics=norms))
     return tuple(checks)
 
 
@@ -84,13 +82,15 @@ class _Proof:
             "the network does not run in float64",
             "its forward pass must not convert to another precision; use its weights' own dtype",
         )
-        with torch.no_grad(), _Wide():
+        with torch.no_grad(), InFloat64():
             found = replay(walked.recording, named_tensors(self.teacher), inputs.tensors)
         return _compare("recorded network equals teacher", expected, found, TOLERANCE)
 
-    def cut(self, name: str, walked: Walk, inputs: Inputs, *, batch_statistics: bool = False) -> Check:
+    def cut(
+        self, name: str, walked: Walk, inputs: Inputs, *, batch_statistics: bool | Collection[str] = False
+    ) -> Check:
         tensors, slices = named_tensors(self.teacher), self.plan.slices
-        with torch.no_grad(), _Wide():
+        with torch.no_grad(), InFloat64():
             expected = silenced(
                 walked,
                 slices,
@@ -106,13 +106,20 @@ class _Proof:
         )
         return _compare(name, expected, found, self.tolerance)
 
-    def take_batch_statistics(self) -> None:
-        """From now on the student's batch norms run as in training."""
+    def take_batch_statistics(self) -> bool | frozenset[str]:
+        """From now on the student's batch norms run as in training. True, or the names of those that do."""
         if isinstance(self.student, Program):
             self.student.batch_statistics = True
-        for module in self.student.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train()
+            return True
+        norms = {
+            name: module
+            for name, module in self.student.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        }
+        for module in norms.values():
+            module.train()
+        # Norms that a forward pass calls as functions follow their own module, and frozen ones stay as they are.
+        return frozenset(name for name, module in norms.items() if module.training)
 
 
 def _precision(network: nn.Module) -> float:
@@ -172,21 +179,13 @@ def _share(error: float, limit: float) -> float:
     return math.inf if math.isnan(error) or (error and not limit) else error / limit if limit else 0.0
 
 
-def _in_float64(network: nn.Module) -> nn.Module:
-    def wide(name: str, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().cpu()
-        return tensor.double() if tensor.is_floating_point() else tensor.clone()
-
-    return copy_with(network, wide).eval()
-
-
 def _largest(tensor: Tensor) -> float:
     """The largest absolute value; NaN if there is one anywhere."""
     return float(tensor.abs().max())
 
 
 def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with torch.no_grad(), _Wide():
+    with torch.no_grad(), InFloat64():
         return tensors_in(network(*inputs.args, **inputs.kwargs))
 
 
@@ -196,17 +195,3 @@ def _run(outputs: Callable[[], list[Tensor]], failure: str, hint: str) -> list[T
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressError(f"{failure}: {reason}", hint) from error
-
-
-class _Wide(TorchDispatchMode):
-    """Conversions to a narrower type, which forward passes have for mixed precision, stay in float64."""
-
-    _should_skip_dynamo = classmethod(
-        lambda cls: False
-    )  # as for the recorder: spares loading torch's compiler
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
-            kwargs = {**kwargs, "dtype": torch.float64}
-        return func(*args, **kwargs)

@@ -9,7 +9,7 @@ its result is put back at full width. Everything else runs as recorded, removed 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from compressor.pruning.cutting.program_sizes import resized
 from compressor.pruning.graph.labelled import Remaining, Walk
-from compressor.pruning.graph.recording.record import Operation, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, tensors_in
 from compressor.pruning.graph.recording.replay import replay, substituted
 
 SUMS_OVER = {
@@ -47,7 +47,7 @@ def silenced(
     tensors: Mapping[str, Tensor],
     inputs: list[Tensor],
     *,
-    batch_statistics: bool = False,
+    batch_statistics: bool | Collection[str] = False,
     constants: Mapping[int, Tensor] | None = None,
 ) -> list[Tensor]:
     """The outputs of the full network with everything outside ``slices`` silenced.

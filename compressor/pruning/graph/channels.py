@@ -66,12 +66,16 @@ class Factor:
 
 @dataclass(frozen=True)
 class Layer:
-    """A multiplying operator: ``macs = positions * product(factors)``; the first factor is what it writes."""
+    """A multiplying operator: ``macs = positions * product(factors)`` for one sample.
+
+    The first ``written`` factors are the size of what it writes: one, or several where dimensions are merged in it.
+    """
 
     name: str
     kind: str
     positions: int
     factors: tuple[Factor, ...]
+    written: int = 1
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _params(graph: ChannelGraph) -> Cost:
 
 def _channels(graph: ChannelGraph) -> Cost:
     """Output channels of every convolution and linear layer, the classifier's included."""
-    return _cost("channels", graph, [(1, layer.factors[:1]) for layer in graph.layers])
+    return _cost("channels", graph, [(1, layer.factors[: layer.written]) for layer in graph.layers])
 
 
 COSTS = {"macs": _macs, "params": _params, "channels": _channels}

@@ -7,6 +7,7 @@ left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,14 +83,18 @@ class Members:
         for axis, size in enumerate(shape):
             yield self._numbers.get((name, axis)), size
 
-    def factor(self, ids: Ids | int) -> Factor:
-        """The size of a dimension, as it follows the cut."""
+    def factors(self, ids: Ids | int) -> tuple[Factor, ...]:
+        """The size of a dimension, as it follows the cut: of one that was merged from several, each one's size."""
         if isinstance(ids, int):
-            return Factor(ids)
+            return (Factor(ids),)
         if ids.ndim > 1:
-            raise AssertionError("a product over merged dimensions")
+            columns = [np.unique(column) for column in ids.reshape(len(ids), -1).T]
+            if math.prod(map(len, columns)) == len(ids):
+                return tuple(self._counted(column) for column in columns)
+            # The same channels again and again: what follows the cut is not a product of sizes.
+            return (Factor(len(ids)),)
         axis = self.ledger.axis_made_by(ids)
-        return self._counted(ids) if axis is None else self.factor_of_axis(axis)
+        return (self._counted(ids) if axis is None else self.factor_of_axis(axis),)
 
     def factor_of_axis(self, axis: int) -> Factor:
         """The size of a whole axis, as it follows the cut."""
@@ -136,13 +141,21 @@ class Members:
         return np.minimum(self.starts[:-1], len(self.classes) - 1)
 
     def _partial_reads(self) -> list[Ids]:
+        """Labels of sizes that may cover some units of a group and not others."""
         return [
             size
             for multiply in self.flow.multiplies
-            if multiply.kind == "matrix product"
             for size in multiply.sizes
             if not isinstance(size, int)
+            and (multiply.kind == "matrix product" or self._part_of_an_axis(size))
         ]
+
+    def _part_of_an_axis(self, ids: Ids) -> bool:
+        """True for a slice of an axis, as where a layer reads a part of a parameter."""
+        if self.ledger.axis_made_by(ids) is not None:
+            return False
+        axes, counts = np.unique(self._axis_of(ids.ravel()), return_counts=True)
+        return bool((counts % self.sizes[axes]).any())
 
     def _reason(self, codes: Ids) -> str | None:
         said = codes[codes >= 0]

@@ -13,10 +13,11 @@ from torch import nn
 from compressor.errors import CompressError
 from compressor.pruning.graph.channels import Unsupported
 from compressor.pruning.graph.recording.example import Inputs
-from compressor.pruning.graph.recording.record import Operation, Recording, record
+from compressor.pruning.graph.recording.operation import Operation, Recording
+from compressor.pruning.graph.recording.record import record
 from compressor.pruning.graph.rules.flow import Flow, leave_whole
 from compressor.pruning.graph.rules.labels import Ids
-from compressor.pruning.graph.rules.table import DROPOUTS, RANDOM, RULES, rule_of
+from compressor.pruning.graph.rules.table import DROPOUTS, RANDOM, RULES, pointwise, rule_of
 
 Bools = NDArray[np.bool_]
 
@@ -112,7 +113,22 @@ def _flow(recording: Recording, heads: frozenset[int]) -> Flow:
         flow.note_own(operation)
     for output in recording.outputs:
         flow.freeze(output, "the network's output")
+    _training_too(flow, len(recording.operations))
     return flow
+
+
+def _training_too(flow: Flow, position: int) -> None:
+    """Layers that only training runs stay as wide as what they read. They cost nothing, and may draw and write."""
+    operations, outputs = flow.recording.training
+    costs = len(flow.multiplies)
+    for number, operation in enumerate(operations):
+        flow.position = position + number
+        random = operation.operator.removesuffix("_") in RANDOM
+        rule = pointwise if random else rule_of(operation.operator) or leave_whole
+        rule(flow, operation)
+    for output in outputs:
+        flow.freeze(output, "the network's output while it is trained")
+    del flow.multiplies[costs:]
 
 
 def _place(operation: Operation) -> str:

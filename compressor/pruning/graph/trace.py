@@ -12,6 +12,8 @@ from compressor.pruning.graph.channels import ChannelGraph, Factor, Group, Layer
 from compressor.pruning.graph.groups import Members
 from compressor.pruning.graph.labelled import Walk, walk
 from compressor.pruning.graph.recording.example import Given, describe, inputs_of
+from compressor.pruning.graph.recording.operation import tensors_in
+from compressor.pruning.graph.rules.flow import Flow, Multiply
 
 
 def trace(network: nn.Module, inputs: Given, *, whole_heads: bool = False) -> ChannelGraph:
@@ -24,7 +26,10 @@ def trace(network: nn.Module, inputs: Given, *, whole_heads: bool = False) -> Ch
     example = inputs_of(inputs)
     with _without_collection():
         walked = walk(network, example, whole_heads=whole_heads)
-        return _graph(walked, {**describe(example), "whole_heads": whole_heads})
+        first = example.tensors[0].shape
+        return _graph(
+            walked, {**describe(example), "whole_heads": whole_heads}, batch=first[0] if first else 1
+        )
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _graph(walked: Walk, inputs: object) -> ChannelGraph:
+def _graph(walked: Walk, inputs: object, *, batch: int) -> ChannelGraph:
     flow, classes = walked.flow, walked.classes
     members = Members(flow, classes)
     produced = members.axes_of([each.sizes[0] for each in flow.multiplies if each.makes])
@@ -66,15 +71,7 @@ def _graph(walked: Walk, inputs: object) -> ChannelGraph:
     return ChannelGraph(
         groups=tuple(groups),
         frozen=tuple(frozen),
-        layers=tuple(
-            Layer(
-                each.operation.module,
-                each.kind,
-                each.positions,
-                tuple(members.factor(size) for size in each.sizes),
-            )
-            for each in flow.multiplies
-        ),
+        layers=tuple(_layer(each, members, flow, batch) for each in flow.multiplies),
         parameters=tuple(
             ParameterSize(
                 name,
@@ -90,6 +87,15 @@ def _graph(walked: Walk, inputs: object) -> ChannelGraph:
         unsupported=tuple(dict.fromkeys(flow.unsupported)),
         inputs=inputs,
     )
+
+
+def _layer(multiply: Multiply, members: Members, flow: Flow, batch: int) -> Layer:
+    operation, positions = multiply.operation, multiply.positions
+    if not all(flow.is_own(tensor) for tensor in tensors_in(operation.args)) and not positions % batch:
+        positions //= batch  # of what depends on the input: the cost is that of one sample
+    written, *others = [members.factors(size) for size in multiply.sizes]
+    factors = (*written, *(factor for each in others for factor in each))
+    return Layer(operation.module, multiply.kind, positions, factors, len(written))
 
 
 def _unique(tensor: str, taken: dict[str, int]) -> str:

@@ -31,7 +31,7 @@ from compressor.errors import CompressError, UsageError
 from compressor.models.copying import named_tensors
 from compressor.pruning.cutting.sliced import slice_tensor
 from compressor.pruning.graph.recording.example import Given, Inputs, from_description, inputs_of
-from compressor.pruning.graph.recording.record import tensors_in
+from compressor.pruning.graph.recording.operation import tensors_in
 from compressor.pruning.repairing.fitted_layers import Left, Norm
 from compressor.pruning.repairing.frontier import Frontier
 from compressor.pruning.repairing.lockstep import STUDENT, TEACHER, Batch, Lockstep

@@ -19,7 +19,7 @@ from torch import Tensor
 from compressor.pruning.cutting.program_steps import Step
 from compressor.pruning.cutting.silenced import OVER_CHANNELS, SUMS_OVER
 from compressor.pruning.graph.labelled import Walk
-from compressor.pruning.graph.recording.record import Operation, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, tensors_in
 from compressor.pruning.graph.rules.table import DROPOUTS
 
 BATCH_NORMS = ("batch_norm",)

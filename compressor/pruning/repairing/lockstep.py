@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressError
 from compressor.models.copying import named_tensors
-from compressor.pruning.cutting.program import RENAMED, function_named
-from compressor.pruning.cutting.program_steps import Step, rewritten
+from compressor.pruning.cutting.program_operators import RENAMED, function_named
+from compressor.pruning.cutting.program_steps import LOOKUPS, Step, rewritten
 from compressor.pruning.graph.labelled import Remaining, Walk, walk
 from compressor.pruning.graph.recording.example import Inputs, with_batch
-from compressor.pruning.graph.recording.record import tensors_in
+from compressor.pruning.graph.recording.operation import tensors_in
 from compressor.pruning.graph.recording.replay import substituted
 from compressor.pruning.repairing.fitted_layers import Layers, layers_of
 from compressor.pruning.repairing.frontier import Frontier, Values
@@ -169,8 +169,8 @@ class Lockstep:
             options["device"] = device
         if watch is not None and called and isinstance(called[0], Tensor):
             watch(batch, number, called[0])
-        if side == STUDENT and step.operator == "index_select" and isinstance(called[2], list):
-            called = (*called[:2], torch.tensor(called[2], device=device))
+        if side == STUDENT and step.operator in LOOKUPS and isinstance(called[2], list):
+            called = (*called[:2], torch.tensor(called[2], device=device), *called[3:])
         results = tensors_in(function(*called, **options))
         values.update(zip(map(id, operation.outputs), results, strict=True))
         for key in recorded.last.get(number, ()):

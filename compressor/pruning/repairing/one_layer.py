@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CompressError
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.repairing.equations import Equations, Solution, Sums, equations_of
 from compressor.pruning.repairing.fitted_layers import Behind, Norm, at_kept
 from compressor.pruning.repairing.frontier import Values

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 
 POSITIONS = 400
 """So many positions of an image are looked at, at most: neighbours say nearly the same (docs/repair.md)."""

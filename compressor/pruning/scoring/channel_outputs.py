@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compressor.pruning.graph.labelled import Walk
-from compressor.pruning.graph.recording.record import Operation, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, tensors_in
 from compressor.pruning.graph.rules.table import RULES, pointwise
 from compressor.pruning.scoring.kernels.sums import Choice, gate_sums
 

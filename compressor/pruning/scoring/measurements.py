@@ -20,7 +20,7 @@ from compressor.models.copying import named_tensors
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.labelled import Walk, walk
 from compressor.pruning.graph.recording.example import from_description, inputs_of
-from compressor.pruning.graph.recording.record import Recording
+from compressor.pruning.graph.recording.operation import Recording
 from compressor.pruning.graph.recording.replay import plainly, replay
 from compressor.pruning.scoring.channel_outputs import Gates, InPlace, Key, Ranks, made_by, shown_by
 from compressor.pruning.scoring.criteria import BATCH_NORM_SCALE, MEASURES, OTHER, SCALE, WEIGHT

@@ -60,7 +60,11 @@ def patterns(
         )
     found: list[Pattern | None] = []
     for layer, block in zip(graph.layers, blocks, strict=True):
-        if block is None or [each.at(full) for each in layer.factors[:2]] != [block.out, block.inner]:
+        if (
+            block is None
+            or layer.written != 1
+            or [each.at(full) for each in layer.factors[:2]] != [block.out, block.inner]
+        ):
             found.append(None)
             continue
         number = graph.blocks.get(f"{layer.name}.weight")

@@ -36,12 +36,17 @@ DATA_DEPENDENT = (
 )
 
 
+def depends_on_values(error: Exception) -> bool:
+    """True if an operator failed because a tensor has no data here."""
+    return any(sign in str(error) for sign in DATA_DEPENDENT)
+
+
 def cannot_trace(error: Exception, module: str, last: str, inputs: Sequence[Tensor]) -> CompressError:
     """What to say of an exception in a forward pass; ``last`` is the last operator that ran."""
     where = f" in `{module}`" if module else ""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = _line_of(error)
-    if any(sign in str(error) for sign in DATA_DEPENDENT):
+    if depends_on_values(error):
         return CompressError(
             f"cannot trace the network{where}{line}: what it does depends on the values of its input ({reason}, "
             f"after `{last}`)",

@@ -127,12 +127,17 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Call | None:
-    if query.dim() < 3 or enable_gqa or dropout_p or query.shape[-1] != key.shape[-1]:
+    if query.dim() < 3 or enable_gqa or query.shape[-1] != key.shape[-1]:
         return None
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     result = _empty((*batch, query.shape[-2], value.shape[-1]), query)
-    return "attention", attention, (query, key, value, attn_mask, is_causal, scale, 0.0, False), result
+    return (
+        "attention",
+        attention,
+        (query, key, value, attn_mask, is_causal, scale, dropout_p, dropout_p > 0),
+        result,
+    )
 
 
 def attention(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from compressor.pruning.graph.recording.record import Operation, Recording, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, Recording, tensors_in
 
 Step = Callable[[Operation, int, tuple[Any, ...], dict[str, Any]], Any]
 """Runs one operation: what was recorded, its number, and the real arguments."""
@@ -28,11 +29,12 @@ def replay(
     inputs: list[Tensor],
     step: Step = plainly,
     *,
-    batch_statistics: bool = False,
+    batch_statistics: bool | Collection[str] = False,
 ) -> list[Tensor]:
     """What the network gives for these inputs, as a list of the tensors in its result.
 
-    ``tensors`` are the network's own, by name. ``batch_statistics``: batch norms as in training.
+    ``tensors`` are the network's own, by name. ``batch_statistics``: batch norms as in training,
+    all or those in modules of these names.
     """
     last = _last_readers(recording)
     real: dict[int, Tensor] = {id(meta): tensors[recording.names[id(meta)]] for meta in recording.tensors}
@@ -44,7 +46,9 @@ def replay(
         kwargs = {name: substituted(value, real) for name, value in operation.kwargs.items()}
         if "device" in kwargs:
             kwargs["device"] = device
-        if operation.operator == "batch_norm" and batch_statistics:
+        if operation.operator == "batch_norm" and (
+            batch_statistics if isinstance(batch_statistics, bool) else operation.module in batch_statistics
+        ):
             args = (*args[:BATCH_STATISTICS], True, *args[BATCH_STATISTICS + 1 :])
         outputs = tensors_in(step(operation, number, args, kwargs))
         real.update(zip(map(id, operation.outputs), outputs, strict=True))
@@ -75,3 +79,17 @@ def substituted(value: Any, real: Mapping[int, Tensor]) -> Any:
         items = [substituted(item, real) for item in value]
         return tuple(items) if isinstance(value, tuple) else items
     return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
+class InFloat64(TorchDispatchMode):
+    """Conversions to a narrower type, which forward passes have for mixed precision, stay in float64."""
+
+    _should_skip_dynamo = classmethod(
+        lambda cls: False
+    )  # as for the recorder: spares loading torch's compiler
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
+            kwargs = {**kwargs, "dtype": torch.float64}
+        return func(*args, **kwargs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.graph.rules.flow import Flow, Multiply, first_output
 from compressor.pruning.graph.rules.labels import NOT_A_CHANNEL, Ids
 from compressor.pruning.graph.rules.products import FIXED

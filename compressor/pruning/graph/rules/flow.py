@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compressor.pruning.graph.channels import Unsupported
-from compressor.pruning.graph.recording.record import Operation, Recording, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, Recording, tensors_in
 from compressor.pruning.graph.rules.labels import Ids, Labels, Ledger
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.graph.rules.flow import Flow, first_output
 from compressor.pruning.graph.rules.labels import NOT_A_CHANNEL, Labels
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.graph.rules.flow import Flow, first_output
 from compressor.pruning.graph.rules.labels import Labels
 

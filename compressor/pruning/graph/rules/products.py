@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.graph.rules.flow import Flow, Multiply, first_output
 from compressor.pruning.graph.rules.labels import Ids, Labels
 

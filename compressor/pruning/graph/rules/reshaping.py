@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.graph.rules.flow import Flow, Split, first_output
 from compressor.pruning.graph.rules.labels import Ids, Labels
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from compressor.pruning.graph.recording.record import Operation
+from compressor.pruning.graph.recording.operation import Operation
 from compressor.pruning.graph.rules.flow import Flow, first_output
 
 

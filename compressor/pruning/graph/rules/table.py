@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compressor.pruning.graph.recording.record import Operation, tensors_in
+from compressor.pruning.graph.recording.operation import Operation, tensors_in
 from compressor.pruning.graph.rules import convolutions, joining, lookup, norms, products, reshaping, spatial
 from compressor.pruning.graph.rules.flow import Flow, first_output
 from compressor.pruning.graph.rules.recurrent import recurrent
