@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.methods.stages import Stage, channels_of
 from compressor.methods.start import Start, begun, cut_and_repaired
 from compressor.methods.task import Task, Training, taught
 from compressor.recipe.repair import Repairing
@@ -72,7 +71,7 @@ def _in_steps(task: Task, *, all_at_the_end: bool) -> tuple[Training, ...]:
         told = " + ".join(guide.name for guide in teaching)
         trainings.append(Training(stage, told, trained, start))
         network, done = trained.network, stage.plan
-        guides.append(_guide(stage, trained, task))
+        guides.append(Guide(stage.name, trained.network, trained.accuracy))
     return tuple(trainings)
 
 
@@ -87,9 +86,3 @@ def _untaught(task: Task, start: Start) -> tuple[Training, ...]:
         right = accuracy(start.network, task.data.test, device=task.device)
     precision = choose_precision("fp32", task.device)
     return (Training(task.student, "none", Trained(start.network, (), None, precision, before=right), start),)
-
-
-def _guide(stage: Stage, trained: Trained, task: Task) -> Guide:
-    return Guide(
-        stage.name, trained.network, trained.accuracy, channels_of(task.distilling.hints, stage.plan)
-    )

@@ -95,8 +95,6 @@ class Distilling:
     assistants: int = setting(1, "Number of networks between teacher and student")
     between: tuple[float, ...] = setting((), "Shares that they lose, as in [0.3, 0.5]; empty: evenly spaced")
     losses: tuple[str, ...] = setting((), 'More losses by the teacher, as in ["pkt=100, decay=0.7"]')
-    hints: tuple[str, ...] = setting((), 'Layers to imitate, as in ["layer3.8.bn2"]')
-    hint_weight: float = setting(0.001, "Weight of the hints")
     probe: int = setting(0, "Epochs of a test whether the teacher helps; 0: none")
     shard_teacher: bool = setting(False, "Each process of torchrun holds a part of the teacher")
     quantise_aware_epochs: int = setting(0, "Epochs afterwards, computing as the INT8 file will")
@@ -111,8 +109,6 @@ class Distilling:
         for name in ("assistants", "probe", "quantise_aware_epochs"):
             if getattr(self, name) < 0:
                 raise UsageError(f"distil.{name} is {getattr(self, name)}, expected at least 0")
-        if not 0 <= self.hint_weight < float("inf"):
-            raise UsageError(f"distil.hint_weight is {self.hint_weight:g}, expected at least 0")
         shares = list(self.between)
         if shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
             raise UsageError(
@@ -155,17 +151,15 @@ class Distilling:
             )
 
     def _refused_losses(self) -> None:
-        if self.method == ENSEMBLE and (self.losses or self.hints):
+        if self.method == ENSEMBLE and self.losses:
             raise UsageError(
-                "method `ensemble` trains several networks at once, and distil.losses and distil.hints compare two",
+                "method `ensemble` trains several networks at once, and distil.losses compare two",
                 "leave them out, or choose steps or kd",
             )
-        if self.method == "multi-teacher" and (
-            self.losses or self.hints or self.schedule.teacher_loss != "kd"
-        ):
+        if self.method == "multi-teacher" and (self.losses or self.schedule.teacher_loss != "kd"):
             raise UsageError(
                 "method `multi-teacher` follows each teacher by `kd` alone",
-                "leave distil.losses, distil.hints and distil.schedule.teacher_loss out, or choose steps",
+                "leave distil.losses and distil.schedule.teacher_loss out, or choose steps",
             )
 
     def _refused_layers(self) -> None:

@@ -56,7 +56,6 @@ INGREDIENTS = (
     "data/split.py",
     "data/in_memory.py",
     "training/distributed/exchange.py",
-    "training/hints.py",
     "training/lesson.py",
     "training/course.py",
     "training/loop.py",

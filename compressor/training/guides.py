@@ -20,7 +20,7 @@ from compressor.training.compiling import frozen
 from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.world import here
 from compressor.training.evaluate import at_least_one
-from compressor.training.hints import Channels
+from compressor.training.layer_outputs import Channels
 from compressor.training.precision import Arithmetic
 
 Answers = Callable[[Tensor, Tensor], Tensor]
@@ -31,15 +31,14 @@ Answers = Callable[[Tensor, Tensor], Tensor]
 class Guide:
     """A named teacher network. A student with a higher ``accuracy`` is taught by the next guide.
 
-    ``channels``: for hints, the channels of the uncut network that each of its layers has. ``kept``: for the loss
-    ``same-channels``, the channels that a narrower student is compared with, by layer; all of a layer not named.
-    ``shared_out``: each process holds a part of the network. ``by_labels``: its input is labels, not images.
+    ``kept``: for the loss ``same-channels``, the channels that a narrower student is compared with, by layer; all of a
+    layer not named. ``shared_out``: each process holds a part of the network. ``by_labels``: its input is labels, not
+    images.
     """
 
     name: str
     network: nn.Module
     accuracy: float | None = None
-    channels: Channels = field(default_factory=dict)
     shared_out: bool = False
     by_labels: bool = False
     kept: Channels = field(default_factory=dict)

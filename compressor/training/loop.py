@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -26,7 +25,6 @@ from compressor.training.distributed.world import here
 from compressor.training.ema import Average
 from compressor.training.evaluate import accuracy
 from compressor.training.guides import Guide
-from compressor.training.hints import Channels, Hints
 from compressor.training.history import Progress, Trained
 from compressor.training.lesson import Lesson, Taught, digest
 from compressor.training.optimizers import optimizer_for
@@ -45,8 +43,6 @@ def train(
     *,
     teacher: nn.Module | None = None,
     guides: Sequence[Guide] = (),
-    hints: Hints | None = None,
-    channels: Channels = MappingProxyType({}),
     losses: Sequence[str] = (),
     at_once: bool = False,
     seed: int = 0,
@@ -59,23 +55,19 @@ def train(
 
     Nothing given is changed. With a ``teacher`` the loss is w · teacher_loss + (1 − w) ·
     cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first, or ``at_once`` (see
-    `Taught`);
-    ``hints`` are layers to be imitated, of which the network has these ``channels``; ``losses`` are added to that, as
-    `terms` has them. ``guarded``: it must not end worse than it begins (`follow`). With
-    ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
-    float32, as the exported network will be.
+    `Taught`); ``losses`` are added to that, as `terms_of` reads them. ``guarded``: it must not end worse than it begins
+    (`follow`). With ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy
+    is measured in float32, as the exported network will be.
     """
     arithmetic = Arithmetic.on(device, schedule.precision)
     guides = guides or ([Guide("teacher", teacher)] if teacher is not None else [])
-    check_sense(data, schedule, taught=bool(guides), losses=losses, hinted=hints is not None)
+    check_sense(data, schedule, taught=bool(guides), losses=losses)
     lesson = Taught(
         network,
         guides,
         data,
         schedule,
         arithmetic,
-        hints if guides else None,
-        channels,
         terms_of(losses),
         seed,
         at_once,

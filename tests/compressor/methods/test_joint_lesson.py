@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Plan
 from compressor.recipe.distilling import CascadeRecipe, Distilling
 from compressor.training import Arithmetic
-from compressor.training.hints import Hints
 from compressor.training.losses import cross_entropy, kd
 
 from .stripes import CPU, SCHEDULE, task_for
@@ -276,33 +274,6 @@ def test_places_are_shares_and_equals_share_one(teacher: nn.Module, data: Data, 
     assert places[:4].tolist() == [0.625, 0.25, 0.25, 0.875]
 
 
-def test_hints_in_a_cascade_add_the_differences_to_the_next_larger_network(
-    teacher: nn.Module, data: Data, tmp_path: Path
-) -> None:
-    batch = next(iter(data.train.batches(32)))
-    losses = []
-    for weight in (0.0, 1.0):
-        task = task_for(teacher, data, tmp_path, Distilling(schedule=SCHEDULE, assistants=2))
-        lesson = Together(
-            task.teacher, task.guide, task.graph, task.scores, task.budget, task.path, task.distilling, data, FP32,
-            hints=Hints(("4",), weight),
-        )  # fmt: skip
-        for network in lesson.networks.values():
-            network.train()
-        losses.append(lesson.learn(batch.images, batch.labels, batch.index, lambda loss: loss.backward()))
-    outputs = []
-    for member in lesson.members:
-        with Hints(("4",), 1.0).watching(member.network) as seen:
-            member.network(batch.images)
-        kept = member.plan.slices.get("4.weight", {}).get(0, range(16))
-        outputs.append({channel: seen["4"][:, place] for place, channel in enumerate(kept)})
-    expected = sum(
-        torch.stack([(own[c] - other[c]).square().mean() for c in own]).mean()
-        for own, other in pairwise(outputs)
-    )
-    torch.testing.assert_close(losses[1] - losses[0], expected.detach() / 4, rtol=1e-4, atol=1e-5)
-
-
 def test_a_batch_that_is_broken_off_leaves_no_gradients(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
@@ -328,7 +299,7 @@ def test_a_derivative_that_overflowed_moves_nothing() -> None:
     assert moving.row[1:].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("change", [{"cascade": CascadeRecipe(0.5)}, {"cascade": SCORED}, {"hints": ("4",)}])
+@pytest.mark.parametrize("change", [{"cascade": CascadeRecipe(0.5)}, {"cascade": SCORED}])
 def test_what_decides_the_channels_is_part_of_what_the_training_is(
     teacher: nn.Module, data: Data, tmp_path: Path, change: dict[str, object]
 ) -> None:
