@@ -28,7 +28,7 @@ from compressor.recipe import (
 )
 from compressor.recipe.budget import COST_TITLES, TIMED_FILES, Budget
 from compressor.recipe.distilling import MASKS, CascadeRecipe, Distilling, LightweightRecipe
-from compressor.recipe.listing import changes_from, keys_of, listed
+from compressor.recipe.listing import WIDTH, changes_from, keys_of, listed
 from compressor.recipe.method_table import METHODS
 from compressor.recipe.names import RUNTIME_PRECISIONS as PRECISIONS
 from compressor.recipe.saliency import BACKENDS, Scoring
@@ -262,8 +262,10 @@ def test_names_in_recipes_are_the_rows_of_the_tables_above() -> None:
 
 
 def test_every_key_is_listed_with_an_explanation_and_the_list_is_a_recipe(tmp_path: Path) -> None:
-    recipe = recipe_with({"budget.max_macs": 7, "distil.losses": ["pkt=1"], "seed": 3})
+    long = [f"pkt={weight}, layers=layer2/stage3" for weight in range(9)]
+    recipe = recipe_with({"budget.max_macs": 7, "distil.losses": long, "seed": 3})
     assert read_recipe(written(tmp_path, listed(recipe))) == recipe
+    assert max(map(len, listed(Recipe()).splitlines())) <= WIDTH
     for path, _, explanation in keys_of(recipe):
         assert path.rpartition(".")[2] in listed(recipe)
         assert explanation.strip() == explanation != ""
