@@ -1,6 +1,6 @@
 """Write what `compress recipe` prints into docs/recipe.md.
 
-    python benchmarks/recipe_page.py
+python benchmarks/recipe_page.py
 """
 
 from __future__ import annotations

@@ -28,18 +28,15 @@ class Schedule:
     ``optimizer`` is a name of `torch.optim`, in any case of letters; ``optimizer_settings`` are its own, as in
     ``betas=[0.9, 0.95]``. ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
     labels; without a teacher the labels have it all. With ``teacher_loss = "none"`` the teacher's share stays empty.
-    ``mixup`` and ``cutmix`` are the alphas of the two, 0 for
-    none; with both, each step draws one. ``micro_batch``: at most so many images at once, gradients add up to
-    those of the batch. ``clip_norm`` bounds the norm of the whole gradient. ``ema``: the network handed out is the
-    moving average of its weights with this decay. ``compile``: the network through `torch.compile`; a teacher that
-    is asked live too, or on a CPU through ONNX Runtime. That costs minutes before the first step. The test set is
-    looked at every ``test_every`` epochs and after the last; a checkpoint is written after every epoch, and within
-    one every ``checkpoint_s`` seconds.
+    ``mixup`` and ``cutmix`` are the alphas of the two, 0 for none; with both, each step draws one. ``clip_norm``
+    bounds the norm of the whole gradient. ``compile``: the network through `torch.compile`; a teacher that is asked
+    live too, or on a CPU through ONNX Runtime. That costs minutes before the first step. The test set is looked at
+    every ``test_every`` epochs and after the last; a checkpoint is written after every epoch, and within one every
+    ``checkpoint_s`` seconds.
     """
 
     epochs: int = setting(6, "Epochs of every network that is taught")
     batch: int = setting(128, "Images of a step")
-    micro_batch: int | None = setting(None, "Images at once; gradients add up to those of the batch")
     optimizer: str = setting("sgd", "Optimizer of torch.optim")
     optimizer_settings: tuple[str, ...] = setting((), 'Its own settings, as in ["betas=[0.9, 0.95]"]')
     learning_rate: float = setting(0.1, "Peak of the learning rate")
@@ -56,7 +53,6 @@ class Schedule:
     mixup: float = setting(0.0, "Alpha of mixup; 0: none")
     cutmix: float = setting(0.0, "Alpha of cutmix; 0: none")
     clip_norm: float | None = setting(None, "Bound of the gradient's norm")
-    ema: float | None = setting(None, "Decay of the moving average of the weights that is handed out")
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     compile: bool = setting(False, "Train through torch.compile")
     test_every: int = setting(3, "Epochs between tests")
@@ -83,12 +79,8 @@ class Schedule:
         _need("cutmix", self.cutmix, 0 <= self.cutmix < math.inf, "at least 0")
         _need("test_every", self.test_every, self.test_every >= 1, "at least 1")
         _need("checkpoint_s", self.checkpoint_s, self.checkpoint_s > 0, "seconds above 0")
-        if self.micro_batch is not None:
-            _need("micro_batch", self.micro_batch, self.micro_batch >= 1, "at least 1")
         if self.clip_norm is not None:
             _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
-        if self.ema is not None:
-            _need("ema", self.ema, 0 < self.ema < 1, "between 0 and 1")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 

@@ -45,12 +45,6 @@ class Course:
     warnings: list[str]
     guarded: bool = False
 
-    @property
-    def shown(self) -> nn.Module:
-        """The network that is tested and handed out."""
-        average = self.moving.average
-        return self.moving.lesson.network if average is None else average.network
-
     def run(self) -> None:
         """The rest of the training; a loss that is not finite goes back once."""
         while self.moving.place.epoch < self.schedule.epochs:
@@ -106,7 +100,7 @@ class Course:
         right = None
         if schedule.tests_after(number + 1):
             self._measure_statistics(all_networks=number + 1 == schedule.epochs)
-            right = accuracy(self.shown, data.test, device=device)
+            right = accuracy(lesson.network, data.test, device=device)
             lesson.tested(right)
         images = min(schedule.batch, len(data.train)) * steps
         speed = images / place.seconds
@@ -122,7 +116,8 @@ class Course:
 
     def _measure_statistics(self, *, all_networks: bool) -> None:
         """Running statistics lag behind the weights by as much as their momentum says; these are of the weights."""
-        shown = {"": self.shown, **(self.moving.lesson.networks if all_networks else {})}
+        lesson = self.moving.lesson
+        shown = {"": lesson.network, **(lesson.networks if all_networks else {})}
         for network in {id(each): each for each in shown.values()}.values():
             if not has_statistics(network):
                 continue
@@ -268,8 +263,6 @@ class Course:
         scaler.step(optimizer)
         scaler.update()
         lesson.after_step(step, self.schedule.epochs * self.steps)
-        if self.moving.average is not None:
-            self.moving.average.follow(lesson.network, step)
 
     def _look(self, start: int, stop: int, batch: Batch) -> float:
         place, networks = self.moving.place, self.moving.lesson.networks

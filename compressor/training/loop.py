@@ -22,7 +22,6 @@ from compressor.training.checkpoint import Checkpoints, Moving, Place, identity_
 from compressor.training.course import Course
 from compressor.training.distributed.exchange import Exchange
 from compressor.training.distributed.world import here
-from compressor.training.ema import Average
 from compressor.training.evaluate import accuracy
 from compressor.training.guides import Guide
 from compressor.training.history import Progress, Trained
@@ -102,14 +101,11 @@ def follow(
     world, device = here(), arithmetic.device
     check_enough(data, schedule, world.size)
     steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
-    place = Place(
-        min(schedule.micro_batch or schedule.batch, schedule.batch), torch.zeros(steps, device=device)
-    )
+    place = Place(schedule.batch, torch.zeros(steps, device=device))
     moving = Moving(
         lesson,
         optimizer_for(lesson.decayed, lesson.kept, schedule),
         torch.amp.GradScaler(device.type, enabled=arithmetic.precision.name == "fp16"),
-        None if schedule.ema is None else Average(lesson.network, schedule.ema),
         place,
     )
     beginning = Beginning(lesson, data, schedule, arithmetic, seed) if guarded else None
@@ -128,7 +124,7 @@ def follow(
     )
     with repeatable(device):
         course.run()
-        while beginning is not None and beginning.was_better_than(course.shown):
+        while beginning is not None and beginning.was_better_than(lesson.network):
             again = beginning.take_up_again(moving)
             if store is not None and world.first:
                 store.save(moving)
@@ -146,7 +142,7 @@ def _handed_out(course: Course, resumed_from: int | None) -> Trained:
         course.warnings.append(place.back)
     course.warnings.extend((*place.again, *moving.lesson.notes))
     moving.optimizer.zero_grad(set_to_none=True)
-    network = _contiguous(course.shown.eval())
+    network = _contiguous(moving.lesson.network.eval())
     world.agree("weights after a training", "" if world.size == 1 else digest(network))
     device = course.arithmetic.device
     return Trained(

@@ -238,9 +238,7 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
         (["crd, layers=deep stem"], {}, "compares the outputs of 1 layer, and 2 are named"),
         (["drg, layers=deep stem"], {}, "puts a head on 1 layer, and 2 are named"),
         (["kd, layers=deeper"], {}, "the student has no layer `deeper`"),
-        (["dsr"], {"micro_batch": 4}, "micro_batch is 4 of 16"),
         (["pkt"], {"batch": 2}, "compares the images of a batch, and a batch has 2"),
-        (["rkd"], {"micro_batch": 4}, "micro_batch is 4 of 16"),
         (["fitnet, layers=deeper"], {}, r"the student has no layer `deeper`"),
         (["fitnet, layers=deep/deeper"], {}, r"the teacher has no layer `deeper`"),
         (

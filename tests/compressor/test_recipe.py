@@ -96,7 +96,6 @@ recipes = st.builds(
         schedule=st.builds(
             Schedule,
             clip_norm=st.none() | st.floats(0.1, 1e300),
-            ema=st.none() | st.floats(0.1, 0.99),
             optimizer_settings=st.lists(texts, max_size=2).map(tuple),
         ),
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compressor.errors import CompressError, UsageError
-from compressor.training import accuracy, train
+from compressor.training import train
 from compressor.training.failures import first_not_finite, is_out_of_memory
 
 from .test_training_loop import QUICK, one_thread, state_of, toy_data, toy_network  # noqa: F401
@@ -126,17 +126,6 @@ def test_where_memory_ends_the_pieces_are_halved_and_the_batch_stays():
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)  # sums in another order, over 8 steps
 
 
-def test_pieces_that_are_asked_for_give_the_gradients_of_the_whole_batch():
-    pieces = train(
-        without_batch_statistics(nn.Identity()), toy_data(), replace(QUICK, epochs=1, micro_batch=5)
-    )
-    whole = train(without_batch_statistics(nn.Identity()), toy_data(), replace(QUICK, epochs=1))
-    for mine, theirs in zip(
-        pieces.network.state_dict().values(), whole.network.state_dict().values(), strict=True
-    ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
-
-
 def test_memory_that_does_not_hold_one_image_is_an_error():
     with pytest.raises(CompressError, match="out of memory with a single image: CUDA out of memory"):
         train(without_batch_statistics(Hungry(0)), toy_data(), QUICK)
@@ -144,16 +133,6 @@ def test_memory_that_does_not_hold_one_image_is_an_error():
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes")
     )
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
-
-
-def test_a_moving_average_is_what_is_tested_and_handed_out():
-    schedule = replace(QUICK, ema=0.9)
-    trained = train(toy_network(), toy_data(), schedule)
-    last = train(toy_network(), toy_data(), QUICK)
-    assert state_of(trained.network) != state_of(last.network)
-    assert [epoch.loss for epoch in trained.history] == [epoch.loss for epoch in last.history]
-    assert trained.accuracy == accuracy(trained.network, toy_data().test) > 0.9
-    assert all(parameter.requires_grad for parameter in trained.network.parameters())
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,6 @@ def _need_whole_batches(name: str, data: Data, schedule: Schedule) -> None:
             f"loss `{name}` compares the images of a batch, and a batch has {batch}, expected at least {LEAST_BATCH}",
             "set distil.schedule.batch higher; 64 or more is better",
         )
-    if schedule.micro_batch is not None and schedule.micro_batch < batch:
-        raise UsageError(
-            f"loss `{name}` compares the images of a whole batch, and micro_batch is {schedule.micro_batch} of {batch}",
-            "remove micro_batch, or use a smaller batch",
-        )
     if here().size > 1:
         raise UsageError(
             f"loss `{name}` compares the images of a whole batch, and each of {here().size} processes has only a part",
