@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
+from compressor.recipe.optimizer_text import optimizer_of
 from compressor.recipe.setting import setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -21,12 +22,12 @@ NO_ANSWERS = "none"
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum if nothing else is asked.
+    """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum by default.
 
     ``annealing``: ``constant`` keeps the rate after its warm-up instead.
 
-    ``optimizer`` is a name of `torch.optim`, in any case of letters; ``optimizer_settings`` are its own, as in
-    ``betas=[0.9, 0.95]``. ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
+    ``optimizer`` is a name of `torch.optim`, in any case of letters, with settings of its own (`optimizer_of`).
+    ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
     labels; without a teacher the labels have it all. With ``teacher_loss = "none"`` the teacher's share stays empty.
     ``mixup`` and ``cutmix`` are the alphas of the two, 0 for none; with both, each step draws one. ``clip_norm``
     bounds the norm of the whole gradient. ``compile``: the network through `torch.compile`; a teacher that is asked
@@ -37,10 +38,8 @@ class Schedule:
 
     epochs: int = setting(6, "Epochs of every network that is taught")
     batch: int = setting(128, "Images of a step")
-    optimizer: str = setting("sgd", "Optimizer of torch.optim")
-    optimizer_settings: tuple[str, ...] = setting((), 'Its own settings, as in ["betas=[0.9, 0.95]"]')
+    optimizer: str = setting("sgd", 'Optimizer of torch.optim, as in "sgd, momentum=0.8"')
     learning_rate: float = setting(0.1, "Peak of the learning rate")
-    momentum: float = setting(0.9, "Momentum of SGD (Nesterov)")
     weight_decay: float = setting(5e-4, "Weight decay")
     warmup_epochs: float = setting(0.5, "Epochs of linear warm-up")
     annealing: str = setting("cosine", "Learning rate after the warm-up: cosine (down to zero) or constant")
@@ -62,7 +61,7 @@ class Schedule:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
         _need("batch", self.batch, self.batch >= 1, "at least 1")
         _need("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0")
-        _need("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        optimizer_of(self.optimizer)
         _need("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
         _need(
             "warmup_epochs",

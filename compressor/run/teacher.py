@@ -67,6 +67,7 @@ INGREDIENTS = (
     "training/distributed/world.py",
     "training/precision.py",
     "training/seeds.py",
+    "recipe/optimizer_text.py",
     "recipe/schedule.py",
 )
 """The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
