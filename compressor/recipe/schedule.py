@@ -14,6 +14,7 @@ from compressor.recipe.optimizer_text import optimizer_of
 from compressor.recipe.setting import setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MIXINGS = ("mixup", "cutmix")
 ANNEALINGS = ("cosine", "constant")
 
 NO_ANSWERS = "none"
@@ -29,7 +30,7 @@ class Schedule:
     ``optimizer`` is a name of `torch.optim`, in any case of letters, with settings of its own (`optimizer_of`).
     ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
     labels; without a teacher the labels have it all. With ``teacher_loss = "none"`` the teacher's share stays empty.
-    ``mixup`` and ``cutmix`` are the alphas of the two, 0 for none; with both, each step draws one. ``clip_norm``
+    ``mix``: mixup and cutmix with their alphas; with both, each step draws one. ``clip_norm``
     bounds the norm of the whole gradient. ``compile``: the network through `torch.compile`; a teacher that is asked
     live too, or on a CPU through ONNX Runtime. That costs minutes before the first step. The test set is looked at
     every ``test_every`` epochs and after the last; a checkpoint is written after every epoch, and within one every
@@ -49,8 +50,7 @@ class Schedule:
     teacher_weight: float = setting(
         0.9, "Share of the loss given to the teacher; the rest goes to the labels"
     )
-    mixup: float = setting(0.0, "Alpha of mixup; 0: none")
-    cutmix: float = setting(0.0, "Alpha of cutmix; 0: none")
+    mix: tuple[str, ...] = setting((), 'Mixed images, with alphas, as in ["mixup=0.2", "cutmix=1.0"]')
     clip_norm: float | None = setting(None, "Bound of the gradient's norm")
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     compile: bool = setting(False, "Train through torch.compile")
@@ -74,14 +74,30 @@ class Schedule:
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         _need("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
         _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
-        _need("mixup", self.mixup, 0 <= self.mixup < math.inf, "at least 0")
-        _need("cutmix", self.cutmix, 0 <= self.cutmix < math.inf, "at least 0")
+        self.alphas()
         _need("test_every", self.test_every, self.test_every >= 1, "at least 1")
         _need("checkpoint_s", self.checkpoint_s, self.checkpoint_s > 0, "seconds above 0")
         if self.clip_norm is not None:
             _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def alphas(self) -> dict[str, float]:
+        """Each way of mixing that is asked for, in the order of `MIXINGS`, with its alpha."""
+        found: dict[str, float] = {}
+        for text in self.mix:
+            name, _, alpha = (part.strip() for part in text.partition("="))
+            if name not in MIXINGS:
+                raise unknown_name("way of mixing", name, MIXINGS)
+            try:
+                found[name] = float(alpha)
+            except ValueError:
+                found[name] = math.nan
+            if not 0 < found[name] < math.inf:
+                raise UsageError(f"`mix` has `{text}`, expected an alpha above 0", f"as in {name}=0.2")
+        if len(found) < len(self.mix):
+            raise UsageError(f"`mix` is {list(self.mix)}, expected each way of mixing once")
+        return {name: found[name] for name in MIXINGS if name in found}
 
     def tests_after(self, epoch: int) -> bool:
         """Whether the test set is looked at after ``epoch`` (from 1)."""

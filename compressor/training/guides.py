@@ -63,7 +63,7 @@ def answers_of(
     The teacher computes in the student's precision whether its logits are stored or not, so that storing changes the
     cost of a training and not its result (up to rounding: other batches). ``note`` receives warnings.
     """
-    live = not split.fixed or schedule.mixup > 0 or schedule.cutmix > 0
+    live = not split.fixed or bool(schedule.mix)
     # Stored logits are computed once: compiling would cost more than it saves.
     # A sharded teacher is not compiled either: no process has the whole network.
     compiling = live and schedule.compile and not here().spread

@@ -66,7 +66,7 @@ def test_a_killed_training_continued_ends_with_the_bits_of_an_unbroken_one(
     [
         {},
         {"optimizer": "adamw", "learning_rate": 0.003},
-        {"mixup": 0.2, "cutmix": 1.0},
+        {"mix": ("mixup=0.2", "cutmix=1.0")},
         {"optimizer": "rmsprop", "learning_rate": 0.003, "label_smoothing": 0.1},
     ],
     ids=["sgd", "adamw", "mixed pictures", "rmsprop"],

@@ -233,7 +233,7 @@ def test_a_compiled_training_says_that_layers_are_looked_at() -> None:
         (["pk"], {}, "unknown loss `pk`"),
         (["labels"], {}, "unknown loss `labels`"),
         (["pkt, temperature=3"], {}, "unknown setting of loss `pkt` `temperature`"),
-        (["dkd"], {"mixup": 0.2}, "needs one label for each image"),
+        (["dkd"], {"mix": ("mixup=0.2",)}, "needs one label for each image"),
         (["kd++, layers=deep stem"], {}, "compares 1 layer with the centres of classes, and 2 are named"),
         (["crd, layers=deep stem"], {}, "compares the outputs of 1 layer, and 2 are named"),
         (["drg, layers=deep stem"], {}, "puts a head on 1 layer, and 2 are named"),

@@ -227,7 +227,7 @@ def noted() -> list[tuple[list[float], float]]:
     images, labels = torch.ones(16, 1, 4, 4), torch.arange(16) % 4
     data = Data("m", ("a", "b", "c", "d"), (1, 4, 4), Ordered(images, labels), Pixels(images, labels))
     network = Noting()
-    train(network, data, Schedule(epochs=1, batch=8, mixup=1.0, precision="fp32", warmup_epochs=0))
+    train(network, data, Schedule(epochs=1, batch=8, mix=("mixup=1.0",), precision="fp32", warmup_epochs=0))
     return network.seen
 
 

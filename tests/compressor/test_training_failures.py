@@ -152,8 +152,8 @@ def test_optimizers_and_settings_that_do_not_exist_are_named():
         train(toy_network(), toy_data(), replace(QUICK, optimizer="sgd, betas=[0.9, 0.95]"))
 
 
-@pytest.mark.parametrize("change", [{"mixup": 0.3}, {"cutmix": 1.0}, {"mixup": 0.3, "cutmix": 1.0}])
-def test_mixed_pictures_are_mixed_before_the_teacher_is_asked(change):
+@pytest.mark.parametrize("mix", [("mixup=0.3",), ("cutmix=1.0",), ("cutmix=1.0", "mixup=0.3")])
+def test_mixed_pictures_are_mixed_before_the_teacher_is_asked(mix):
     seen = []
 
     class Looking(nn.Module):
@@ -165,7 +165,7 @@ def test_mixed_pictures_are_mixed_before_the_teacher_is_asked(change):
             return torch.zeros(len(images), 4)
 
     data = toy_data()
-    train(toy_network(), data, replace(QUICK, epochs=1, **change), teacher=Looking())
+    train(toy_network(), data, replace(QUICK, epochs=1, mix=mix), teacher=Looking())
     known = {image.numpy().tobytes() for image in data.train.images}
     fresh = [image for batch in seen for image in batch if image.numpy().tobytes() not in known]
     assert len(seen) == 8  # live: what is mixed cannot be known beforehand

@@ -41,10 +41,10 @@ def check_terms(terms: Sequence[Term], data: Data, schedule: Schedule, *, taught
                 raise unknown_name(f"setting of loss `{term.name}`", setting, sorted(known) or ["(none)"])
         if loss.labels and not data.train.labelled:
             raise UsageError(f"loss `{term.name}` needs labels, and the pictures of `{data.name}` have none")
-        if loss.labels and (schedule.mixup or schedule.cutmix):
+        if loss.labels and schedule.mix:
             raise UsageError(
-                f"loss `{term.name}` needs one label for each image, and mixup and cutmix mix labels",
-                "set mixup and cutmix to 0, or remove the loss",
+                f"loss `{term.name}` needs one label for each image, and `mix` mixes labels",
+                "leave distil.schedule.mix empty, or remove the loss",
             )
         if comparison.turns and data.shape[1] != data.shape[2]:
             height, width = data.shape[1:]
