@@ -10,6 +10,7 @@ from compressor.recipe.repair import Repairing
 from compressor.training import Guide, Schedule, Trained, accuracy, choose_precision
 
 SMOOTHING = 0.1
+"""Share of the labels that `label-smoothing` spreads over all classes: as in Müller et al. 2019."""
 ITSELF_LOSSES = ("drg", "dsr")
 
 
@@ -25,13 +26,12 @@ def cut_only(task: Task) -> tuple[Training, ...]:
 
 def finetune(task: Task) -> tuple[Training, ...]:
     """Labels alone, and no smoothing of them."""
-    return _alone(task, replace(task.distilling.schedule, label_smoothing=0.0))
+    return _alone(task, task.distilling.schedule)
 
 
 def label_smoothing(task: Task) -> tuple[Training, ...]:
     """Labels alone, smoothed: how much of a teacher's help is mere caution (Müller et al. 2019)."""
-    given = task.distilling.schedule
-    return _alone(task, replace(given, label_smoothing=given.label_smoothing or SMOOTHING))
+    return _alone(task, replace(task.distilling.schedule, label_smoothing=SMOOTHING))
 
 
 def itself(task: Task) -> tuple[Training, ...]:

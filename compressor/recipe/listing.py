@@ -12,6 +12,7 @@ import tomli_w
 
 from compressor.errors import UsageError
 from compressor.recipe.recipe import Recipe
+from compressor.recipe.setting import keys_and_sections
 
 WIDTH = 120
 """Of a line of `listed`; where a value and its explanation are longer, the explanation stands above it."""
@@ -21,7 +22,7 @@ LONG = 40
 
 def keys_of(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
     """Dotted path, value and explanation of every key, those of a section before its subsections."""
-    fields = dataclasses.fields(value)
+    fields = keys_and_sections(value)
     for field in fields:
         if not dataclasses.is_dataclass(getattr(value, field.name)):
             yield f"{path}{field.name}", getattr(value, field.name), field.metadata["explanation"]

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
 from compressor.recipe.optimizer_text import optimizer_of
-from compressor.recipe.setting import setting
+from compressor.recipe.setting import by_code, setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MIXINGS = ("mixup", "cutmix")
 ANNEALINGS = ("cosine", "constant")
+TEST_EVERY = 3
+"""Epochs between tests; the last epoch is always tested. A curve needs few points, and tests take time."""
 
 NO_ANSWERS = "none"
 """The ``teacher_loss`` of a student that does not follow what its teacher says, only what losses beside compare."""
@@ -25,16 +27,15 @@ NO_ANSWERS = "none"
 class Schedule:
     """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum by default.
 
-    ``annealing``: ``constant`` keeps the rate after its warm-up instead.
-
     ``optimizer`` is a name of `torch.optim`, in any case of letters, with settings of its own (`optimizer_of`).
     ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
     labels; without a teacher the labels have it all. With ``teacher_loss = "none"`` the teacher's share stays empty.
     ``mix``: mixup and cutmix with their alphas; with both, each step draws one. ``clip_norm``
     bounds the norm of the whole gradient. ``compile``: the network through `torch.compile`; a teacher that is asked
-    live too, or on a CPU through ONNX Runtime. That costs minutes before the first step. The test set is looked at
-    every ``test_every`` epochs and after the last; a checkpoint is written after every epoch, and within one every
-    ``checkpoint_s`` seconds.
+    live too, or on a CPU through ONNX Runtime. That costs minutes before the first step.
+
+    ``annealing`` (``constant`` keeps the rate after its warm-up), ``label_smoothing`` (the share of the labels that is
+    spread over all classes) and ``test_every`` (epochs; the last is always tested) are set by methods, and are no keys.
     """
 
     epochs: int = setting(6, "Epochs of every network that is taught")
@@ -43,8 +44,6 @@ class Schedule:
     learning_rate: float = setting(0.1, "Peak of the learning rate")
     weight_decay: float = setting(5e-4, "Weight decay")
     warmup_epochs: float = setting(0.5, "Epochs of linear warm-up")
-    annealing: str = setting("cosine", "Learning rate after the warm-up: cosine (down to zero) or constant")
-    label_smoothing: float = setting(0.0, "Share of the labels that is spread over all classes")
     teacher_loss: str = setting("kd", "Loss by the teacher: kd, dkd, dist, ofa, comparative or none")
     temperature: float = setting(2.0, "Temperature of the softmax in that loss")
     teacher_weight: float = setting(
@@ -54,8 +53,9 @@ class Schedule:
     clip_norm: float | None = setting(None, "Bound of the gradient's norm")
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     compile: bool = setting(False, "Train through torch.compile")
-    test_every: int = setting(3, "Epochs between tests")
-    checkpoint_s: float = setting(60.0, "Seconds between checkpoints within an epoch")
+    annealing: str = by_code("cosine")
+    label_smoothing: float = by_code(0.0)
+    test_every: int = by_code(TEST_EVERY)
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
@@ -76,7 +76,6 @@ class Schedule:
         _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
         self.alphas()
         _need("test_every", self.test_every, self.test_every >= 1, "at least 1")
-        _need("checkpoint_s", self.checkpoint_s, self.checkpoint_s > 0, "seconds above 0")
         if self.clip_norm is not None:
             _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
         if self.precision not in PRECISIONS:

@@ -202,11 +202,10 @@ class _DamagedError(Exception):
 
 def identity_of(lesson: Lesson, data: Data, schedule: Schedule, seed: int) -> Identity:
     """The values that two trainings must share to continue one another, by key, so that an error can name one."""
-    settings = {key: value for key, value in asdict(schedule).items() if key != "checkpoint_s"}
     return json.loads(  # as read from a file, where tuples are lists
         json.dumps(
             {
-                **{f"schedule.{key}": value for key, value in settings.items()},
+                **{f"schedule.{key}": value for key, value in asdict(schedule).items()},
                 "seed": seed,
                 "data": [data.name, data.classes, data.shape, len(data.train), len(data.test)],
                 **lesson.identity(),

@@ -28,6 +28,9 @@ from compressor.training.seeds import reseed, seed_of
 STATISTICS_BATCHES, STATISTICS_BATCH = 8, 128
 """On how many training images, without augmentation, statistics are measured before a network is tested."""
 
+CHECKPOINT_S = 60.0
+"""Seconds between checkpoints within an epoch: what a killed training loses at most, beside an epoch's own."""
+
 
 @dataclass
 class Course:
@@ -88,7 +91,7 @@ class Course:
                     self.store is not None
                     and self.exchange.world.first
                     and looked < steps
-                    and time.perf_counter() - saved > schedule.checkpoint_s
+                    and time.perf_counter() - saved > CHECKPOINT_S
                 ):
                     place.seconds += time.perf_counter() - start
                     self.store.save(self.moving)

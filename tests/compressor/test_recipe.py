@@ -251,6 +251,14 @@ def test_limits_without_a_share_ask_for_no_share(tmp_path: Path) -> None:
     assert recipe_with({}).budget == Budget()
 
 
+def test_what_only_code_sets_is_no_key() -> None:
+    assert "test_every" not in listed(Recipe())
+    with pytest.raises(UsageError, match=r"unknown key in recipe section \[distil.schedule\] `annealing`"):
+        recipe_with({"distil.schedule.annealing": "constant"})
+    with pytest.raises(UsageError, match="annealing is 'constant', and a recipe has no such"):
+        Recipe(distil=Distilling(schedule=Schedule(annealing="constant")))
+
+
 def test_names_in_recipes_are_the_rows_of_the_tables_above() -> None:
     assert set(names.RUNTIME_NAMES) == set(RUNTIMES)
     assert tuple(FORMATS) == names.FORMAT_NAMES
