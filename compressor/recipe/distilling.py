@@ -51,7 +51,8 @@ class LayerwiseRecipe:
 
     ``layers``: which are compared: ``auto`` (the last at each resolution, by name or from the end), ``information``
     (paired by what they know of the labels), or STUDENT/TEACHER, with spaces. ``auxiliary``: the network between
-    the teacher and a student of its own for ``information-flow``; by default that student twice as wide.
+    the teacher and a student of its own for ``information-flow``, as NAME or NAME=WEIGHTS; by default that student
+    twice as wide.
     """
 
     layers: str = setting("auto", "Layers that are compared: auto, information, or STUDENT/TEACHER pairs")
@@ -78,9 +79,10 @@ class LightweightRecipe:
 class Distilling:
     """How the student is taught.
 
-    ``teacher``: a stronger network that teaches in place of the one that is cut, by name, with ``teacher_weights``.
+    ``teacher``: a stronger network that teaches in place of the one that is cut, as NAME or NAME=WEIGHTS (a file or
+    ``pretrained``).
     ``shard_teacher``: each of several processes holds a part of it while it teaches. ``student``: a network that is
-    taught in place of one cut from the teacher, by name, with ``student_weights`` (none: random). ``assistants``: the
+    taught in place of one cut from the teacher, in the same way (without weights: random). ``assistants``: the
     number of networks between; ``between``: the shares that they lose, in place of evenly spaced ones. ``losses``:
     losses beside the teacher's outputs, each a line of `loss_terms`. ``probe``: epochs of training a student with and
     without its teacher first, to see whether the teacher helps. ``quantise_aware_epochs``: epochs after the training
@@ -88,10 +90,10 @@ class Distilling:
     """
 
     method: str = setting("steps", "Method by which the student is taught (docs/distilling.md)")
-    teacher: str = setting("", "Stronger network that teaches in place of the one that is cut, or `none`")
-    teacher_weights: str = setting("", "Its weights: file or `pretrained`")
-    student: str = setting("", "Network that is taught in place of one cut from the teacher")
-    student_weights: str = setting("", "Its weights: file or `pretrained`; empty: random")
+    teacher: str = setting("", "Stronger network that teaches: NAME, NAME=FILE, NAME=pretrained, or `none`")
+    student: str = setting(
+        "", "Network taught in place of a cut one, in the same way; NAME alone: random weights"
+    )
     assistants: int = setting(1, "Number of networks between teacher and student")
     between: tuple[float, ...] = setting((), "Shares that they lose, as in [0.3, 0.5]; empty: evenly spaced")
     losses: tuple[str, ...] = setting((), 'More losses by the teacher, as in ["pkt=100, decay=0.7"]')
@@ -182,8 +184,6 @@ class Distilling:
                 f"method `{self.method}` cuts its student from the teacher, and `{self.student}` is given",
                 f"choose {teaching}",
             )
-        if self.student_weights and not self.student:
-            raise UsageError("distil.student_weights are given, and distil.student is not")
         auxiliary = self.layerwise.auxiliary
         if auxiliary and not (self.student and self.method == "information-flow"):
             raise UsageError(

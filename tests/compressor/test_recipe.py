@@ -87,7 +87,6 @@ recipes = st.builds(
         Distilling,
         st.sampled_from([*METHODS]),
         texts,
-        texts,
         assistants=st.integers(1),
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
         lightweight=st.builds(LightweightRecipe, texts),
