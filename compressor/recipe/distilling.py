@@ -21,26 +21,15 @@ ASSISTANT_SHARE = 0.5
 """Of the student's epochs an assistant is trained as many: it has more channels, and need not be finished to teach."""
 PAIRINGS = ("auto", "information")
 """How layers of student and teacher are paired, if they are not named."""
-MASKS = {
-    "learned": "moved by the gradients of each network's teacher",
-    "scored": "as the criterion chose them",
-}
 
 
 @dataclass(frozen=True)
 class CascadeRecipe:
-    """Section ``[distil.cascade]``.
-
-    ``share``: the share of the epochs in which all networks learn together. ``masks``: how their channels are chosen
-    meanwhile.
-    """
+    """Section ``[distil.cascade]``: ``share`` is the share of the epochs in which all networks learn together."""
 
     share: float = setting(0.4, "Share of the epochs in which all networks learn together")
-    masks: str = setting("learned", "Channels meanwhile: learned, or scored (as the criterion chose them)")
 
     def __post_init__(self) -> None:
-        if self.masks not in MASKS:
-            raise unknown_name("masks", self.masks, MASKS)
         if not 0 < self.share <= 1:
             raise UsageError(f"distil.cascade.share is {self.share:g}, expected above 0, at most 1")
 

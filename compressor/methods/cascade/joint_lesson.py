@@ -101,7 +101,7 @@ class Together:
         shared = frozenset(tensors) - own_tensors(self._teacher, graph)
         self._flat = Flat(tensors, shared, names, arithmetic.device)
         self._units = Units(graph, dict(self._teacher.named_parameters()))
-        self._learns = distilling.cascade.masks == "learned" and bool(self._units.count)
+        self._learns = bool(self._units.count)
         full = {name: buffer.detach().clone() for name, buffer in self._teacher.named_buffers()}
         start = self._units.places(scores)
         self.members: list[Member] = []

@@ -134,9 +134,6 @@ def test_a_part_reads_its_weights_and_gives_its_gradients() -> None:
     assert torch.equal(untouched["norm.weight"], tensors["norm.weight"] + 1)
 
 
-SCORED = CascadeRecipe(masks="scored")
-
-
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels are chosen anew after every step, and scores go far."""
@@ -231,18 +228,10 @@ def test_masks_nest_stay_in_the_budget_and_channels_come_back(
     assert (fixed == fixed[0]).all(), "masks are final for the last part"
 
 
-@pytest.mark.usefixtures("hasty")
-def test_masks_as_scored_do_not_move(teacher: nn.Module, data: Data, tmp_path: Path) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
-    before = [member.kept.copy() for member in lesson.members]
-    stepped(lesson, data, 5, 10)
-    assert all(np.array_equal(a, m.kept) for a, m in zip(before, lesson.members, strict=True))
-
-
 def test_running_statistics_stay_where_a_channel_was_while_it_is_away(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
+    lesson = lesson_for(teacher, data, tmp_path)
     stepped(lesson, data, 2, 10)
     member = lesson.members[0]
     whole = lesson.at_full_width(member)
@@ -280,7 +269,7 @@ def test_a_batch_that_is_broken_off_leaves_no_gradients(
     batch = next(iter(data.train.batches(32)))
     gradients = []
     for broken_off in (False, True):
-        lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
+        lesson = lesson_for(teacher, data, tmp_path)
         for network in lesson.networks.values():
             network.train()
         if broken_off:
@@ -299,10 +288,9 @@ def test_a_derivative_that_overflowed_moves_nothing() -> None:
     assert moving.row[1:].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("change", [{"cascade": CascadeRecipe(0.5)}, {"cascade": SCORED}])
 def test_what_decides_the_channels_is_part_of_what_the_training_is(
-    teacher: nn.Module, data: Data, tmp_path: Path, change: dict[str, object]
+    teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
     usual = lesson_for(teacher, data, tmp_path).identity()
-    other = lesson_for(teacher, data, tmp_path, **change).identity()
-    assert {key for key in usual if usual[key] != other[key]} == {f"distil.{key}" for key in change}
+    other = lesson_for(teacher, data, tmp_path, cascade=CascadeRecipe(0.5)).identity()
+    assert {key for key in usual if usual[key] != other[key]} == {"distil.cascade"}
