@@ -70,7 +70,7 @@ class Distilling:
 
     ``teacher``: a stronger network that teaches in place of the one that is cut, as NAME or NAME=WEIGHTS (a file or
     ``pretrained``).
-    ``shard_teacher``: each of several processes holds a part of it while it teaches. ``student``: a network that is
+    ``student``: a network that is
     taught in place of one cut from the teacher, in the same way (without weights: random). ``assistants``: the
     number of networks between; ``between``: the shares that they lose, in place of evenly spaced ones. ``losses``:
     losses beside the teacher's outputs, each a line of `loss_terms`. ``probe``: epochs of training a student with and
@@ -87,7 +87,6 @@ class Distilling:
     between: tuple[float, ...] = setting((), "Shares that they lose, as in [0.3, 0.5]; empty: evenly spaced")
     losses: tuple[str, ...] = setting((), 'More losses by the teacher, as in ["pkt=100, decay=0.7"]')
     probe: int = setting(0, "Epochs of a test whether the teacher helps; 0: none")
-    shard_teacher: bool = setting(False, "Each process of torchrun holds a part of the teacher")
     quantise_aware_epochs: int = setting(0, "Epochs afterwards, computing as the INT8 file will")
     schedule: Schedule = field(default_factory=Schedule)
     cascade: CascadeRecipe = field(default_factory=CascadeRecipe)

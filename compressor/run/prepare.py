@@ -25,7 +25,6 @@ from compressor.run.state import Origin, Run
 from compressor.run.teacher import RANDOM, check_teacher, load_guide, load_teacher, model_named
 from compressor.training import accuracy
 from compressor.training.comparisons import check_layers
-from compressor.training.distributed.sharded_teacher import check_several
 from compressor.training.distributed.world import World
 from compressor.training.refusals import check_enough, check_sense
 
@@ -45,8 +44,6 @@ def check_request(recipe: Recipe, world: World) -> None:
         name = model_named(text, recipe.model.trust).name
         if name and not is_student(Path(name)):
             builder_of(name)
-    if recipe.distil.shard_teacher:
-        check_several(world)
     choose([torch.empty(0, device=world.device)], recipe.saliency.backend)
 
 

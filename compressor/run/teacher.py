@@ -31,7 +31,6 @@ from compressor.pruning.widths.plan import Plan
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
 from compressor.recipe.distilling import TEACHER_NONE
 from compressor.training import Guide, Progress, Schedule, accuracy, choose_precision, train
-from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.world import here
 
 RANDOM = "random"
@@ -182,14 +181,13 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
     """
     asked = recipe.distil
     if asked.teacher in ("", TEACHER_NONE):
-        guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
+        guide = Guide("teacher", teacher.network, right)
         random = recipe.model.weights == RANDOM or asked.teacher == TEACHER_NONE
     else:
         model = model_named(asked.teacher, recipe.model.trust)
         if not is_student(Path(model.name)):
             check_weights(model, f"as in --teacher {model.name}=FILE or --teacher {model.name}={PRETRAINED}")
-        # What is shared out need not fit on one device: it stays in memory, and its parts go there.
-        found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
+        found = _named(model, data, device)
         here().same(found.network.state_dict().values())
         outputs = outputs_of(found.network, data)
         if outputs != len(data.classes):
@@ -199,9 +197,7 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
                 "a teacher and its student must answer with the same classes",
             )
         network = found.network.eval()
-        answering = sharded(network, here()) if asked.shard_teacher else network
-        knows = accuracy(answering, data.test, device=device)
-        guide = Guide(model.name, network, knows, shared_out=asked.shard_teacher)
+        guide = Guide(model.name, network, accuracy(network, data.test, device=device))
         random = model.weights == RANDOM
     assert guide.accuracy is not None
     chance, tested = 1 / len(data.classes), len(data.test)

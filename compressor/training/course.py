@@ -183,7 +183,7 @@ class Course:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if place.micro == 1 or world.spread:
+                if place.micro == 1:
                     raise CompressError(
                         f"out of memory with {_images(place.micro)}: {str(error).splitlines()[0]}",
                         "free memory, or use a smaller network or smaller images",

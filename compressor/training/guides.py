@@ -17,7 +17,6 @@ from compressor.data.split import Split
 from compressor.errors import CompressError
 from compressor.recipe.schedule import Schedule
 from compressor.training.compiling import frozen
-from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.world import here
 from compressor.training.evaluate import at_least_one
 from compressor.training.layer_outputs import Channels
@@ -32,22 +31,18 @@ class Guide:
     """A named teacher network. A student with a higher ``accuracy`` is taught by the next guide.
 
     ``kept``: for the loss ``same-channels``, the channels that a narrower student is compared with, by layer; all of a
-    layer not named. ``shared_out``: each process holds a part of the network. ``by_labels``: its input is labels, not
-    images.
+    layer not named. ``by_labels``: its input is labels, not images.
     """
 
     name: str
     network: nn.Module
     accuracy: float | None = None
-    shared_out: bool = False
     by_labels: bool = False
     kept: Channels = field(default_factory=dict)
 
 
-def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = False) -> nn.Module:
+def answering(network: nn.Module, arithmetic: Arithmetic) -> nn.Module:
     """A frozen copy of a teacher in eval mode, on the device of its student."""
-    if shared_out:
-        return sharded(network, here())
     return arithmetic.copy(network).eval().requires_grad_(False)
 
 
@@ -65,8 +60,7 @@ def answers_of(
     """
     live = not split.fixed or bool(schedule.mix)
     # Stored logits are computed once: compiling would cost more than it saves.
-    # A sharded teacher is not compiled either: no process has the whole network.
-    compiling = live and schedule.compile and not here().spread
+    compiling = live and schedule.compile
     forward = frozen(teacher, arithmetic, note) if compiling else teacher
 
     @torch.no_grad()

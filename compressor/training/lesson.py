@@ -273,7 +273,7 @@ class Taught:
         if self._guides:
             guide = self._guides[-1]
             # A copy for this call only: `_copy_of` would drop the copy of the guide that teaches now.
-            teacher = answering(guide.network, self._arithmetic, guide.shared_out)
+            teacher = answering(guide.network, self._arithmetic)
             teacher_logits = teacher(labels if guide.by_labels else images).float()
         return loss_of(network(images).float(), labels, teacher_logits, self._schedule)
 
@@ -311,7 +311,7 @@ class Taught:
                 self._copies.clear()
                 self._answers.clear()
             guide = self._guides[number]
-            self._copies[number] = answering(guide.network, self._arithmetic, guide.shared_out)
+            self._copies[number] = answering(guide.network, self._arithmetic)
         return self._copies[number]
 
     def _logits_of(self, number: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:

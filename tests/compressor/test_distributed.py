@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,12 +19,11 @@ from compressor.errors import CompressError, UsageError
 from compressor.methods import method_named
 from compressor.methods.cascade import joint_lesson
 from compressor.recipe.distilling import Distilling
-from compressor.training import Arithmetic, Guide, Schedule, Trained, accuracy, loop, train
+from compressor.training import Arithmetic, Schedule, Trained, accuracy, loop, train
 from compressor.training.checkpoint import Place
 from compressor.training.distributed.exchange import Exchange
-from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.sync_batchnorm import synchronised
-from compressor.training.distributed.world import apart, here, join
+from compressor.training.distributed.world import here, join
 from compressor.training.guides import answers_of
 
 from .methods.stripes import stripes, task_for
@@ -325,42 +323,6 @@ def test_each_process_asks_for_its_piece_and_all_know_the_answers(pair: Pair) ->
         torch.testing.assert_close(table, told, rtol=1e-5, atol=1e-5)  # float32, other batches
 
 
-def shared_out() -> tuple[float, list[int], float, bool]:
-    torch.manual_seed(3)
-    attention = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(2), nn.Linear(36, 16), nn.Sequential(attention),
-        nn.Flatten(), nn.Linear(256, 4),
-    ).eval()  # fmt: skip
-    images = toy_data().test.images[: 5 + here().rank]
-    whole = sharded(network, here())
-    with torch.no_grad():
-        difference = (whole(images) - network(images)).abs().max().item()
-    held = [parameter.to_local().numel() for parameter in whole.parameters()]  # type: ignore[operator]
-    data = toy_data()
-    taught = train(
-        plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network, shared_out=True)]
-    )
-    with apart():
-        usual = train(plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network)])
-    here().spread = False
-    close = all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-4)
-        for a, b in zip(taught.network.parameters(), usual.network.parameters(), strict=True)
-    )
-    return difference, held, sum(p.numel() for p in network.parameters()), close
-
-
-def test_a_teacher_that_is_shared_out_answers_as_the_whole_one_does(pair: Pair) -> None:
-    both = pair(shared_out)
-    whole = both[0][2]
-    assert sum(sum(held) for _, held, _, _ in both) == whole
-    for difference, held, _, close in both:
-        assert difference < 1e-5  # float32
-        assert sum(held) < 0.6 * whole
-        assert close
-
-
 # ---------------------------------------------------------------------- one process, and bad input
 
 
@@ -371,10 +333,6 @@ def test_one_process_joins_nothing() -> None:
         with synchronised(Exchange(world, [], CPU)) as nothing:
             assert nothing is None
     assert isinstance(synchronised(Exchange(here(), [], CPU)), nullcontext)
-    with pytest.raises(
-        UsageError, match="divides the teacher among processes: found 1 process, expected at least 2"
-    ):
-        sharded(copy.deepcopy(plain_network()), here())
 
 
 @pytest.mark.parametrize(

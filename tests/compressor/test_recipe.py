@@ -91,7 +91,6 @@ recipes = st.builds(
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
         lightweight=st.builds(LightweightRecipe, texts),
         cascade=st.builds(CascadeRecipe, st.floats(0.01, 1)),
-        shard_teacher=st.booleans(),
         schedule=st.builds(
             Schedule,
             clip_norm=st.none() | st.floats(0.1, 1e300),

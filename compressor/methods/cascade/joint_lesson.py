@@ -81,8 +81,7 @@ class Together:
         backend: str = "auto",
     ) -> None:
         self.notes: list[str] = []
-        apart = ("schedule", "shard_teacher")
-        asked = {key: value for key, value in asdict(distilling).items() if key not in apart}
+        asked = {key: value for key, value in asdict(distilling).items() if key != "schedule"}
         self._identity: dict[str, object] = {
             "network": digest(teacher),
             "teacher": digest(guide.network),
@@ -281,7 +280,7 @@ class Together:
 
     def _answers(self) -> Answers:
         if self._told is None:
-            teacher = answering(self._guide.network, self._arithmetic, self._guide.shared_out)
+            teacher = answering(self._guide.network, self._arithmetic)
             self._told = answers_of(
                 teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append
             )
