@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from compressor.errors import UsageError, unknown_name
@@ -13,8 +13,6 @@ from compressor.recipe.setting import setting
 
 TEACHER_NONE = "none"
 """The name of no teacher: the network that is cut need not know anything."""
-PROBES = ("probe-taught", "probe-alone")
-"""The trainings of the probe, by the teacher and by labels alone."""
 EIGHT_BITS = "student-int8"
 """The training of the student that computes as its INT8 file will."""
 ASSISTANT_SHARE = 0.5
@@ -69,13 +67,10 @@ class Distilling:
     """How the student is taught.
 
     ``teacher``: a stronger network that teaches in place of the one that is cut, as NAME or NAME=WEIGHTS (a file or
-    ``pretrained``).
-    ``student``: a network that is
-    taught in place of one cut from the teacher, in the same way (without weights: random). ``assistants``: the
-    number of networks between; ``between``: the shares that they lose, in place of evenly spaced ones. ``losses``:
-    losses beside the teacher's outputs, each a line of `loss_terms`. ``probe``: epochs of training a student with and
-    without its teacher first, to see whether the teacher helps. ``quantise_aware_epochs``: epochs after the training
-    in which the student computes as its INT8 file will.
+    ``pretrained``). ``student``: a network that is taught in place of one cut from the teacher, in the same way
+    (without weights: random). ``assistants``: the number of networks between; ``between``: the shares that they lose,
+    in place of evenly spaced ones. ``losses``: losses beside the teacher's outputs, each a line of `loss_terms`.
+    ``quantise_aware_epochs``: epochs after the training in which the student computes as its INT8 file will.
     """
 
     method: str = setting("steps", "Method by which the student is taught (docs/distilling.md)")
@@ -86,7 +81,6 @@ class Distilling:
     assistants: int = setting(1, "Number of networks between teacher and student")
     between: tuple[float, ...] = setting((), "Shares that they lose, as in [0.3, 0.5]; empty: evenly spaced")
     losses: tuple[str, ...] = setting((), 'More losses by the teacher, as in ["pkt=100, decay=0.7"]')
-    probe: int = setting(0, "Epochs of a test whether the teacher helps; 0: none")
     quantise_aware_epochs: int = setting(0, "Epochs afterwards, computing as the INT8 file will")
     schedule: Schedule = field(default_factory=Schedule)
     cascade: CascadeRecipe = field(default_factory=CascadeRecipe)
@@ -96,7 +90,7 @@ class Distilling:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
-        for name in ("assistants", "probe", "quantise_aware_epochs"):
+        for name in ("assistants", "quantise_aware_epochs"):
             if getattr(self, name) < 0:
                 raise UsageError(f"distil.{name} is {getattr(self, name)}, expected at least 0")
         shares = list(self.between)
@@ -134,10 +128,6 @@ class Distilling:
             raise UsageError(
                 f"method `{self.method}` asks a teacher, and distil.teacher is `{TEACHER_NONE}`",
                 f"without one there are {without}",
-            )
-        if self.probe and not self.asks_teacher:
-            raise UsageError(
-                f"distil.probe asks whether a teacher helps, and method `{self.method}` has none"
             )
 
     def _refused_losses(self) -> None:
@@ -185,9 +175,8 @@ class Distilling:
 
         Those of a warm-up are an estimate: how many layers there are is known when it begins.
         """
-        probes: Mapping[str, int] = {name: self.probe for name in PROBES if self.probe}
         rounded = {EIGHT_BITS: self.quantise_aware_epochs} if self.quantise_aware_epochs else {}
-        return {**probes, **self.row.trainings(self, names), **rounded}
+        return {**self.row.trainings(self, names), **rounded}
 
     def schedule_of(self, network: str) -> Schedule:
         """The schedule of one network of ``steps``."""
