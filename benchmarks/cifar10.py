@@ -38,16 +38,13 @@ from compressor.profiling import count
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
 from compressor.recipe.budget import Budget
-from compressor.recipe.distilling import CascadeRecipe, Distilling
+from compressor.recipe.distilling import Distilling
 from compressor.recipe.method_table import METHODS
 from compressor.training import Guide, Progress, Schedule, accuracy, reestimate, train
 
 FACTORS = (2.13, 2.57, 3.33)
 IMAGES = 50_000
-OURS = {
-    **{name: Distilling(name) for name in METHODS},
-    "cascade-scored": Distilling("cascade", cascade=CascadeRecipe(masks="scored")),
-}
+OURS = {name: Distilling(name) for name in METHODS}
 TORCH_PRUNING = "torch-pruning-"
 ARMS = (*OURS, *(f"{TORCH_PRUNING}{name}" for name in PEERS))
 

@@ -30,7 +30,7 @@ from compressor.methods import Task, method_named, stages
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.scoring.score import score
 from compressor.recipe import recipe_with
-from compressor.recipe.distilling import CascadeRecipe, Distilling
+from compressor.recipe.distilling import Distilling
 from compressor.recipe.method_table import METHODS
 from compressor.run.teacher import load_teacher
 from compressor.training import Guide, accuracy
@@ -39,7 +39,6 @@ CPU = torch.device("cpu")
 REMOVE = 0.7
 ARMS = {
     **{name: Distilling(name) for name in METHODS},
-    "cascade-scored": Distilling("cascade", cascade=CascadeRecipe(masks="scored")),
     "cascade-without-assistants": Distilling("cascade", assistants=0),
 }
 

@@ -51,6 +51,7 @@ from compressor.run.folder import free_name
 from compressor.run.measured_widths.bench import Bench
 from compressor.run.report.report import Report
 from compressor.run.steps import Listener
+from compressor.run.teacher import model_named
 from compressor.training import Schedule, train
 
 __all__ = [
@@ -205,7 +206,7 @@ def run_name(recipe: Recipe) -> str:
     """What a run folder is called if nobody says: model, data and what is removed."""
     parts = [Path(each).name for each in (recipe.model.name, recipe.data.name)]
     if recipe.distil.student:
-        parts.append(Path(recipe.distil.student).name)
+        parts.append(Path(model_named(recipe.distil.student, trust=False).name).name)
     names = [re.sub(r"[^\w.-]+", "-", part) for part in parts]  # a pattern for shards is no name of a folder
     removed = [] if recipe.distil.student else [recipe.budget.of, f"{recipe.budget.remove:g}"]
     return "-".join([*names, *removed])

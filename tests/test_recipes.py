@@ -41,9 +41,7 @@ def test_a_recipe_runs_to_its_end(path: Path, tmp_path: Path) -> None:
         model=dataclasses.replace(recipe.model, weights="random"),
         distil=dataclasses.replace(
             recipe.distil,
-            schedule=dataclasses.replace(
-                recipe.distil.schedule, epochs=2, batch=10, test_every=1, warmup_epochs=0
-            ),
+            schedule=dataclasses.replace(recipe.distil.schedule, epochs=2, batch=10, warmup_epochs=0),
         ),
         profile=dataclasses.replace(recipe.profile, samples=3, budget_s=1.0),
     )

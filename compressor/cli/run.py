@@ -72,8 +72,10 @@ OPTIONS: dict[str, dict[str, str]] = {
 @click.option("--epochs", type=int, help="Epochs of each network that is taught  [default: 6]")
 @click.option("--lr", type=float, help="Peak of the learning rate  [default: 0.1]")
 @click.option("--batch", type=int, help="Images of a training step  [default: 128]")
-@click.option("--teacher", help="Another, stronger network that teaches MODEL, or `none`.")
-@click.option("--student", help="A network to teach in place of one cut from MODEL.")
+@click.option(
+    "--teacher", help="Another, stronger network that teaches MODEL: NAME, NAME=WEIGHTS, or `none`."
+)
+@click.option("--student", help="A network to teach in place of one cut from MODEL: NAME or NAME=WEIGHTS.")
 @click.option("--criterion", help="How channels are scored  [default: lamp]")
 @click.option(
     "--to", callback=names, help="Formats, as in onnx,onnx-int8, or all  [default: onnx, and an engine]"

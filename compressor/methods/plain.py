@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.methods.stages import Stage, channels_of
 from compressor.methods.start import Start, begun, cut_and_repaired
 from compressor.methods.task import Task, Training, taught
 from compressor.recipe.repair import Repairing
 from compressor.training import Guide, Schedule, Trained, accuracy, choose_precision
 
 SMOOTHING = 0.1
+"""Share of the labels that `label-smoothing` spreads over all classes: as in Müller et al. 2019."""
 ITSELF_LOSSES = ("drg", "dsr")
 
 
@@ -26,13 +26,12 @@ def cut_only(task: Task) -> tuple[Training, ...]:
 
 def finetune(task: Task) -> tuple[Training, ...]:
     """Labels alone, and no smoothing of them."""
-    return _alone(task, replace(task.distilling.schedule, label_smoothing=0.0))
+    return _alone(task, task.distilling.schedule)
 
 
 def label_smoothing(task: Task) -> tuple[Training, ...]:
     """Labels alone, smoothed: how much of a teacher's help is mere caution (Müller et al. 2019)."""
-    given = task.distilling.schedule
-    return _alone(task, replace(given, label_smoothing=given.label_smoothing or SMOOTHING))
+    return _alone(task, replace(task.distilling.schedule, label_smoothing=SMOOTHING))
 
 
 def itself(task: Task) -> tuple[Training, ...]:
@@ -72,7 +71,7 @@ def _in_steps(task: Task, *, all_at_the_end: bool) -> tuple[Training, ...]:
         told = " + ".join(guide.name for guide in teaching)
         trainings.append(Training(stage, told, trained, start))
         network, done = trained.network, stage.plan
-        guides.append(_guide(stage, trained, task))
+        guides.append(Guide(stage.name, trained.network, trained.accuracy))
     return tuple(trainings)
 
 
@@ -87,9 +86,3 @@ def _untaught(task: Task, start: Start) -> tuple[Training, ...]:
         right = accuracy(start.network, task.data.test, device=task.device)
     precision = choose_precision("fp32", task.device)
     return (Training(task.student, "none", Trained(start.network, (), None, precision, before=right), start),)
-
-
-def _guide(stage: Stage, trained: Trained, task: Task) -> Guide:
-    return Guide(
-        stage.name, trained.network, trained.accuracy, channels_of(task.distilling.hints, stage.plan)
-    )

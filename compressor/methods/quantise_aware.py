@@ -37,7 +37,6 @@ def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Tra
         learning_rate=asked.schedule.learning_rate * SLOWER,
         warmup_epochs=0.0,
         compile=False,  # it would have to see through the rounding
-        ema=None,
     )
     guides = (task.guide,) if asked.asks_teacher else ()
     trained = taught(task, replace(training.stage, name=EIGHT_BITS), Start(rounded), schedule, guides)

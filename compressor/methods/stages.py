@@ -5,7 +5,7 @@ One set of scores gives nested plans, the student's inside the last assistant's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,3 @@ def _promised(graph: ChannelGraph, plan: Plan, cost: Costing) -> float:
         np.array([plan.widths[group.name][side] for group in graph.groups], dtype=np.int64) for side in (0, 1)
     )
     return max(0.0, 1 - cost.of(after) / cost.of(before))
-
-
-def channels_of(layers: Iterable[str], plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Which channels the plan leaves to these layers; one of which it takes nothing is not named."""
-    found = {layer: plan.slices.get(f"{layer}.weight", {}).get(0) for layer in layers}
-    return {layer: kept for layer, kept in found.items() if kept is not None}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compressor.data.split import Data
-from compressor.methods.stages import Stage, channels_of
+from compressor.methods.stages import Stage
 from compressor.methods.start import Start
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.scoring.scores import Scores
@@ -20,7 +20,6 @@ from compressor.recipe.distilling import Distilling
 from compressor.recipe.loss_terms import terms_of
 from compressor.recipe.repair import Repairing
 from compressor.training import LOSSES, Guide, Progress, Schedule, Trained, train
-from compressor.training.hints import hints_for
 
 
 def _in_silence(name: str, done: float) -> None: ...
@@ -91,21 +90,15 @@ def taught(
 ) -> Trained:
     """One training of the task, of the network that the stage leaves; one that was repaired is not to end worse.
 
-    ``more``: losses of the method beside those of the recipe; ``only``: these, and neither losses nor hints of
-    the recipe.
+    ``more``: losses of the method beside those of the recipe; ``only``: these, and none of the recipe.
     """
     name, asked = stage.name, task.distilling
     told = [term.text for term in terms_of(asked.losses) if guides or LOSSES[term.name].alone]
-    hints = None
-    for guide in () if only else guides:
-        hints = hints_for(asked.hints, asked.hint_weight, start.network, guide.network)
     return train(
         start.network,
         task.data,
         schedule,
         guides=guides,
-        hints=hints,
-        channels=channels_of(asked.hints, stage.plan),
         losses=tuple(only) or (*told, *more),
         at_once=at_once,
         seed=task.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from compressor.errors import UsageError, unknown_name
@@ -13,34 +13,21 @@ from compressor.recipe.setting import setting
 
 TEACHER_NONE = "none"
 """The name of no teacher: the network that is cut need not know anything."""
-PROBES = ("probe-taught", "probe-alone")
-"""The trainings of the probe, by the teacher and by labels alone."""
 EIGHT_BITS = "student-int8"
 """The training of the student that computes as its INT8 file will."""
 ASSISTANT_SHARE = 0.5
 """Of the student's epochs an assistant is trained as many: it has more channels, and need not be finished to teach."""
 PAIRINGS = ("auto", "information")
 """How layers of student and teacher are paired, if they are not named."""
-MASKS = {
-    "learned": "moved by the gradients of each network's teacher",
-    "scored": "as the criterion chose them",
-}
 
 
 @dataclass(frozen=True)
 class CascadeRecipe:
-    """Section ``[distil.cascade]``.
-
-    ``share``: the share of the epochs in which all networks learn together. ``masks``: how their channels are chosen
-    meanwhile.
-    """
+    """Section ``[distil.cascade]``: ``share`` is the share of the epochs in which all networks learn together."""
 
     share: float = setting(0.4, "Share of the epochs in which all networks learn together")
-    masks: str = setting("learned", "Channels meanwhile: learned, or scored (as the criterion chose them)")
 
     def __post_init__(self) -> None:
-        if self.masks not in MASKS:
-            raise unknown_name("masks", self.masks, MASKS)
         if not 0 < self.share <= 1:
             raise UsageError(f"distil.cascade.share is {self.share:g}, expected above 0, at most 1")
 
@@ -51,7 +38,8 @@ class LayerwiseRecipe:
 
     ``layers``: which are compared: ``auto`` (the last at each resolution, by name or from the end), ``information``
     (paired by what they know of the labels), or STUDENT/TEACHER, with spaces. ``auxiliary``: the network between
-    the teacher and a student of its own for ``information-flow``; by default that student twice as wide.
+    the teacher and a student of its own for ``information-flow``, as NAME or NAME=WEIGHTS; by default that student
+    twice as wide.
     """
 
     layers: str = setting("auto", "Layers that are compared: auto, information, or STUDENT/TEACHER pairs")
@@ -78,27 +66,21 @@ class LightweightRecipe:
 class Distilling:
     """How the student is taught.
 
-    ``teacher``: a stronger network that teaches in place of the one that is cut, by name, with ``teacher_weights``.
-    ``shard_teacher``: each of several processes holds a part of it while it teaches. ``student``: a network that is
-    taught in place of one cut from the teacher, by name, with ``student_weights`` (none: random). ``assistants``: the
-    number of networks between; ``between``: the shares that they lose, in place of evenly spaced ones. ``losses``:
-    losses beside the teacher's outputs, each a line of `loss_terms`. ``probe``: epochs of training a student with and
-    without its teacher first, to see whether the teacher helps. ``quantise_aware_epochs``: epochs after the training
-    in which the student computes as its INT8 file will.
+    ``teacher``: a stronger network that teaches in place of the one that is cut, as NAME or NAME=WEIGHTS (a file or
+    ``pretrained``). ``student``: a network that is taught in place of one cut from the teacher, in the same way
+    (without weights: random). ``assistants``: the number of networks between; ``between``: the shares that they lose,
+    in place of evenly spaced ones. ``losses``: losses beside the teacher's outputs, each a line of `loss_terms`.
+    ``quantise_aware_epochs``: epochs after the training in which the student computes as its INT8 file will.
     """
 
     method: str = setting("steps", "Method by which the student is taught (docs/distilling.md)")
-    teacher: str = setting("", "Stronger network that teaches in place of the one that is cut, or `none`")
-    teacher_weights: str = setting("", "Its weights: file or `pretrained`")
-    student: str = setting("", "Network that is taught in place of one cut from the teacher")
-    student_weights: str = setting("", "Its weights: file or `pretrained`; empty: random")
+    teacher: str = setting("", "Stronger network that teaches: NAME, NAME=FILE, NAME=pretrained, or `none`")
+    student: str = setting(
+        "", "Network taught in place of a cut one, in the same way; NAME alone: random weights"
+    )
     assistants: int = setting(1, "Number of networks between teacher and student")
     between: tuple[float, ...] = setting((), "Shares that they lose, as in [0.3, 0.5]; empty: evenly spaced")
     losses: tuple[str, ...] = setting((), 'More losses by the teacher, as in ["pkt=100, decay=0.7"]')
-    hints: tuple[str, ...] = setting((), 'Layers to imitate, as in ["layer3.8.bn2"]')
-    hint_weight: float = setting(0.001, "Weight of the hints")
-    probe: int = setting(0, "Epochs of a test whether the teacher helps; 0: none")
-    shard_teacher: bool = setting(False, "Each process of torchrun holds a part of the teacher")
     quantise_aware_epochs: int = setting(0, "Epochs afterwards, computing as the INT8 file will")
     schedule: Schedule = field(default_factory=Schedule)
     cascade: CascadeRecipe = field(default_factory=CascadeRecipe)
@@ -108,11 +90,9 @@ class Distilling:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
-        for name in ("assistants", "probe", "quantise_aware_epochs"):
+        for name in ("assistants", "quantise_aware_epochs"):
             if getattr(self, name) < 0:
                 raise UsageError(f"distil.{name} is {getattr(self, name)}, expected at least 0")
-        if not 0 <= self.hint_weight < float("inf"):
-            raise UsageError(f"distil.hint_weight is {self.hint_weight:g}, expected at least 0")
         shares = list(self.between)
         if shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
             raise UsageError(
@@ -149,23 +129,17 @@ class Distilling:
                 f"method `{self.method}` asks a teacher, and distil.teacher is `{TEACHER_NONE}`",
                 f"without one there are {without}",
             )
-        if self.probe and not self.asks_teacher:
-            raise UsageError(
-                f"distil.probe asks whether a teacher helps, and method `{self.method}` has none"
-            )
 
     def _refused_losses(self) -> None:
-        if self.method == ENSEMBLE and (self.losses or self.hints):
+        if self.method == ENSEMBLE and self.losses:
             raise UsageError(
-                "method `ensemble` trains several networks at once, and distil.losses and distil.hints compare two",
+                "method `ensemble` trains several networks at once, and distil.losses compare two",
                 "leave them out, or choose steps or kd",
             )
-        if self.method == "multi-teacher" and (
-            self.losses or self.hints or self.schedule.teacher_loss != "kd"
-        ):
+        if self.method == "multi-teacher" and (self.losses or self.schedule.teacher_loss != "kd"):
             raise UsageError(
                 "method `multi-teacher` follows each teacher by `kd` alone",
-                "leave distil.losses, distil.hints and distil.schedule.teacher_loss out, or choose steps",
+                "leave distil.losses and distil.schedule.teacher_loss out, or choose steps",
             )
 
     def _refused_layers(self) -> None:
@@ -188,8 +162,6 @@ class Distilling:
                 f"method `{self.method}` cuts its student from the teacher, and `{self.student}` is given",
                 f"choose {teaching}",
             )
-        if self.student_weights and not self.student:
-            raise UsageError("distil.student_weights are given, and distil.student is not")
         auxiliary = self.layerwise.auxiliary
         if auxiliary and not (self.student and self.method == "information-flow"):
             raise UsageError(
@@ -203,9 +175,8 @@ class Distilling:
 
         Those of a warm-up are an estimate: how many layers there are is known when it begins.
         """
-        probes: Mapping[str, int] = {name: self.probe for name in PROBES if self.probe}
         rounded = {EIGHT_BITS: self.quantise_aware_epochs} if self.quantise_aware_epochs else {}
-        return {**probes, **self.row.trainings(self, names), **rounded}
+        return {**self.row.trainings(self, names), **rounded}
 
     def schedule_of(self, network: str) -> Schedule:
         """The schedule of one network of ``steps``."""

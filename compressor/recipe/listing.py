@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 import tomli_w
 
 from compressor.errors import UsageError
 from compressor.recipe.recipe import Recipe
+from compressor.recipe.setting import keys_and_sections
+
+WIDTH = 120
+"""Of a line of `listed`; where a value and its explanation are longer, the explanation stands above it."""
+LONG = 40
+"""Characters of a key and its value beyond which they do not move the comments of their section."""
 
 
 def keys_of(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
     """Dotted path, value and explanation of every key, those of a section before its subsections."""
-    fields = dataclasses.fields(value)
+    fields = keys_and_sections(value)
     for field in fields:
         if not dataclasses.is_dataclass(getattr(value, field.name)):
             yield f"{path}{field.name}", getattr(value, field.name), field.metadata["explanation"]
@@ -26,15 +33,16 @@ def keys_of(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
 
 def listed(recipe: Recipe) -> str:
     """The recipe as TOML, with an explanation behind each key; a key without a value is a comment."""
-    lines, section = [], ""
-    for path, value, explanation in keys_of(recipe):
-        head, _, key = path.rpartition(".")
-        if head != section:
-            lines += ["", f"[{head}]"]
-            section = head
-        text = f"# {key} =" if value is None else tomli_w.dumps({key: _plain(value)}).strip()
-        lines.append(f"{text:<32} # {explanation}")
-    return "\n".join(lines) + "\n"
+    parts = []
+    for section, keys in groupby(keys_of(recipe), lambda key: key[0].rpartition(".")[0]):
+        rows = [(_assigned(path.rpartition(".")[2], value), explanation) for path, value, explanation in keys]
+        column = max((len(text) for text, _ in rows if len(text) <= LONG), default=0)
+        lines = [f"[{section}]"] if section else []
+        for text, explanation in rows:
+            line = f"{text:<{column}}  # {explanation}"
+            lines += [line] if len(line) <= WIDTH else [f"# {explanation}", text]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
 def changes_from(texts: Iterable[str]) -> dict[str, Any]:
@@ -53,5 +61,12 @@ def changes_from(texts: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _assigned(key: str, value: Any) -> str:
+    return f"# {key} =" if value is None else f"{key} = {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A value as TOML; a list on one line, which tomli_w would wrap."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return tomli_w.dumps({"key": value}).removeprefix("key = ").rstrip("\n")

@@ -33,7 +33,7 @@ from compressor.recipe.names import (
 )
 from compressor.recipe.repair import Repairing
 from compressor.recipe.saliency import Scoring
-from compressor.recipe.setting import setting
+from compressor.recipe.setting import keys_and_sections, setting, values_by_code
 
 T = TypeVar("T")
 
@@ -204,6 +204,11 @@ class Recipe:
                 f"{list(self.export.to)}",
                 f"add `--to {self.budget.latency_of}`",
             )
+        for name, value in values_by_code(self.distil.schedule).items():
+            raise UsageError(
+                f"distil.schedule.{name} is {value!r}, and a recipe has no such key",
+                "leave it out; the method of the run sets it",
+            )
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
         if self.distil.student and self.budget.of != Budget.of:
@@ -284,7 +289,8 @@ def _at_least(least: int, section: str, **numbers: int) -> None:
 def _build(kind: type[T], value: Any, path: str) -> T:
     if not isinstance(value, Mapping):
         raise UsageError(f"recipe key `{path}` is {value!r}, expected a section [{path}]")
-    hints = typing.get_type_hints(kind)
+    types_of = typing.get_type_hints(kind)
+    hints = {field.name: types_of[field.name] for field in keys_and_sections(kind)}
     for key in value:
         if key not in hints:
             raise unknown_name("recipe key" if not path else f"key in recipe section [{path}]", key, hints)
@@ -312,6 +318,6 @@ def _setting(kind: Any, value: Any, path: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        pairs = ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+        pairs = ((each.name, getattr(value, each.name)) for each in keys_and_sections(value))
         return {name: _plain(item) for name, item in pairs if item is not None}
     return list(value) if isinstance(value, tuple) else value

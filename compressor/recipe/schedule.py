@@ -10,10 +10,14 @@ import math
 from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
-from compressor.recipe.setting import setting
+from compressor.recipe.optimizer_text import optimizer_of
+from compressor.recipe.setting import by_code, setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MIXINGS = ("mixup", "cutmix")
 ANNEALINGS = ("cosine", "constant")
+TEST_EVERY = 3
+"""Epochs between tests; the last epoch is always tested. A curve needs few points, and tests take time."""
 
 NO_ANSWERS = "none"
 """The ``teacher_loss`` of a student that does not follow what its teacher says, only what losses beside compare."""
@@ -21,52 +25,43 @@ NO_ANSWERS = "none"
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum if nothing else is asked.
+    """One training: linear warm-up, then a cosine down to zero; SGD with Nesterov momentum by default.
 
-    ``annealing``: ``constant`` keeps the rate after its warm-up instead.
-
-    ``optimizer`` is a name of `torch.optim`, in any case of letters; ``optimizer_settings`` are its own, as in
-    ``betas=[0.9, 0.95]``. ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
+    ``optimizer`` is a name of `torch.optim`, in any case of letters, with settings of its own (`optimizer_of`).
+    ``teacher_weight`` is the share of the loss given to the teacher, the rest goes to the
     labels; without a teacher the labels have it all. With ``teacher_loss = "none"`` the teacher's share stays empty.
-    ``mixup`` and ``cutmix`` are the alphas of the two, 0 for
-    none; with both, each step draws one. ``micro_batch``: at most so many images at once, gradients add up to
-    those of the batch. ``clip_norm`` bounds the norm of the whole gradient. ``ema``: the network handed out is the
-    moving average of its weights with this decay. ``compile``: the network through `torch.compile`; a teacher that
-    is asked live too, or on a CPU through ONNX Runtime. That costs minutes before the first step. The test set is
-    looked at every ``test_every`` epochs and after the last; a checkpoint is written after every epoch, and within
-    one every ``checkpoint_s`` seconds.
+    ``mix``: mixup and cutmix with their alphas; with both, each step draws one. ``clip_norm``
+    bounds the norm of the whole gradient. ``compile``: the network through `torch.compile`; a teacher that is asked
+    live too, or on a CPU through ONNX Runtime. That costs minutes before the first step.
+
+    ``annealing`` (``constant`` keeps the rate after its warm-up), ``label_smoothing`` (the share of the labels that is
+    spread over all classes) and ``test_every`` (epochs; the last is always tested) are set by methods, and are no keys.
     """
 
     epochs: int = setting(6, "Epochs of every network that is taught")
     batch: int = setting(128, "Images of a step")
-    micro_batch: int | None = setting(None, "Images at once; gradients add up to those of the batch")
-    optimizer: str = setting("sgd", "Optimizer of torch.optim")
-    optimizer_settings: tuple[str, ...] = setting((), 'Its own settings, as in ["betas=[0.9, 0.95]"]')
+    optimizer: str = setting("sgd", 'Optimizer of torch.optim, as in "sgd, momentum=0.8"')
     learning_rate: float = setting(0.1, "Peak of the learning rate")
-    momentum: float = setting(0.9, "Momentum of SGD (Nesterov)")
     weight_decay: float = setting(5e-4, "Weight decay")
     warmup_epochs: float = setting(0.5, "Epochs of linear warm-up")
-    annealing: str = setting("cosine", "Learning rate after the warm-up: cosine (down to zero) or constant")
-    label_smoothing: float = setting(0.0, "Share of the labels that is spread over all classes")
     teacher_loss: str = setting("kd", "Loss by the teacher: kd, dkd, dist, ofa, comparative or none")
     temperature: float = setting(2.0, "Temperature of the softmax in that loss")
     teacher_weight: float = setting(
         0.9, "Share of the loss given to the teacher; the rest goes to the labels"
     )
-    mixup: float = setting(0.0, "Alpha of mixup; 0: none")
-    cutmix: float = setting(0.0, "Alpha of cutmix; 0: none")
+    mix: tuple[str, ...] = setting((), 'Mixed images, with alphas, as in ["mixup=0.2", "cutmix=1.0"]')
     clip_norm: float | None = setting(None, "Bound of the gradient's norm")
-    ema: float | None = setting(None, "Decay of the moving average of the weights that is handed out")
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     compile: bool = setting(False, "Train through torch.compile")
-    test_every: int = setting(3, "Epochs between tests")
-    checkpoint_s: float = setting(60.0, "Seconds between checkpoints within an epoch")
+    annealing: str = by_code("cosine")
+    label_smoothing: float = by_code(0.0)
+    test_every: int = by_code(TEST_EVERY)
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 1, "at least 1")
         _need("batch", self.batch, self.batch >= 1, "at least 1")
         _need("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0")
-        _need("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        optimizer_of(self.optimizer)
         _need("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
         _need(
             "warmup_epochs",
@@ -79,18 +74,29 @@ class Schedule:
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         _need("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
         _need("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
-        _need("mixup", self.mixup, 0 <= self.mixup < math.inf, "at least 0")
-        _need("cutmix", self.cutmix, 0 <= self.cutmix < math.inf, "at least 0")
+        self.alphas()
         _need("test_every", self.test_every, self.test_every >= 1, "at least 1")
-        _need("checkpoint_s", self.checkpoint_s, self.checkpoint_s > 0, "seconds above 0")
-        if self.micro_batch is not None:
-            _need("micro_batch", self.micro_batch, self.micro_batch >= 1, "at least 1")
         if self.clip_norm is not None:
             _need("clip_norm", self.clip_norm, 0 < self.clip_norm < math.inf, "above 0")
-        if self.ema is not None:
-            _need("ema", self.ema, 0 < self.ema < 1, "between 0 and 1")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def alphas(self) -> dict[str, float]:
+        """Each way of mixing that is asked for, in the order of `MIXINGS`, with its alpha."""
+        found: dict[str, float] = {}
+        for text in self.mix:
+            name, _, alpha = (part.strip() for part in text.partition("="))
+            if name not in MIXINGS:
+                raise unknown_name("way of mixing", name, MIXINGS)
+            try:
+                found[name] = float(alpha)
+            except ValueError:
+                found[name] = math.nan
+            if not 0 < found[name] < math.inf:
+                raise UsageError(f"`mix` has `{text}`, expected an alpha above 0", f"as in {name}=0.2")
+        if len(found) < len(self.mix):
+            raise UsageError(f"`mix` is {list(self.mix)}, expected each way of mixing once")
+        return {name: found[name] for name in MIXINGS if name in found}
 
     def tests_after(self, epoch: int) -> bool:
         """Whether the test set is looked at after ``epoch`` (from 1)."""

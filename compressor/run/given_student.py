@@ -21,7 +21,7 @@ from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Plan
 from compressor.recipe import ModelRecipe, Recipe
 from compressor.run.state import Origin
-from compressor.run.teacher import build_model, outputs_of
+from compressor.run.teacher import build_model, model_named, outputs_of
 
 FORM = "a network of its own, not cut from the teacher"
 AUXILIARY = "auxiliary"
@@ -31,7 +31,8 @@ AUXILIARY = "auxiliary"
 def given_student(recipe: Recipe, data: Data, teacher: nn.Module) -> Origin:
     """The student that the recipe names, and the network between where the method has one."""
     distil, image = recipe.distil, torch.zeros(1, *data.shape)
-    network, source, done = _built(distil.student, distil.student_weights, data, recipe, "student")
+    named = model_named(distil.student, recipe.model.trust)
+    network, source, done = _built(named, data, recipe, "student")
     before, graph = trace(teacher, image), trace(network, image)
     stages, auxiliary = [Stage("student", _costs(before, graph))], None
     if distil.method == "information-flow":
@@ -43,7 +44,7 @@ def given_student(recipe: Recipe, data: Data, teacher: nn.Module) -> Origin:
         done,
         tuple(stages),
         auxiliary=auxiliary,
-        request={"remove": 0.0, "of": recipe.budget.of, "limits": {}, "student": distil.student},
+        request={"remove": 0.0, "of": recipe.budget.of, "limits": {}, "student": named.name},
         form=FORM,
         about={"teacher": recipe.model.name},
     )
@@ -54,20 +55,19 @@ def _auxiliary(
 ) -> nn.Module:
     if not recipe.distil.layerwise.auxiliary:
         return twice_as_wide(student, graph, image, recipe.seed)
-    return _built(recipe.distil.layerwise.auxiliary, "", data, recipe, "auxiliary network")[0]
+    named = model_named(recipe.distil.layerwise.auxiliary, recipe.model.trust)
+    return _built(named, data, recipe, "auxiliary network")[0]
 
 
-def _built(
-    name: str, weights: str, data: Data, recipe: Recipe, whose: str
-) -> tuple[nn.Module, ModelSource, Plan]:
-    classes = None if weights == PRETRAINED else len(data.classes)
+def _built(model: ModelRecipe, data: Data, recipe: Recipe, whose: str) -> tuple[nn.Module, ModelSource, Plan]:
+    classes = None if model.weights == PRETRAINED else len(data.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        found = build_model(ModelRecipe(name, weights, recipe.model.trust), classes)
+        found = build_model(model, classes)
     outputs = outputs_of(found[0], data, whose)
     if outputs != len(data.classes):
         raise UsageError(
-            f"the {whose} `{name}` tells {outputs} classes apart, the teacher `{recipe.model.name}` "
+            f"the {whose} `{model.name}` tells {outputs} classes apart, the teacher `{recipe.model.name}` "
             f"{len(data.classes)}",
             "a teacher and its student must answer with the same classes",
         )

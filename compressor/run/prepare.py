@@ -22,10 +22,9 @@ from compressor.recipe.loss_terms import terms_of
 from compressor.run.given_student import given_student
 from compressor.run.progress import training_progress, warn_of_unsupported
 from compressor.run.state import Origin, Run
-from compressor.run.teacher import RANDOM, check_teacher, load_guide, load_teacher
+from compressor.run.teacher import RANDOM, check_teacher, load_guide, load_teacher, model_named
 from compressor.training import accuracy
 from compressor.training.comparisons import check_layers
-from compressor.training.distributed.sharded_teacher import check_several
 from compressor.training.distributed.world import World
 from compressor.training.refusals import check_enough, check_sense
 
@@ -41,11 +40,10 @@ def check_request(recipe: Recipe, world: World) -> None:
     """Refuse before data is read: unknown names, missing weights, a device or processes that are not there."""
     criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
-    for name in (recipe.distil.student, recipe.distil.layerwise.auxiliary):
+    for text in (recipe.distil.student, recipe.distil.layerwise.auxiliary):
+        name = model_named(text, recipe.model.trust).name
         if name and not is_student(Path(name)):
             builder_of(name)
-    if recipe.distil.shard_teacher:
-        check_several(world)
     choose([torch.empty(0, device=world.device)], recipe.saliency.backend)
 
 

@@ -9,7 +9,6 @@ import torch
 from compressor.artifacts.promises import counted
 from compressor.base.checks import Check, require
 from compressor.methods import Task, Training, method_named
-from compressor.methods.probe_teacher import probed
 from compressor.methods.quantise_aware import in_eight_bits
 from compressor.recipe.distilling import TEACHER_NONE
 from compressor.recipe.repair import Repairing
@@ -25,9 +24,6 @@ def teach(run: Run) -> Run:
     with steps.step("Repair and distil") as step:
         keep_teacher(recipe, run.teacher, run.folder.checkpoints("teacher"))
         task = _task(run, step)
-        warning = probed(task) if recipe.distil.probe else None
-        if warning:
-            steps.warn(warning)
         trainings = method_named(recipe.distil.method)(task)
         if recipe.distil.quantise_aware_epochs:
             last, told = in_eight_bits(task, trainings[-1], recipe.export.int8_weight_bits)

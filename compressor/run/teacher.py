@@ -31,7 +31,6 @@ from compressor.pruning.widths.plan import Plan
 from compressor.recipe import DataRecipe, ModelRecipe, Recipe
 from compressor.recipe.distilling import TEACHER_NONE
 from compressor.training import Guide, Progress, Schedule, accuracy, choose_precision, train
-from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.world import here
 
 RANDOM = "random"
@@ -56,7 +55,6 @@ INGREDIENTS = (
     "data/split.py",
     "data/in_memory.py",
     "training/distributed/exchange.py",
-    "training/hints.py",
     "training/lesson.py",
     "training/course.py",
     "training/loop.py",
@@ -68,6 +66,7 @@ INGREDIENTS = (
     "training/distributed/world.py",
     "training/precision.py",
     "training/seeds.py",
+    "recipe/optimizer_text.py",
     "recipe/schedule.py",
 )
 """The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
@@ -98,14 +97,19 @@ def check_teacher(model: ModelRecipe) -> None:
         check_weights(model)
 
 
-def check_weights(model: ModelRecipe) -> None:
+WEIGHTS_HINT = (
+    f"--weights FILE, `--weights {PRETRAINED}` to download the published ones, or `--weights {RANDOM}`"
+)
+
+
+def check_weights(model: ModelRecipe, hint: str = WEIGHTS_HINT) -> None:
     """A name alone builds random weights, which nobody wants by accident; a factory may bring its own."""
     has_own = ":" in model.name and not model.name.startswith("timm:")
     if not model.weights and not has_own:
         builder_of(model.name)
         raise UsageError(
             f"`{model.name}` has no weights",
-            f"--weights FILE, `--weights {PRETRAINED}` to download the published ones, or `--weights {RANDOM}`",
+            hint,
         )
 
 
@@ -142,7 +146,9 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
     path = Path(model.name)
     if is_student(path):
         if model.weights:
-            raise UsageError(f"`{model.name}` is a student folder and has its own weights", "drop --weights")
+            raise UsageError(
+                f"`{model.name}` is a student folder and has its own weights", "leave out others"
+            )
         student = load_student(path, trust=model.trust)
         return student.network, student.source, student.plan
     _refuse_other_folder(path)
@@ -160,6 +166,14 @@ def _refuse_other_folder(path: Path) -> None:
         raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
 
 
+def model_named(text: str, trust: bool) -> ModelRecipe:
+    """The network that a recipe names as NAME or NAME=WEIGHTS; a folder may have a `=` in its name."""
+    name, sign, weights = (text, "", "") if Path(text).is_dir() else text.partition("=")
+    if sign and not (name and weights):
+        raise UsageError(f"`{text}` is not NAME=WEIGHTS", "as in resnet50=weights.pt or resnet50=pretrained")
+    return ModelRecipe(name, weights, trust)
+
+
 def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, device: torch.device) -> Guide:
     """Who teaches at the top: the network that the recipe names for it, or the one that is cut.
 
@@ -167,14 +181,13 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
     """
     asked = recipe.distil
     if asked.teacher in ("", TEACHER_NONE):
-        guide = Guide("teacher", teacher.network, right, shared_out=asked.shard_teacher)
+        guide = Guide("teacher", teacher.network, right)
         random = recipe.model.weights == RANDOM or asked.teacher == TEACHER_NONE
     else:
-        model = ModelRecipe(asked.teacher, asked.teacher_weights, recipe.model.trust)
+        model = model_named(asked.teacher, recipe.model.trust)
         if not is_student(Path(model.name)):
-            check_weights(model)
-        # What is shared out need not fit on one device: it stays in memory, and its parts go there.
-        found = _named(model, data, torch.device("cpu") if asked.shard_teacher else device)
+            check_weights(model, f"as in --teacher {model.name}=FILE or --teacher {model.name}={PRETRAINED}")
+        found = _named(model, data, device)
         here().same(found.network.state_dict().values())
         outputs = outputs_of(found.network, data)
         if outputs != len(data.classes):
@@ -184,9 +197,7 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
                 "a teacher and its student must answer with the same classes",
             )
         network = found.network.eval()
-        answering = sharded(network, here()) if asked.shard_teacher else network
-        knows = accuracy(answering, data.test, device=device)
-        guide = Guide(model.name, network, knows, shared_out=asked.shard_teacher)
+        guide = Guide(model.name, network, accuracy(network, data.test, device=device))
         random = model.weights == RANDOM
     assert guide.accuracy is not None
     chance, tested = 1 / len(data.classes), len(data.test)
@@ -194,7 +205,7 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
         raise UsageError(
             f"`{asked.teacher or recipe.model.name}` is right on {guide.accuracy:.1%} of `{data.name}`, "
             f"which is chance ({chance:.1%}): there is nothing to learn from it",
-            "give its weights with --weights, or data that it was trained on, scaled as it was then",
+            "give its weights (--weights FILE, --teacher NAME=FILE), or data that it was trained on, scaled as then",
         )
     return guide
 

@@ -1,6 +1,6 @@
 """Save a training to disk and resume it exactly, so that a killed run continues where it stopped.
 
-    EPOCH-STEP.safetensors   state.NAME, average.NAME, optimizer.KEY.NAME, losses
+    EPOCH-STEP.safetensors   state.NAME, optimizer.KEY.NAME, losses
     EPOCH-STEP.json          SHA-256 of the tensors, position, finished epochs, identity of the training
 
 The JSON file is written last, so that it never refers to missing tensors. The two latest checkpoints are kept: if
@@ -28,7 +28,6 @@ from compressor.data.split import Data
 from compressor.errors import CompressError
 from compressor.recipe.schedule import Schedule
 from compressor.training.distributed.world import World
-from compressor.training.ema import Average
 from compressor.training.history import Epoch
 from compressor.training.lesson import Lesson
 
@@ -68,14 +67,11 @@ class Moving:
     lesson: Lesson
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: Average | None
     place: Place
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors to save, by name."""
         saved = {f"state.{name}": tensor for name, tensor in self.lesson.state().items()}
-        if self.average is not None:
-            saved |= {f"average.{name}": t for name, t in self.average.network.state_dict().items()}
         for name, parameter in (*self.lesson.decayed, *self.lesson.kept):
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
@@ -91,8 +87,6 @@ class Moving:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Load saved tensors, each into the memory layout of the current one."""
         self.lesson.restore(_under("state.", tensors))
-        if self.average is not None:
-            self.average.network.load_state_dict(_under("average.", tensors))
         saved = _under("optimizer.", tensors)
         self.optimizer.state.clear()
         for name, parameter in (*self.lesson.decayed, *self.lesson.kept):
@@ -208,11 +202,10 @@ class _DamagedError(Exception):
 
 def identity_of(lesson: Lesson, data: Data, schedule: Schedule, seed: int) -> Identity:
     """The values that two trainings must share to continue one another, by key, so that an error can name one."""
-    settings = {key: value for key, value in asdict(schedule).items() if key != "checkpoint_s"}
     return json.loads(  # as read from a file, where tuples are lists
         json.dumps(
             {
-                **{f"schedule.{key}": value for key, value in settings.items()},
+                **{f"schedule.{key}": value for key, value in asdict(schedule).items()},
                 "seed": seed,
                 "data": [data.name, data.classes, data.shape, len(data.train), len(data.test)],
                 **lesson.identity(),

@@ -28,6 +28,9 @@ from compressor.training.seeds import reseed, seed_of
 STATISTICS_BATCHES, STATISTICS_BATCH = 8, 128
 """On how many training images, without augmentation, statistics are measured before a network is tested."""
 
+CHECKPOINT_S = 60.0
+"""Seconds between checkpoints within an epoch: what a killed training loses at most, beside an epoch's own."""
+
 
 @dataclass
 class Course:
@@ -44,12 +47,6 @@ class Course:
     progress: Callable[[Progress], None] | None
     warnings: list[str]
     guarded: bool = False
-
-    @property
-    def shown(self) -> nn.Module:
-        """The network that is tested and handed out."""
-        average = self.moving.average
-        return self.moving.lesson.network if average is None else average.network
 
     def run(self) -> None:
         """The rest of the training; a loss that is not finite goes back once."""
@@ -94,7 +91,7 @@ class Course:
                     self.store is not None
                     and self.exchange.world.first
                     and looked < steps
-                    and time.perf_counter() - saved > schedule.checkpoint_s
+                    and time.perf_counter() - saved > CHECKPOINT_S
                 ):
                     place.seconds += time.perf_counter() - start
                     self.store.save(self.moving)
@@ -106,7 +103,7 @@ class Course:
         right = None
         if schedule.tests_after(number + 1):
             self._measure_statistics(all_networks=number + 1 == schedule.epochs)
-            right = accuracy(self.shown, data.test, device=device)
+            right = accuracy(lesson.network, data.test, device=device)
             lesson.tested(right)
         images = min(schedule.batch, len(data.train)) * steps
         speed = images / place.seconds
@@ -122,7 +119,8 @@ class Course:
 
     def _measure_statistics(self, *, all_networks: bool) -> None:
         """Running statistics lag behind the weights by as much as their momentum says; these are of the weights."""
-        shown = {"": self.shown, **(self.moving.lesson.networks if all_networks else {})}
+        lesson = self.moving.lesson
+        shown = {"": lesson.network, **(lesson.networks if all_networks else {})}
         for network in {id(each): each for each in shown.values()}.values():
             if not has_statistics(network):
                 continue
@@ -185,7 +183,7 @@ class Course:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if place.micro == 1 or world.spread:
+                if place.micro == 1:
                     raise CompressError(
                         f"out of memory with {_images(place.micro)}: {str(error).splitlines()[0]}",
                         "free memory, or use a smaller network or smaller images",
@@ -268,8 +266,6 @@ class Course:
         scaler.step(optimizer)
         scaler.update()
         lesson.after_step(step, self.schedule.epochs * self.steps)
-        if self.moving.average is not None:
-            self.moving.average.follow(lesson.network, step)
 
     def _look(self, start: int, stop: int, batch: Batch) -> float:
         place, networks = self.moving.place, self.moving.lesson.networks

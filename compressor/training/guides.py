@@ -17,10 +17,9 @@ from compressor.data.split import Split
 from compressor.errors import CompressError
 from compressor.recipe.schedule import Schedule
 from compressor.training.compiling import frozen
-from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.world import here
 from compressor.training.evaluate import at_least_one
-from compressor.training.hints import Channels
+from compressor.training.layer_outputs import Channels
 from compressor.training.precision import Arithmetic
 
 Answers = Callable[[Tensor, Tensor], Tensor]
@@ -31,24 +30,19 @@ Answers = Callable[[Tensor, Tensor], Tensor]
 class Guide:
     """A named teacher network. A student with a higher ``accuracy`` is taught by the next guide.
 
-    ``channels``: for hints, the channels of the uncut network that each of its layers has. ``kept``: for the loss
-    ``same-channels``, the channels that a narrower student is compared with, by layer; all of a layer not named.
-    ``shared_out``: each process holds a part of the network. ``by_labels``: its input is labels, not images.
+    ``kept``: for the loss ``same-channels``, the channels that a narrower student is compared with, by layer; all of a
+    layer not named. ``by_labels``: its input is labels, not images.
     """
 
     name: str
     network: nn.Module
     accuracy: float | None = None
-    channels: Channels = field(default_factory=dict)
-    shared_out: bool = False
     by_labels: bool = False
     kept: Channels = field(default_factory=dict)
 
 
-def answering(network: nn.Module, arithmetic: Arithmetic, shared_out: bool = False) -> nn.Module:
+def answering(network: nn.Module, arithmetic: Arithmetic) -> nn.Module:
     """A frozen copy of a teacher in eval mode, on the device of its student."""
-    if shared_out:
-        return sharded(network, here())
     return arithmetic.copy(network).eval().requires_grad_(False)
 
 
@@ -64,10 +58,9 @@ def answers_of(
     The teacher computes in the student's precision whether its logits are stored or not, so that storing changes the
     cost of a training and not its result (up to rounding: other batches). ``note`` receives warnings.
     """
-    live = not split.fixed or schedule.mixup > 0 or schedule.cutmix > 0
+    live = not split.fixed or bool(schedule.mix)
     # Stored logits are computed once: compiling would cost more than it saves.
-    # A sharded teacher is not compiled either: no process has the whole network.
-    compiling = live and schedule.compile and not here().spread
+    compiling = live and schedule.compile
     forward = frozen(teacher, arithmetic, note) if compiling else teacher
 
     @torch.no_grad()

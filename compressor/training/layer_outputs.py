@@ -20,6 +20,8 @@ EMBEDDING = "embedding"
 """Name of the input of the classifier, which is the last linear layer."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+Channels = Mapping[str, Sequence[int]]
+"""Layer -> the channels of it that are compared; all of a layer that is not named."""
 
 
 class Places:

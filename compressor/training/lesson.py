@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +22,11 @@ from compressor.training.comparisons.comparison import turned
 from compressor.training.compiling import Forward, compiled
 from compressor.training.evaluate import accuracy
 from compressor.training.guides import Answers, Guide, answering, answers_of
-from compressor.training.hints import Channels, Hints
 from compressor.training.losses import LOSSES, cross_entropy, kd_each
 from compressor.training.optimizers import Named
 from compressor.training.precision import Arithmetic
 
 Backward = Callable[[Tensor], None]
-
-NO_HINTS = Hints((), 0.0)
 
 
 class Lesson(Protocol):
@@ -136,8 +131,6 @@ class Taught:
         data: Data,
         schedule: Schedule,
         arithmetic: Arithmetic,
-        hints: Hints | None = None,
-        channels: Channels = MappingProxyType({}),
         terms: Sequence[Term] = (),
         seed: int = 0,
         at_once: bool = False,
@@ -145,20 +138,19 @@ class Taught:
         self._identity: dict[str, object] = {
             "network": digest(network),
             "teacher": " ".join(digest(guide.network) for guide in guides) or "none",
-            "hints": [list(hints.layers), hints.weight] if hints else None,
             "losses": [term.text for term in terms],
             "kept": [{layer: list(kept) for layer, kept in guide.kept.items()} for guide in guides],
             "at_once": at_once,
         }
         self._at_once = at_once
-        self._hints, self._channels, self._epoch = hints, channels, 0
-        self._reads_layers = hints is not None or bool(terms)
+        self._epoch = 0
+        self._reads_layers = bool(terms)
         self.network = arithmetic.copy(network)
         self.notes: list[str] = []
         compiling = schedule.compile and not self._reads_layers
         self._forward: Forward = compiled(self.network) if compiling else self.network
         if compiling != schedule.compile:
-            self.notes.append("nothing was compiled, because hints or losses read layer outputs")
+            self.notes.append("nothing was compiled, because losses read layer outputs")
         self._data, self._schedule, self._arithmetic = data, schedule, arithmetic
         self._guides = list(guides)
         self._number = torch.zeros((), dtype=torch.int64)
@@ -232,45 +224,38 @@ class Taught:
     def _learn_with_layers(
         self, images: Tensor, labels: Tensor, backward: Backward, teacher_images: Tensor
     ) -> Tensor:
-        """`learn` for hints and extra losses: the teacher runs on every batch, because its layer outputs are used."""
-        number, hints, count = int(self._number), self._hints or NO_HINTS, len(images)
+        """`learn` with extra losses: the teacher runs on every batch, because its layer outputs are used."""
+        number, count = int(self._number), len(images)
         guide = self._guides[number] if self._guides else None
         teacher = None if guide is None else self._copy_of(number)
-        extra = self._extra_losses[number] if self._extra_losses else None
-        ways = 1 if extra is None else extra.ways
-        if ways > 1:
+        extra = self._extra_losses[number]
+        if extra.ways > 1:
             images, teacher_images = turned(images), turned(teacher_images)
         # Extra losses read layers only of a network that gets images.
         image_teacher = None if guide is None or guide.by_labels else teacher
-        watching: AbstractContextManager[Any] = (
-            nullcontext(({}, {})) if extra is None else extra.watching(self.network, image_teacher)
-        )
+        watching = extra.watching(self.network, image_teacher)
         teacher_logits = None
         with self._arithmetic.autocast(), watching as (outputs, teacher_outputs):
             if guide is not None and teacher is not None:
-                with torch.no_grad(), hints.watching(teacher) as teacher_hints:
+                with torch.no_grad():
                     teacher_logits = teacher(labels if guide.by_labels else teacher_images).float()
-            with hints.watching(self.network) as hint_outputs:
-                logits = self.network(images)
+            logits = self.network(images)
         # With turned images, only the first ``count`` answers are of the images as they are.
         loss = loss_of(
             logits[:count], labels, None if teacher_logits is None else teacher_logits[:count], self._schedule
         )
-        if self._hints is not None and guide is not None:
-            loss = loss + self._hints.loss(hint_outputs, teacher_hints, self._channels, guide.channels)
-        if extra is not None:
-            piece = Seen(
-                images,
-                labels,
-                logits,
-                teacher_logits,
-                outputs,
-                teacher_outputs,
-                ways,
-                (self.network, image_teacher),
-            )
-            with self._arithmetic.autocast():
-                loss = loss + extra.loss(self._epoch, piece)
+        piece = Seen(
+            images,
+            labels,
+            logits,
+            teacher_logits,
+            outputs,
+            teacher_outputs,
+            extra.ways,
+            (self.network, image_teacher),
+        )
+        with self._arithmetic.autocast():
+            loss = loss + extra.loss(self._epoch, piece)
         backward(loss)
         return loss.detach()
 
@@ -288,7 +273,7 @@ class Taught:
         if self._guides:
             guide = self._guides[-1]
             # A copy for this call only: `_copy_of` would drop the copy of the guide that teaches now.
-            teacher = answering(guide.network, self._arithmetic, guide.shared_out)
+            teacher = answering(guide.network, self._arithmetic)
             teacher_logits = teacher(labels if guide.by_labels else images).float()
         return loss_of(network(images).float(), labels, teacher_logits, self._schedule)
 
@@ -326,7 +311,7 @@ class Taught:
                 self._copies.clear()
                 self._answers.clear()
             guide = self._guides[number]
-            self._copies[number] = answering(guide.network, self._arithmetic, guide.shared_out)
+            self._copies[number] = answering(guide.network, self._arithmetic)
         return self._copies[number]
 
     def _logits_of(self, number: int, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:

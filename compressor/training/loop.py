@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -23,10 +22,8 @@ from compressor.training.checkpoint import Checkpoints, Moving, Place, identity_
 from compressor.training.course import Course
 from compressor.training.distributed.exchange import Exchange
 from compressor.training.distributed.world import here
-from compressor.training.ema import Average
 from compressor.training.evaluate import accuracy
 from compressor.training.guides import Guide
-from compressor.training.hints import Channels, Hints
 from compressor.training.history import Progress, Trained
 from compressor.training.lesson import Lesson, Taught, digest
 from compressor.training.optimizers import optimizer_for
@@ -45,8 +42,6 @@ def train(
     *,
     teacher: nn.Module | None = None,
     guides: Sequence[Guide] = (),
-    hints: Hints | None = None,
-    channels: Channels = MappingProxyType({}),
     losses: Sequence[str] = (),
     at_once: bool = False,
     seed: int = 0,
@@ -59,23 +54,19 @@ def train(
 
     Nothing given is changed. With a ``teacher`` the loss is w · teacher_loss + (1 − w) ·
     cross_entropy, w the schedule's ``teacher_weight``; ``guides`` are several, weakest first, or ``at_once`` (see
-    `Taught`);
-    ``hints`` are layers to be imitated, of which the network has these ``channels``; ``losses`` are added to that, as
-    `terms` has them. ``guarded``: it must not end worse than it begins (`follow`). With
-    ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy is measured in
-    float32, as the exported network will be.
+    `Taught`); ``losses`` are added to that, as `terms_of` reads them. ``guarded``: it must not end worse than it begins
+    (`follow`). With ``checkpoints``, a folder, the training is saved there, and one found there goes on. Every accuracy
+    is measured in float32, as the exported network will be.
     """
     arithmetic = Arithmetic.on(device, schedule.precision)
     guides = guides or ([Guide("teacher", teacher)] if teacher is not None else [])
-    check_sense(data, schedule, taught=bool(guides), losses=losses, hinted=hints is not None)
+    check_sense(data, schedule, taught=bool(guides), losses=losses)
     lesson = Taught(
         network,
         guides,
         data,
         schedule,
         arithmetic,
-        hints if guides else None,
-        channels,
         terms_of(losses),
         seed,
         at_once,
@@ -110,14 +101,11 @@ def follow(
     world, device = here(), arithmetic.device
     check_enough(data, schedule, world.size)
     steps = max(1, len(data.train) // schedule.batch)  # the rule of `Split.batches`
-    place = Place(
-        min(schedule.micro_batch or schedule.batch, schedule.batch), torch.zeros(steps, device=device)
-    )
+    place = Place(schedule.batch, torch.zeros(steps, device=device))
     moving = Moving(
         lesson,
         optimizer_for(lesson.decayed, lesson.kept, schedule),
         torch.amp.GradScaler(device.type, enabled=arithmetic.precision.name == "fp16"),
-        None if schedule.ema is None else Average(lesson.network, schedule.ema),
         place,
     )
     beginning = Beginning(lesson, data, schedule, arithmetic, seed) if guarded else None
@@ -136,7 +124,7 @@ def follow(
     )
     with repeatable(device):
         course.run()
-        while beginning is not None and beginning.was_better_than(course.shown):
+        while beginning is not None and beginning.was_better_than(lesson.network):
             again = beginning.take_up_again(moving)
             if store is not None and world.first:
                 store.save(moving)
@@ -154,7 +142,7 @@ def _handed_out(course: Course, resumed_from: int | None) -> Trained:
         course.warnings.append(place.back)
     course.warnings.extend((*place.again, *moving.lesson.notes))
     moving.optimizer.zero_grad(set_to_none=True)
-    network = _contiguous(course.shown.eval())
+    network = _contiguous(moving.lesson.network.eval())
     world.agree("weights after a training", "" if world.size == 1 else digest(network))
     device = course.arithmetic.device
     return Trained(

@@ -18,14 +18,12 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def mixing_for(schedule: Schedule, classes: int) -> Mixing | None:
     """The mixing that the schedule sets, or None; it draws from torch's global generator."""
-    if not schedule.mixup and not schedule.cutmix:
+    alphas = schedule.alphas()
+    if not alphas:
         return None
     # Imported here: torchvision takes a second to import, which a training without mixing need not wait for.
     from torchvision.transforms import v2
 
-    mixings: list[Mixing] = []
-    if schedule.mixup:
-        mixings.append(v2.MixUp(alpha=schedule.mixup, num_classes=classes))
-    if schedule.cutmix:
-        mixings.append(v2.CutMix(alpha=schedule.cutmix, num_classes=classes))
+    kinds = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
+    mixings: list[Mixing] = [kinds[name](alpha=alpha, num_classes=classes) for name, alpha in alphas.items()]
     return mixings[0] if len(mixings) == 1 else v2.RandomChoice(mixings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,11 @@ import torch
 from torch import nn
 
 from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.recipe.optimizer_text import optimizer_of
 from compressor.recipe.schedule import Schedule
+
+MOMENTUM = 0.9
+"""Of an optimizer that has one, where the recipe says nothing; with Nesterov's step where that is known too."""
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
@@ -24,14 +27,15 @@ def optimizer_for(decayed: Named, kept: Named, schedule: Schedule) -> torch.opti
     """
     if not any(parameter.requires_grad for _, parameter in (*decayed, *kept)):
         raise CompressError("nothing to train: every parameter of the network is frozen")
-    kind = _named(schedule.optimizer)
+    name, given = optimizer_of(schedule.optimizer)
+    kind = _named(name)
     accepted = inspect.signature(kind).parameters
     settings: dict[str, Any] = {"lr": schedule.learning_rate}
     if "momentum" in accepted:
-        settings["momentum"] = schedule.momentum
+        settings["momentum"] = given.get("momentum", MOMENTUM)
     if "nesterov" in accepted:
-        settings["nesterov"] = schedule.momentum > 0
-    settings |= _own_settings(schedule)
+        settings["nesterov"] = settings["momentum"] > 0
+    settings |= given
     groups: list[dict[str, Any]] = [
         {"params": [p for _, p in decayed if p.requires_grad], "weight_decay": schedule.weight_decay},
         {"params": [p for _, p in kept if p.requires_grad], "weight_decay": 0.0},
@@ -41,7 +45,7 @@ def optimizer_for(decayed: Named, kept: Named, schedule: Schedule) -> torch.opti
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"optimizer `{schedule.optimizer}` refuses its settings: {str(error).splitlines()[0]}",
-            "change `optimizer_settings` in the recipe; an example is betas=[0.9, 0.95]",
+            "change distil.schedule.optimizer; examples are `sgd, momentum=0.8` and `adamw, betas=[0.9, 0.95]`",
         ) from error
 
 
@@ -56,17 +60,3 @@ def _named(name: str) -> Any:
     if name.lower() not in known:
         raise unknown_name("optimizer", name, known)
     return known[name.lower()]
-
-
-def _own_settings(schedule: Schedule) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for text in schedule.optimizer_settings:
-        key, _, value = text.partition("=")
-        try:
-            parsed = json.loads(value)  # without `=` the value is empty, which is not JSON either
-        except ValueError as error:
-            raise UsageError(
-                f"optimizer setting `{text}` is not NAME=VALUE", "examples: betas=[0.9, 0.95], amsgrad=true"
-            ) from error
-        settings[key.strip()] = tuple(parsed) if isinstance(parsed, list) else parsed
-    return settings

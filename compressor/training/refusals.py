@@ -13,20 +13,18 @@ from compressor.training.distributed.world import here
 from compressor.training.losses import LOSSES, TEACHER_LOSSES
 
 
-def check_sense(
-    data: Data, schedule: Schedule, *, taught: bool, losses: Sequence[str] = (), hinted: bool = False
-) -> None:
+def check_sense(data: Data, schedule: Schedule, *, taught: bool, losses: Sequence[str] = ()) -> None:
     """Raise an error for a combination of data and settings that cannot be trained, before any work."""
     check_terms(terms_of(losses), data, schedule, taught=taught)
     teacher_loss = LOSSES.get(schedule.teacher_loss) if schedule.teacher_loss in TEACHER_LOSSES else None
     if teacher_loss is None and schedule.teacher_loss != NO_ANSWERS:
         raise unknown_name("teacher_loss", schedule.teacher_loss, (*TEACHER_LOSSES, NO_ANSWERS))
-    if teacher_loss is None and taught and schedule.teacher_weight == 1 and not hinted:
+    if teacher_loss is None and taught and schedule.teacher_weight == 1:
         _need_losses(schedule, losses)
-    if taught and teacher_loss and teacher_loss.labels and (schedule.mixup or schedule.cutmix):
+    if taught and teacher_loss and teacher_loss.labels and schedule.mix:
         raise UsageError(
-            f"teacher_loss `{schedule.teacher_loss}` needs one label for each image, and mixup and cutmix mix labels",
-            "use kd, dist or comparative, which need no labels, or set mixup and cutmix to 0",
+            f"teacher_loss `{schedule.teacher_loss}` needs one label for each image, and `mix` mixes labels",
+            "use kd, dist or comparative, which need no labels, or leave distil.schedule.mix empty",
         )
     if taught and teacher_loss and teacher_loss.whole_batch and here().size > 1:
         raise UsageError(

@@ -61,8 +61,6 @@ class Beginning:
         told += f"{self._loss:.3g} to {self._after:.3g}"
         self._lesson.restore(self._state)
         moving.optimizer.state.clear()
-        if moving.average is not None:
-            moving.average.network.load_state_dict(moving.lesson.network.state_dict())
         place.history.clear()
         place.losses.zero_()
         place.step, place.seconds, place.back = 0, 0.0, None

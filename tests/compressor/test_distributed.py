@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,11 +19,11 @@ from compressor.errors import CompressError, UsageError
 from compressor.methods import method_named
 from compressor.methods.cascade import joint_lesson
 from compressor.recipe.distilling import Distilling
-from compressor.training import Arithmetic, Guide, Schedule, Trained, accuracy, train
+from compressor.training import Arithmetic, Schedule, Trained, accuracy, loop, train
+from compressor.training.checkpoint import Place
 from compressor.training.distributed.exchange import Exchange
-from compressor.training.distributed.sharded_teacher import sharded
 from compressor.training.distributed.sync_batchnorm import synchronised
-from compressor.training.distributed.world import apart, here, join
+from compressor.training.distributed.world import here, join
 from compressor.training.guides import answers_of
 
 from .methods.stripes import stripes, task_for
@@ -122,10 +121,10 @@ def toy_training(fixed: bool, changes: dict[str, Any]) -> tuple[dict[str, Tensor
     ("fixed", "changes"),
     [
         (True, {}),
-        (False, {"clip_norm": 0.5, "ema": 0.9}),
+        (False, {"clip_norm": 0.5}),
         (True, {"optimizer": "adamw", "learning_rate": 0.001}),
     ],
-    ids=["answers-kept", "clipped-and-averaged", "adamw"],
+    ids=["answers-kept", "clipped", "adamw"],
 )
 def test_two_processes_train_the_student_of_one(pair: Pair, fixed: bool, changes: dict[str, Any]) -> None:
     one, alone = toy_training(fixed, changes)
@@ -138,10 +137,9 @@ def test_two_processes_train_the_student_of_one(pair: Pair, fixed: bool, changes
     assert told.accuracy == pytest.approx(alone.accuracy, abs=0.02)  # of 80 images, one may lie at the border
 
 
-def beside_training(losses: tuple[str, ...], micro: int | None) -> dict[str, Tensor]:
-    schedule = replace(GENTLE, micro_batch=micro)
+def beside_training(losses: tuple[str, ...]) -> dict[str, Tensor]:
     given: dict[str, Any] = {"teacher": toy_network(7), "losses": losses}
-    return tensors(train(plain_network(), toy_data(), schedule, **given).network)
+    return tensors(train(plain_network(), toy_data(), GENTLE, **given).network)
 
 
 def test_losses_that_look_at_one_image_at_a_time_are_those_of_one_process(pair: Pair) -> None:
@@ -153,15 +151,21 @@ def test_losses_that_look_at_one_image_at_a_time_are_those_of_one_process(pair: 
         "attention=1",
         "ofa=0.1, layers=1",
     )
-    one = beside_training(losses, None)
-    first, second = pair(beside_training, losses, None)
+    one = beside_training(losses)
+    first, second = pair(beside_training, losses)
     assert_same(first, second, bits=True)
     assert_same(first, one)
 
 
-def test_micro_batches_of_two_processes_are_of_the_same_number(pair: Pair) -> None:
+def sixteen_at_once() -> tuple[dict[str, Tensor], Trained]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Place", lambda micro, losses: Place(16, losses))
+        return toy_training(True, {})
+
+
+def test_the_pieces_of_two_processes_are_of_the_same_number(pair: Pair) -> None:
     """17 and 16 images, 16 at once: two parts in both, though one of them would be enough for the second."""
-    (first, _), (second, _) = pair(toy_training, True, {"micro_batch": 16})
+    (first, _), (second, _) = pair(sixteen_at_once)
     assert_same(first, second, bits=True)
 
 
@@ -221,7 +225,7 @@ def noted() -> list[tuple[list[float], float]]:
     images, labels = torch.ones(16, 1, 4, 4), torch.arange(16) % 4
     data = Data("m", ("a", "b", "c", "d"), (1, 4, 4), Ordered(images, labels), Pixels(images, labels))
     network = Noting()
-    train(network, data, Schedule(epochs=1, batch=8, mixup=1.0, precision="fp32", warmup_epochs=0))
+    train(network, data, Schedule(epochs=1, batch=8, mix=("mixup=1.0",), precision="fp32", warmup_epochs=0))
     return network.seen
 
 
@@ -319,42 +323,6 @@ def test_each_process_asks_for_its_piece_and_all_know_the_answers(pair: Pair) ->
         torch.testing.assert_close(table, told, rtol=1e-5, atol=1e-5)  # float32, other batches
 
 
-def shared_out() -> tuple[float, list[int], float, bool]:
-    torch.manual_seed(3)
-    attention = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(2), nn.Linear(36, 16), nn.Sequential(attention),
-        nn.Flatten(), nn.Linear(256, 4),
-    ).eval()  # fmt: skip
-    images = toy_data().test.images[: 5 + here().rank]
-    whole = sharded(network, here())
-    with torch.no_grad():
-        difference = (whole(images) - network(images)).abs().max().item()
-    held = [parameter.to_local().numel() for parameter in whole.parameters()]  # type: ignore[operator]
-    data = toy_data()
-    taught = train(
-        plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network, shared_out=True)]
-    )
-    with apart():
-        usual = train(plain_network(), data, replace(GENTLE, epochs=1), guides=[Guide("big", network)])
-    here().spread = False
-    close = all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-4)
-        for a, b in zip(taught.network.parameters(), usual.network.parameters(), strict=True)
-    )
-    return difference, held, sum(p.numel() for p in network.parameters()), close
-
-
-def test_a_teacher_that_is_shared_out_answers_as_the_whole_one_does(pair: Pair) -> None:
-    both = pair(shared_out)
-    whole = both[0][2]
-    assert sum(sum(held) for _, held, _, _ in both) == whole
-    for difference, held, _, close in both:
-        assert difference < 1e-5  # float32
-        assert sum(held) < 0.6 * whole
-        assert close
-
-
 # ---------------------------------------------------------------------- one process, and bad input
 
 
@@ -365,10 +333,6 @@ def test_one_process_joins_nothing() -> None:
         with synchronised(Exchange(world, [], CPU)) as nothing:
             assert nothing is None
     assert isinstance(synchronised(Exchange(here(), [], CPU)), nullcontext)
-    with pytest.raises(
-        UsageError, match="divides the teacher among processes: found 1 process, expected at least 2"
-    ):
-        sharded(copy.deepcopy(plain_network()), here())
 
 
 @pytest.mark.parametrize(

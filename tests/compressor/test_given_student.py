@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import compressor
 from compressor.api import compress, run_name
+from compressor.data import load_data
 from compressor.errors import UsageError
 from compressor.profiling import count
-from compressor.recipe import Recipe, read_recipe, recipe_with
+from compressor.recipe import ModelRecipe, Recipe, read_recipe, recipe_with
 from compressor.run.folder import open_run
+from compressor.run.given_student import given_student
 from compressor.run.report.screen import print_report
+from compressor.run.teacher import model_named
 from tests.compressor.test_comparisons import Staged
 from tests.test_tiny import colours, untrained
 
@@ -109,7 +113,6 @@ def test_another_number_of_classes_is_one_line_before_training(tmp_path: Path) -
             {"distil.layerwise.auxiliary": "resnet34"},
             "distil.layerwise.auxiliary is `resnet34`, and only method `information-flow`",
         ),
-        ({"distil.student": "", "distil.student_weights": "a.pt"}, "distil.student is not"),
     ],
 )
 def test_what_makes_no_sense_with_a_given_student_is_one_line(changes: dict[str, Any], reason: str) -> None:
@@ -123,6 +126,25 @@ def test_a_name_that_nobody_knows_is_refused_before_data_is_read(key: str, tmp_p
         compress(
             recipe(**{"distil__method": "information-flow", f"distil__{key}": "resnet1"}), tmp_path / "run"
         )
+
+
+def test_a_name_carries_the_weights_of_its_network(tmp_path: Path) -> None:
+    assert model_named("resnet18", trust=True) == ModelRecipe("resnet18", "", True)
+    assert model_named("timm:a.b=runs/x=1/w.pt", trust=False) == ModelRecipe("timm:a.b", "runs/x=1/w.pt")
+    (tmp_path / "lr=1").mkdir()
+    assert model_named(str(tmp_path / "lr=1"), trust=False).name == str(tmp_path / "lr=1")
+    for text in ("resnet18=", "=w.pt"):
+        with pytest.raises(UsageError, match="is not NAME=WEIGHTS"):
+            model_named(text, trust=False)
+
+
+def test_a_student_begins_with_the_weights_that_its_name_carries(tmp_path: Path) -> None:
+    weights = {name: tensor + 1 for name, tensor in small().state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors")
+    asked = recipe(distil__method="kd", distil__student=f"{HERE}:small={tmp_path / 'w.safetensors'}")
+    origin = given_student(asked, load_data(asked.data, 0), untrained())
+    assert torch.equal(origin.network.state_dict()["head.weight"], weights["head.weight"])
+    assert run_name(asked).endswith("small")
 
 
 def test_a_recipe_with_a_given_student_survives_its_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from compressor.errors import UsageError
+from compressor.recipe.optimizer_text import optimizer_of
 from compressor.recipe.schedule import Schedule
 
 
@@ -47,7 +48,16 @@ def test_the_shortest_trainings_have_a_rate_above_zero_at_every_step(steps):
         ({"learning_rate": 0.0}, "`learning_rate` is 0.0, expected above 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
         ({"learning_rate": float("inf")}, "`learning_rate` is inf"),
-        ({"momentum": 1.0}, "`momentum` is 1.0"),
+        ({"optimizer": "sgd, momentum=1.0"}, "optimizer `sgd, momentum=1.0`: momentum is 1.0"),
+        ({"optimizer": "sgd, beta1"}, "`beta1` is not NAME=VALUE"),
+        ({"optimizer": "adam, betas=[0.9"}, r"`betas=\[0.9` is not NAME=VALUE"),
+        ({"optimizer": "adam, betas=0.9, 0.95"}, "`0.95` is not NAME=VALUE"),
+        ({"optimizer": "sgd, lr=0.1"}, "lr is a key of its own"),
+        ({"optimizer": "momentum=0.9"}, "begins with no name"),
+        ({"mix": ("mixed=1",)}, "unknown way of mixing `mixed`"),
+        ({"mix": ("mixup",)}, "`mix` has `mixup`, expected an alpha above 0"),
+        ({"mix": ("cutmix=0",)}, "`mix` has `cutmix=0`"),
+        ({"mix": ("mixup=1", "mixup=2")}, "expected each way of mixing once"),
         ({"weight_decay": -1e-4}, "`weight_decay` is -0.0001"),
         ({"warmup_epochs": 2}, r"`warmup_epochs` is 2, expected at least 0 and below epochs \(2\)"),
         ({"label_smoothing": 1.0}, "`label_smoothing` is 1.0"),
@@ -60,6 +70,12 @@ def test_the_shortest_trainings_have_a_rate_above_zero_at_every_step(steps):
 def test_a_wrong_schedule_is_refused_by_the_name_of_its_field(wrong, named):
     with pytest.raises(UsageError, match=named):
         Schedule(**{"epochs": 2} | wrong)
+
+
+def test_an_optimizer_is_a_name_and_settings():
+    assert optimizer_of("sgd") == ("sgd", {})
+    found = optimizer_of("AdamW, betas=[0.9, 0.95],amsgrad = true, eps=1e-6")
+    assert found == ("AdamW", {"betas": (0.9, 0.95), "amsgrad": True, "eps": 1e-6})
 
 
 def test_a_schedule_is_read_without_loading_torch():

@@ -267,7 +267,9 @@ def test_a_network_given_in_eval_mode_is_trained_all_the_same():
 def test_clipping_bounds_the_step():
     def moved(clip):
         # The peak rate only, no momentum yet: one step is the rate times the gradient.
-        one = replace(QUICK, epochs=1, batch=280, warmup_epochs=0, weight_decay=0, momentum=0)
+        one = replace(
+            QUICK, epochs=1, batch=280, warmup_epochs=0, weight_decay=0, optimizer="sgd, momentum=0"
+        )
         after = train(toy_network(), toy_data(), replace(one, clip_norm=clip)).network
         steps = zip(toy_network().parameters(), after.parameters(), strict=True)
         return sum((b - a).square().sum() for a, b in steps).sqrt().item()
@@ -389,7 +391,8 @@ def test_a_rate_that_destroys_what_a_network_knows_is_lowered_and_told():
 
 def test_a_network_that_no_rate_makes_better_is_handed_out_as_it_began(tmp_path):
     teacher, start = taught_pair()
-    wild = replace(QUICK, epochs=1, learning_rate=400, warmup_epochs=0, clip_norm=0.5, momentum=0.0)
+    wild = replace(QUICK, epochs=1, learning_rate=400, warmup_epochs=0, clip_norm=0.5)
+    wild = replace(wild, optimizer="sgd, momentum=0")
     once = train(start, toy_data(), wild, teacher=teacher, guarded=True, checkpoints=tmp_path)
     assert ["trained again" in told for told in once.warnings] == [True, True, False]
     assert "handed out as it began" in once.warnings[-1]

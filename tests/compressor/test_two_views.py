@@ -100,7 +100,7 @@ def test_the_teacher_is_shown_its_own_view_and_the_student_the_other() -> None:
 
 def test_mixing_mixes_both_views_by_the_same_draw() -> None:
     data = toy_data(fixed=False)
-    schedule = Schedule(epochs=1, batch=16, warmup_epochs=0, mixup=0.4, precision="fp32")
+    schedule = Schedule(epochs=1, batch=16, warmup_epochs=0, mix=("mixup=0.4",), precision="fp32")
     same = replace(data, train=TwoViews(data.train, data.train))
     teacher = toy_network(seed=5).eval()
     found = train(toy_network(), same, schedule, teacher=teacher).network

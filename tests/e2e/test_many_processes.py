@@ -41,9 +41,8 @@ def process_of(launcher: int, rank: int) -> int:
 def test_two_processes_make_one_run_with_the_widths_that_one_would_choose(
     finished: tuple[Path, Outcome], folder: Path
 ) -> None:
-    """The teacher is shared out as well: it has the weights of the network that is cut, so the student is the same."""
-    shared = ("--teacher", "mypkg:teacher", "--set", "distil.shard_teacher=true")
-    begun = started(folder, *RUN, *shared, "--epochs", "4", "--json")
+    """It is taught by another one with the same weights, so the student is the same."""
+    begun = started(folder, *RUN, "--teacher", "mypkg:teacher", "--epochs", "4", "--json")
     out, err = begun.communicate(timeout=PATIENCE_S)
     assert begun.returncode == 0, err
     report, alone = json.loads(out), json.loads(finished[1].out)
@@ -87,13 +86,3 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_one_process_can_go_on(
 
     assert continued.code == 0, continued.err
     assert json.loads(continued.out)["trainings"][0]["resumed_from"] >= 1
-
-
-def test_a_teacher_cannot_be_shared_out_among_one_process(folder: Path) -> None:
-    said = warm_shell(folder, *RUN, "--set", "distil.shard_teacher=true")
-    assert said.code == 2
-    assert said.complaint == [
-        "error: distil.shard_teacher divides the teacher among processes: found 1 process, expected at least 2",
-        "hint: start with torchrun --nproc-per-node 2 -m compressor run …, or remove distil.shard_teacher",
-    ]
-    assert not (folder / "runs").exists()

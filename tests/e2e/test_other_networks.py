@@ -112,14 +112,6 @@ def test_no_trained_teacher_is_needed_where_none_is_asked(folder: Path) -> None:
     assert report["model"]["origin"] == "random weights"
 
 
-def test_a_probe_is_trained_before_the_student(folder: Path) -> None:
-    run(folder, "mypkg:teacher", "mypkg:data", "--method", "kd", "--set", "distil.probe=1")
-    (log,) = folder.glob("runs/*/log.jsonl")
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    names = list(dict.fromkeys(line["training"] for line in lines if "training" in line))
-    assert names == ["probe-taught", "probe-alone", "student"]
-
-
 def test_a_network_is_repaired_and_nothing_more(folder: Path) -> None:
     report = run(folder, "mypkg:teacher", "mypkg:data", "--method", "repair")
     (row,) = report["repairs"]

@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 
 from compressor.methods.cascade.joint_lesson import Member, Together
-from compressor.methods.stages import channels_of
 from compressor.methods.start import Start, proved
 from compressor.methods.task import Task, Training, taught
 from compressor.pruning.graph.channels import ChannelGraph
@@ -22,7 +21,6 @@ from compressor.pruning.graph.cost import costs_of
 from compressor.pruning.widths.plan import Plan
 from compressor.recipe.method_table import TOGETHER
 from compressor.training import Arithmetic, Guide, accuracy, follow
-from compressor.training.hints import hints_for
 from compressor.training.refusals import check_sense
 
 
@@ -41,7 +39,6 @@ def cascade(task: Task) -> tuple[Training, ...]:
         asked,
         task.data,
         arithmetic,
-        hints=hints_for(asked.hints, asked.hint_weight, task.teacher, task.guide.network),
     )
     trained = follow(
         lesson,
@@ -71,7 +68,7 @@ def cascade(task: Task) -> tuple[Training, ...]:
 def _guide(member: Member, task: Task) -> Guide:
     network = copy.deepcopy(member.network).eval()
     right = accuracy(network, task.data.test, device=task.device)
-    return Guide(member.stage.name, network, right, channels_of(task.distilling.hints, member.plan))
+    return Guide(member.stage.name, network, right)
 
 
 def with_costs(graph: ChannelGraph, plan: Plan) -> Plan:

@@ -13,7 +13,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from compressor.data.split import Data
 from compressor.methods.cascade.masks import Derivatives, Moving, Units, chosen
 from compressor.methods.cascade.shared_weights import Flat, Part
-from compressor.methods.stages import Stage, channels_of
+from compressor.methods.stages import Stage
 from compressor.pruning.cutting import cut
 from compressor.pruning.cutting.sliced import slice_tensor
 from compressor.pruning.graph.channels import ChannelGraph
@@ -35,7 +34,6 @@ from compressor.recipe.distilling import Distilling
 from compressor.training import Arithmetic, Guide
 from compressor.training.distributed.world import here
 from compressor.training.guides import Answers, answering, answers_of
-from compressor.training.hints import Channels, Hints
 from compressor.training.lesson import Backward, digest, loss_of
 from compressor.training.optimizers import Named
 
@@ -81,12 +79,9 @@ class Together:
         data: Data,
         arithmetic: Arithmetic,
         backend: str = "auto",
-        hints: Hints | None = None,
     ) -> None:
-        self._hints = hints
         self.notes: list[str] = []
-        apart = ("schedule", "shard_teacher")
-        asked = {key: value for key, value in asdict(distilling).items() if key not in apart}
+        asked = {key: value for key, value in asdict(distilling).items() if key != "schedule"}
         self._identity: dict[str, object] = {
             "network": digest(teacher),
             "teacher": digest(guide.network),
@@ -105,7 +100,7 @@ class Together:
         shared = frozenset(tensors) - own_tensors(self._teacher, graph)
         self._flat = Flat(tensors, shared, names, arithmetic.device)
         self._units = Units(graph, dict(self._teacher.named_parameters()))
-        self._learns = distilling.cascade.masks == "learned" and bool(self._units.count)
+        self._learns = bool(self._units.count)
         full = {name: buffer.detach().clone() for name, buffer in self._teacher.named_buffers()}
         start = self._units.places(scores)
         self.members: list[Member] = []
@@ -156,16 +151,10 @@ class Together:
         """The largest first: what it says is what the next is told. Each is done before the next begins."""
         told = self._answers()(images if theirs is None else theirs, index)
         total = torch.zeros((), device=images.device)
-        larger: tuple[dict[str, Tensor], Channels] | None = None
         for member in reversed(self.members):
-            with self._arithmetic.autocast(), self._watching(member.network) as mine:
+            with self._arithmetic.autocast():
                 said = member.network(images)
             loss = loss_of(said, labels, told, self._schedule)
-            if self._hints is not None:
-                channels = channels_of(self._hints.layers, member.plan)
-                if larger is not None:
-                    loss = loss + self._hints.loss(mine, larger[0], channels, larger[1])
-                larger = {layer: output.detach() for layer, output in mine.items()}, channels
             backward(loss)
             told = said.detach().float()
             total += loss.detach()
@@ -289,12 +278,9 @@ class Together:
                 row[start : start + group.units] = np.isin(slot.indices[:, 0], np.array(kept))
         return row
 
-    def _watching(self, network: nn.Module) -> AbstractContextManager[dict[str, Tensor]]:
-        return nullcontext({}) if self._hints is None else self._hints.watching(network)
-
     def _answers(self) -> Answers:
         if self._told is None:
-            teacher = answering(self._guide.network, self._arithmetic, self._guide.shared_out)
+            teacher = answering(self._guide.network, self._arithmetic)
             self._told = answers_of(
                 teacher, self._data.train, self._schedule, self._arithmetic, self.notes.append
             )

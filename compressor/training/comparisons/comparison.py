@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from compressor.data.split import Data
 from compressor.recipe.loss_terms import Term
 from compressor.recipe.schedule import Schedule
-from compressor.training.hints import Channels
-from compressor.training.layer_outputs import Places
+from compressor.training.layer_outputs import Channels, Places
 from compressor.training.losses import LOSSES
 from compressor.training.precision import Arithmetic
 

@@ -19,8 +19,7 @@ from compressor.recipe.loss_terms import Term
 from compressor.recipe.schedule import Schedule
 from compressor.training.comparisons.comparison import TURNS, Both, Seen
 from compressor.training.comparisons.comparison_table import COMPARISONS
-from compressor.training.hints import Channels
-from compressor.training.layer_outputs import Places, watching
+from compressor.training.layer_outputs import Channels, Places, watching
 from compressor.training.losses import LOSSES
 from compressor.training.precision import Arithmetic
 from compressor.training.seeds import seed_of

@@ -41,10 +41,10 @@ def check_terms(terms: Sequence[Term], data: Data, schedule: Schedule, *, taught
                 raise unknown_name(f"setting of loss `{term.name}`", setting, sorted(known) or ["(none)"])
         if loss.labels and not data.train.labelled:
             raise UsageError(f"loss `{term.name}` needs labels, and the pictures of `{data.name}` have none")
-        if loss.labels and (schedule.mixup or schedule.cutmix):
+        if loss.labels and schedule.mix:
             raise UsageError(
-                f"loss `{term.name}` needs one label for each image, and mixup and cutmix mix labels",
-                "set mixup and cutmix to 0, or remove the loss",
+                f"loss `{term.name}` needs one label for each image, and `mix` mixes labels",
+                "leave distil.schedule.mix empty, or remove the loss",
             )
         if comparison.turns and data.shape[1] != data.shape[2]:
             height, width = data.shape[1:]
@@ -77,11 +77,6 @@ def _need_whole_batches(name: str, data: Data, schedule: Schedule) -> None:
         raise UsageError(
             f"loss `{name}` compares the images of a batch, and a batch has {batch}, expected at least {LEAST_BATCH}",
             "set distil.schedule.batch higher; 64 or more is better",
-        )
-    if schedule.micro_batch is not None and schedule.micro_batch < batch:
-        raise UsageError(
-            f"loss `{name}` compares the images of a whole batch, and micro_batch is {schedule.micro_batch} of {batch}",
-            "remove micro_batch, or use a smaller batch",
         )
     if here().size > 1:
         raise UsageError(

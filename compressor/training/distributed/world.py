@@ -42,8 +42,7 @@ BUCKET = 25 * 2**20
 class World:
     """All processes, as one of them sees them. ``device``: the device of this one.
 
-    ``patient``: process group with the timeout ``LONG``. ``spread``: a network is sharded over the processes, so
-    its forward pass needs all of them.
+    ``patient``: process group with the timeout ``LONG``.
     """
 
     rank: int = 0
@@ -51,7 +50,6 @@ class World:
     device: torch.device = CPU
     watch: Watch | None = None
     patient: Any = None
-    spread: bool = False
 
     @property
     def first(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compressor.data.split import Data
-from compressor.training import train
+from compressor.training import course, train
 
 from .stripes import SCHEDULE, stripes
 
@@ -21,6 +21,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "CHECKPOINT_S", 0.0)
 
 
 @pytest.fixture

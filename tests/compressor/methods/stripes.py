@@ -17,9 +17,7 @@ from compressor.recipe.budget import Budget
 from compressor.recipe.distilling import Distilling
 from compressor.training import Guide, Progress, Schedule
 
-SCHEDULE = Schedule(
-    epochs=4, batch=32, warmup_epochs=0, learning_rate=0.05, precision="fp32", test_every=1, checkpoint_s=1e-9
-)
+SCHEDULE = Schedule(epochs=4, batch=32, warmup_epochs=0, learning_rate=0.05, precision="fp32", test_every=1)
 CPU = torch.device("cpu")
 
 

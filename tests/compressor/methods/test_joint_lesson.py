@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from compressor.pruning.graph.trace import trace
 from compressor.pruning.widths.plan import Plan
 from compressor.recipe.distilling import CascadeRecipe, Distilling
 from compressor.training import Arithmetic
-from compressor.training.hints import Hints
 from compressor.training.losses import cross_entropy, kd
 
 from .stripes import CPU, SCHEDULE, task_for
@@ -136,9 +134,6 @@ def test_a_part_reads_its_weights_and_gives_its_gradients() -> None:
     assert torch.equal(untouched["norm.weight"], tensors["norm.weight"] + 1)
 
 
-SCORED = CascadeRecipe(masks="scored")
-
-
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels are chosen anew after every step, and scores go far."""
@@ -233,18 +228,10 @@ def test_masks_nest_stay_in_the_budget_and_channels_come_back(
     assert (fixed == fixed[0]).all(), "masks are final for the last part"
 
 
-@pytest.mark.usefixtures("hasty")
-def test_masks_as_scored_do_not_move(teacher: nn.Module, data: Data, tmp_path: Path) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
-    before = [member.kept.copy() for member in lesson.members]
-    stepped(lesson, data, 5, 10)
-    assert all(np.array_equal(a, m.kept) for a, m in zip(before, lesson.members, strict=True))
-
-
 def test_running_statistics_stay_where_a_channel_was_while_it_is_away(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
-    lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
+    lesson = lesson_for(teacher, data, tmp_path)
     stepped(lesson, data, 2, 10)
     member = lesson.members[0]
     whole = lesson.at_full_width(member)
@@ -276,40 +263,13 @@ def test_places_are_shares_and_equals_share_one(teacher: nn.Module, data: Data, 
     assert places[:4].tolist() == [0.625, 0.25, 0.25, 0.875]
 
 
-def test_hints_in_a_cascade_add_the_differences_to_the_next_larger_network(
-    teacher: nn.Module, data: Data, tmp_path: Path
-) -> None:
-    batch = next(iter(data.train.batches(32)))
-    losses = []
-    for weight in (0.0, 1.0):
-        task = task_for(teacher, data, tmp_path, Distilling(schedule=SCHEDULE, assistants=2))
-        lesson = Together(
-            task.teacher, task.guide, task.graph, task.scores, task.budget, task.path, task.distilling, data, FP32,
-            hints=Hints(("4",), weight),
-        )  # fmt: skip
-        for network in lesson.networks.values():
-            network.train()
-        losses.append(lesson.learn(batch.images, batch.labels, batch.index, lambda loss: loss.backward()))
-    outputs = []
-    for member in lesson.members:
-        with Hints(("4",), 1.0).watching(member.network) as seen:
-            member.network(batch.images)
-        kept = member.plan.slices.get("4.weight", {}).get(0, range(16))
-        outputs.append({channel: seen["4"][:, place] for place, channel in enumerate(kept)})
-    expected = sum(
-        torch.stack([(own[c] - other[c]).square().mean() for c in own]).mean()
-        for own, other in pairwise(outputs)
-    )
-    torch.testing.assert_close(losses[1] - losses[0], expected.detach() / 4, rtol=1e-4, atol=1e-5)
-
-
 def test_a_batch_that_is_broken_off_leaves_no_gradients(
     teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
     batch = next(iter(data.train.batches(32)))
     gradients = []
     for broken_off in (False, True):
-        lesson = lesson_for(teacher, data, tmp_path, cascade=SCORED)
+        lesson = lesson_for(teacher, data, tmp_path)
         for network in lesson.networks.values():
             network.train()
         if broken_off:
@@ -328,10 +288,9 @@ def test_a_derivative_that_overflowed_moves_nothing() -> None:
     assert moving.row[1:].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("change", [{"cascade": CascadeRecipe(0.5)}, {"cascade": SCORED}, {"hints": ("4",)}])
 def test_what_decides_the_channels_is_part_of_what_the_training_is(
-    teacher: nn.Module, data: Data, tmp_path: Path, change: dict[str, object]
+    teacher: nn.Module, data: Data, tmp_path: Path
 ) -> None:
     usual = lesson_for(teacher, data, tmp_path).identity()
-    other = lesson_for(teacher, data, tmp_path, **change).identity()
-    assert {key for key in usual if usual[key] != other[key]} == {f"distil.{key}" for key in change}
+    other = lesson_for(teacher, data, tmp_path, cascade=CascadeRecipe(0.5)).identity()
+    assert {key for key in usual if usual[key] != other[key]} == {"distil.cascade"}
