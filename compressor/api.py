@@ -22,14 +22,15 @@ from torch import Tensor, nn
 
 from compressor.artifacts.profile import Profile, profiled
 from compressor.artifacts.prove import truth_of_network
+from compressor.artifacts.prove_call import is_plain, prove_call, require_equal
 from compressor.artifacts.student import Student, apply_plan, load_student, save_student
 from compressor.artifacts.write import checked, written_onnx
 from compressor.base.checks import require
 from compressor.data import load_data
 from compressor.data.factory import data_from
 from compressor.data.split import Data
-from compressor.errors import CompressError
 from compressor.exporting import Artifact
+from compressor.exporting.trees import INPUT, call_of
 from compressor.models.names import ModelSource
 from compressor.pruning.cutting import cut
 from compressor.pruning.cutting.folding import fold_constants
@@ -169,15 +170,21 @@ def distil(
     return trained.network
 
 
-def export(network: nn.Module, images: Tensor, path: Path | str, *, opset: int | None = None) -> Artifact:
-    """The network as an ONNX file with a dynamic batch axis, proven on ``images`` to be the network."""
-    recipe = ExportRecipe(opset=opset)
-    images, still = images.cpu(), _still(network)
+def export(network: nn.Module, example: Given, path: Path | str, *, opset: int | None = None) -> Artifact:
+    """The network as an ONNX file with a dynamic batch axis, proven on ``example`` to be the network.
+
+    ``example``: images, a tuple of arguments, or arguments by name. Outputs may be tensors, tuples, dictionaries and
+    dataclasses: each tensor among them is an output of the file with the name of its place.
+    """
+    still, recipe = _still(network), ExportRecipe(opset=opset)
+    call = call_of(still, example)
+    if getattr(still, "batch", None) is not None or not is_plain(still, call):
+        artifact = written_onnx(still, example, Path(path), recipe, {})
+        return require_equal(artifact, prove_call(artifact, still, call))
+    images = call.tensors[INPUT]
     artifact = written_onnx(still, images[:1], Path(path), recipe, {})
     for check in checked(artifact, truth_of_network(still, images), recipe).checks:
-        if not check.passed:
-            artifact.path.unlink(missing_ok=True)
-            raise CompressError(f"{check.name}: {check.detail}")
+        require_equal(artifact, check)
     return artifact
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ExportError
 
@@ -39,20 +40,31 @@ def copied(module: nn.Module, target: str) -> nn.Module:
         raise ExportError(f"cannot export `{name}` to {target}: it cannot be copied: {error}") from error
 
 
-def captured(module: nn.Module, example: Tensor, free: Free, most: int | None = None) -> ExportedProgram:
-    """Capture the module's graph with variable axes ``free``; ``most``: largest batch, if memory is planned ahead."""
+def captured(
+    module: nn.Module, tensors: Sequence[Tensor], free: Free, most: int | None = None
+) -> ExportedProgram:
+    """Capture the module's graph with variable axes ``free``; ``most``: largest batch, if memory is planned ahead.
+
+    Of several inputs those whose first size is that of the first one have the batch there.
+    """
     import torch
 
-    example = example.detach().cpu()
-    # Some versions of torch.export treat a size of one as a constant.
-    example = torch.cat([example, example]) if len(example) == 1 else example
+    tensors = [tensor.detach().cpu() for tensor in tensors]
+    batch = tensors[0].shape[:1]
+    with_batch = [bool(tensor.dim()) and tensor.shape[:1] == batch for tensor in tensors]
+    if batch == (1,) and BATCH in free.values():
+        # Some versions of torch.export treat a size of one as a constant.
+        tensors = [torch.cat([t, t]) if own else t for t, own in zip(tensors, with_batch, strict=True)]
     # Strides divide a free side into many cases: with `AUTO` the capture chooses those that hold, `Dim` must prove all.
     axes = {
         axis: torch.export.Dim(BATCH, min=1, max=most) if name == BATCH else torch.export.Dim.AUTO
         for axis, name in free.items()
         if name
     }
-    return torch.export.export(module, (example,), dynamic_shapes=(axes,), strict=False)
+    shapes: Any = tuple(axes if own else None for own in with_batch)
+    if "tensors" in inspect.signature(module.forward).parameters:
+        shapes = (shapes,)  # one parameter for all of them
+    return torch.export.export(module, tuple(tensors), dynamic_shapes=shapes, strict=False)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def to_executorch(network: nn.Module, example: Tensor, path: Path, options: Aske
 
         module = copied(network, "ExecuTorch")
         with explained(module, "ExecuTorch"):
-            program = captured(module, example, {0: BATCH}, most=options.engine.batches[-1])
+            program = captured(module, (example,), {0: BATCH}, most=options.engine.batches[-1])
         try:
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             content = lowered.to_executorch().buffer

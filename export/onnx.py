@@ -25,11 +25,12 @@ from compressor.exporting.capture import BATCH, Free, captured, copied, undistur
 from compressor.exporting.hygiene import LAYER_NAMES, tidy
 from compressor.exporting.rejections import explained
 from compressor.exporting.streaming import weight_bytes, write_in_parts
+from compressor.exporting.trees import INPUT, call_of, flatten, outputs_by_name
 
 # torch and onnx are imported where they are used: the table of formats names `to_onnx`, and
 # reading that table must stay instant.
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.export import ExportedProgram
     from torch.onnx import ONNXProgram
 
@@ -43,7 +44,7 @@ _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float6
 
 def to_onnx(
     module: nn.Module,
-    example: Tensor,
+    example: Any,
     path: Path,
     *,
     opset: int | None = None,
@@ -52,19 +53,31 @@ def to_onnx(
 ) -> Artifact:
     """Write ``module``, as it computes in eval mode, to ``path``.
 
-    Input ``input`` and output ``logits`` (further outputs: ``output_1``, ...) share the free
-    axis ``batch``; all other axes are those of ``example``, but for ``height`` and ``width`` with ``free_size``.
-    The caller's module is not changed.
+    ``example``: a tensor, a tuple of arguments, or arguments by name. One tensor is the input ``input``, others have
+    the names of their arguments. Outputs are ``logits``, ``output_1``, … of tensors in a row; those of a dictionary,
+    a dataclass or anything nested have the names of their places (``boxes.0``). All share the free axis ``batch``;
+    the other axes are those of ``example``, but for ``height`` and ``width`` with ``free_size``. A network that is
+    made for one batch (``module.batch``) has no free axis. The caller's module is not changed.
     Models above 1.5 GiB have their weights in ``<path>.data``, which must be kept beside the file.
     """
     import onnx
+    import torch
 
     path = Path(path)
     copy = copied(module, "ONNX")
     with undisturbed(), explained(copy, "ONNX"):
+        call = call_of(copy, example)
+        args, kwargs = call.arguments(call.tensors)
+        with torch.no_grad():
+            result = copy(*args, **kwargs)
+        outputs = list(outputs_by_name(result, call.tensors))
+        if [*call.tensors] != [INPUT] or not isinstance(result, torch.Tensor):
+            flatten(copy, call)
         free = dict(enumerate((BATCH, None, "height", "width"))) if free_size else {0: BATCH}
-        program = captured(copy, example, free)
-        model = _translate(program, opset, free)
+        if getattr(module, "batch", None) is not None:
+            free = {axis: None if name == BATCH else name for axis, name in free.items()}
+        program = captured(copy, list(call.tensors.values()), free)
+        model = _translate(program, opset, free, list(call.tensors), outputs)
     written = model.model.opset_imports[""]
     if opset not in (None, written):
         raise ExportError(
@@ -88,17 +101,24 @@ def to_onnx(
     )
 
 
-def _translate(program: ExportedProgram, opset: int | None, free: Free) -> ONNXProgram:
+def _translate(
+    program: ExportedProgram, opset: int | None, free: Free, inputs: list[str], outputs: list[str]
+) -> ONNXProgram:
     import torch
 
-    count = len(program.graph_signature.user_outputs)
+    # The program already has its free axes; this restores their names, which it lost.
+    names = {axis: name for axis, name in free.items() if name}
+    signature = program.graph_signature.user_inputs
+    nodes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder"}
+    shapes: Any = tuple(
+        names if names and nodes[name] and not isinstance(nodes[name][0], int) else None for name in signature
+    )
     model = torch.onnx.export(
         program,
         dynamo=True,
-        # The program already has its free axes; this restores their names, which it lost.
-        dynamic_shapes=({axis: name for axis, name in free.items() if name},),
-        input_names=["input"],
-        output_names=["logits", *(f"output_{index}" for index in range(1, count))],
+        dynamic_shapes=shapes if any(shapes) else None,
+        input_names=inputs,
+        output_names=outputs,
         opset_version=opset,
         verbose=False,
     )

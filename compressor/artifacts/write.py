@@ -133,7 +133,7 @@ def asked_of(
 
 
 def written_onnx(
-    network: nn.Module, image: Tensor, path: Path, recipe: ExportRecipe, metadata: Mapping[str, str]
+    network: nn.Module, image: Any, path: Path, recipe: ExportRecipe, metadata: Mapping[str, str]
 ) -> Artifact:
     """The network as an ONNX file, which is not proven yet."""
     return FORMATS["onnx"].function(network, image, path, asked_of(recipe, metadata=metadata))
@@ -142,9 +142,7 @@ def written_onnx(
 def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bool = True) -> Written:
     """A file that was written, and what it is found to be."""
     proofs, checks = proven(artifact, truth, recipe, ships=ships)
-    unproven = [
-        f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if proof.passed is None
-    ]
+    unproven = [f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if not proof.passed]
     notes = tuple(f"{artifact.path.name}: {note}" for note in artifact.notes)
     ran = kind_of(artifact.path) == "engine" and all(proof.passed is not None for proof in proofs)
     layers = _layers(artifact.path, truth) if ran else ()

@@ -7,6 +7,7 @@ the reason, or it is not in the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -78,13 +79,15 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
         name: getattr(torch, name)
         for name in """abs sgn sign sqrt rsqrt reciprocal square sin cos tan tanh asin acos atan sinh cosh erf erfinv
         floor ceil round trunc frac exp exp2 expm1 log log1p log2 log10 neg logit sinc positive isnan isinf
-        nan_to_num logical_not relu sigmoid zeros_like ones_like""".split()
+        nan_to_num logical_not relu sigmoid zeros_like ones_like erfc lgamma digamma i0 signbit asinh atanh
+        deg2rad rad2deg angle""".split()
     },
     **{
         name: getattr(F, name)
         for name in """relu6 hardtanh hardsigmoid silu hardswish gelu elu selu celu leaky_relu softplus mish
         hardshrink softshrink logsigmoid tanhshrink softsign""".split()
     },
+    "acosh": lambda x: torch.acosh(x + 1),
     "rrelu": lambda x: F.rrelu(x - 0.5, 0.1, 0.3),
     "threshold": lambda x: F.threshold(x, 0.3, 0.1),
     "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -118,6 +121,14 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "a layout": lambda x: x.contiguous(memory_format=torch.channels_last),
 }
 BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "logaddexp": torch.logaddexp,
+    "logaddexp2": torch.logaddexp2,
+    "fmin": torch.fmin,
+    "polar": lambda x, y: torch.view_as_real(torch.polar(x, y)).sum(-1),
+    "hypot": torch.hypot,
+    "copysign": torch.copysign,
+    "xlogy": torch.xlogy,
+    "fmax": torch.fmax,
     **{
         name: getattr(torch, name)
         for name in """add sub rsub mul div pow maximum minimum max min fmod remainder atan2 floor_divide heaviside
@@ -165,7 +176,47 @@ def meeting(function: Callable[[Tensor, Tensor], Tensor]) -> nn.Module:
 
 # --- Operators that move channels, run over space or over channels. The number is the units that are left to cut.
 
+
+def put_rows(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, [1, 4]] = x[:, :, [2, 5]].relu()
+    return x
+
+
+def put_channels(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, [1, 4]] = x[:, [2, 5]].relu()
+    return x
+
+
 MOVING: dict[str, tuple[Body, int]] = {
+    "a transform of space": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, x.shape[2:]), 8),
+    "a transform of channels": (lambda x: torch.fft.fft(x, dim=1).real, 0),
+    "a turn in space": (lambda x: torch.rot90(x, 1, (2, 3)), 8),
+    "a turn of channels": (lambda x: torch.rot90(x, 2, (1, 3)), 0),
+    "rows gathered": (lambda x: x.gather(2, torch.zeros_like(x, dtype=torch.long)), 8),
+    "channels gathered": (lambda x: x.gather(1, torch.zeros_like(x, dtype=torch.long)), 0),
+    "some channels gathered in rows": (
+        lambda x: F.pad(x.gather(2, torch.zeros(len(x), 4, 8, 8).long()), (0, 0, 0, 0, 0, 4)),
+        0,
+    ),
+    "columns added up": (lambda x: torch.zeros_like(x).scatter_add(3, torch.ones_like(x, dtype=torch.long), x), 8),
+    "rows added by index": (lambda x: x.index_add(2, torch.tensor([1, 3]), x[:, :, :2]), 8),
+    "rows put by index": (put_rows, 8),
+    "channels put by index": (put_channels, 0),
+    "a running maximum in space": (lambda x: x.cummax(3).values, 8),
+    "a running minimum and a sum of exponentials": (lambda x: x.cummin(2).values + x.logcumsumexp(3), 8),
+    "a median of what is a number": (lambda x: x - x.nanmedian(3, keepdim=True).values, 8),
+    "a whole transform": (lambda x: torch.fft.ifft2(torch.fft.fft2(x)).real, 8),
+    "a running maximum of channels": (lambda x: x.cummax(1).values, 0),
+    "distances between channels": (
+        lambda x: x * torch.cdist(x.flatten(2), x.flatten(2)).mean((1, 2))[:, None, None, None],
+        8,
+    ),
+    "distances between positions": (lambda x: x * torch.cdist(x.flatten(2).mT, x.flatten(2).mT).mean(), 0),
+    "complex numbers": (lambda x: torch.view_as_real(torch.complex(x, x.relu())).sum(-1), 8),
+    "pairs of columns as complex numbers": (
+        lambda x: torch.view_as_complex(x.unflatten(3, (4, 2)).contiguous()).abs().repeat_interleave(2, 3), 8),
     "a detour over another layout": (lambda x: x.permute(0, 2, 3, 1).sigmoid().permute(0, 3, 1, 2), 8),
     "a detour over a flat view": (lambda x: x.flatten(2).tanh().unflatten(2, (8, 8)), 8),
     "a detour over a transposed matrix": (lambda x: x.flatten(1).t().t().view(x.shape), 8),
@@ -376,7 +427,7 @@ REASONS: dict[str, tuple[Body, str]] = {
         lambda x: x * torch.arange(8.0, device=x.device)[None, :, None, None],
         "it meets a tensor of fixed width in `mul`",
     ),
-    "the network's output": (lambda x: torch.fft.fft2(x).real, "no rule for the operator `_fft"),
+    "an operator without a rule": (lambda x: x.renorm(2, 0, 1.0), "no rule for the operator `renorm`"),
 }
 
 
@@ -388,10 +439,10 @@ def test_channels_that_may_not_go_say_why(function: Body, expected: str) -> None
 
 
 def test_only_what_an_unknown_operator_touches_is_left_whole() -> None:
-    unknown = Function(lambda self, x: torch.fft.fft2(x).real)
+    unknown = Function(lambda self, x: x.renorm(2, 0, 1.0))
     graph = traced(around(nn.ReLU(), Conv(8, 6, 1), unknown, Conv(6, 8, 1)))
     assert [group.name for group in graph.groups] == ["0", "4"]
-    assert "no rule for the operator `_fft_c2c` in `3`" in reason(graph, "2")
+    assert "no rule for the operator `renorm` in `3`" in reason(graph, "2")
     assert {item.module for item in graph.unsupported} == {"3"}
 
 
@@ -435,7 +486,20 @@ def with_buffers(function: Callable[[Any, Tensor], Tensor]) -> nn.Module:
     return network
 
 
+def pairs() -> nn.Module:
+    return Function(
+        lambda self, x: self.head(
+            self.pair(self.one(x.mean((2, 3))).relu(), self.two(x.amax((2, 3))).relu())
+        ),
+        one=nn.Linear(3, 6),
+        two=nn.Linear(3, 7),
+        pair=nn.Bilinear(6, 7, 8),
+        head=nn.Linear(8, 5),
+    )
+
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
+    "a bilinear layer": (pairs, {"one": 6, "two": 7, "pair": 8}),
     "a convolution": (lambda: around(Conv(8, 6, 3), outputs=6), {"0": 8, "1": 6}),
     "a strided dilated convolution": (
         lambda: around(Conv(8, 6, 3, 2, 2, 2, bias=False), outputs=6),
@@ -664,6 +728,12 @@ def test_layers_are_cut_as_far_as_they_can_be(
     assert graph.unsupported == ()
     if expected:
         assert units(graph) == expected
+
+
+def test_a_bilinear_layer_costs_the_product_of_its_three_sizes() -> None:
+    graph = traced(pairs())
+    (product,) = [layer for layer in graph.layers if layer.name == "pair"]
+    assert product.positions * math.prod(factor.at((6, 7, 8)) for factor in product.factors) == 6 * 7 * 8
 
 
 def test_words_that_are_looked_up_are_whole_and_what_reads_them_is_cut() -> None:

@@ -32,7 +32,7 @@ SUMS_OVER = {
 OVER_CHANNELS = frozenset(
     """addmm baddbmm mv dot vdot addmv attention layer_norm rms_norm group_norm instance_norm _softmax _log_softmax
     mean sum prod amax amin var std var_mean std_mean linalg_vector_norm norm logsumexp max min
-    lstm gru rnn_tanh rnn_relu _weight_norm_interface batch_norm""".split()
+    lstm gru rnn_tanh rnn_relu _weight_norm_interface batch_norm _trilinear""".split()
 )
 """Operators that are given the remaining channels only, wherever channels are removed from what they read."""
 

@@ -116,6 +116,8 @@ class _Layers(TorchFunctionMode):
                 self.account.gradients = args[0]
         elif func is Tensor.__getitem__:
             args = (args[0], self._index(args[1]))
+        elif func is Tensor.__setitem__:
+            args = (args[0], self._index(args[1]), *args[2:])
         elif func is _DATA:
             return args[0].detach()
         elif func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):

@@ -61,6 +61,53 @@ def index_select(flow: Flow, operation: Operation) -> None:
     flow.give(first_output(operation), {d: ids for d, ids in flow.of(x).items() if d != dim})
 
 
+def along_one_dim(flow: Flow, operation: Operation) -> None:
+    """``gather``, ``scatter_add``, ``index_add``: by index along one dimension, alike along the others."""
+    x, dim, *others = operation.args
+    dim %= x.dim()
+    whole = [each for each in others if isinstance(each, Tensor) and each.dim() == x.dim()]
+    labels = dict(flow.of(x))
+    for each in (x, *whole):
+        flow.freeze(each, "it is looked up by index", (dim,))
+    for each in others:
+        if isinstance(each, Tensor) and each.dim() != x.dim():
+            flow.freeze(each, "it holds indices")
+    for d in range(x.dim()):
+        for each in whole:
+            if d != dim and each.shape[d] == x.shape[d]:
+                tied = flow.tie(labels.get(d), flow.of(each).get(d), "it meets indices of fixed width")
+                labels = {**labels, d: tied} if tied is not None else _without(labels, d)
+            elif d != dim and d in labels:
+                flow.freeze(x, "a part of it is looked up", (d,))
+                labels = _without(labels, d)
+    flow.give(first_output(operation), _without(labels, dim))
+
+
+def index_put(flow: Flow, operation: Operation) -> None:
+    """``x[:, indices] = values``: what is written by index stays; the other dimensions meet those of the values."""
+    x, given, values = operation.args[:3]
+    dims = [dim for dim, each in enumerate(given) if each is not None]
+    flow.freeze(x, "it is written by index", dims)
+    for each in given:
+        if isinstance(each, Tensor):
+            flow.freeze(each, "it holds indices")
+    labels = dict(flow.of(x))
+    if len(dims) == 1 and given[dims[0]].dim() == 1:
+        place = {values.dim() - 1 - back: x.dim() - 1 - back for back in range(values.dim())}
+        for own, dim in place.items():
+            if dim not in dims and values.shape[own] > 1:
+                flow.tie(flow.of(values).get(own), labels.get(dim), "it is written by index")
+    else:
+        flow.freeze(values, "it is written by index")
+        for dim in set(labels) - set(dims):
+            flow.freeze(x, "it is written by index", (dim,))
+    flow.give(first_output(operation), _without(labels, *dims))
+
+
+def _without(labels: Labels, *dims: int) -> Labels:
+    return {dim: ids for dim, ids in labels.items() if dim not in dims}
+
+
 def _follow(flow: Flow, operation: Operation, x: Tensor, dim: int, indices: Tensor) -> bool:
     """Channels looked up by numbers that are known are only moved."""
     numbers = flow.numbers_in(indices)

@@ -150,3 +150,45 @@ def vector_product(flow: Flow, operation: Operation) -> None:
     )
     if bias:
         flow.give(out, flow.combine([bias[0], out], out.dim(), "it is added to a product"))
+
+
+def trilinear(flow: Flow, operation: Operation) -> None:
+    """``_trilinear(x, weight, y, …)``, as in ``nn.Bilinear``: all three are laid over one space and summed over dims.
+
+    The lists of the operator say at which dimensions each tensor is extended by one of size 1.
+    """
+    *tensors, _, _, _, summed = operation.args[:7]
+    added = operation.args[3:6]
+    dims = tensors[0].dim() + len(added[0])
+    met: list[list[Ids]] = [[] for _ in range(dims)]
+    sizes, fixed = [1] * dims, [False] * dims
+    for tensor, new in zip(tensors, added, strict=True):
+        own = [dim for dim in range(dims) if dim not in new]
+        for place, dim in enumerate(own):
+            sizes[dim] = max(sizes[dim], tensor.shape[place])
+            ids = flow.of(tensor).get(place)
+            met[dim] += [] if ids is None else [ids]
+            fixed[dim] |= ids is None and tensor.shape[place] > 1
+    labels: Labels = {}
+    for dim in range(dims):
+        for ids in met[dim]:
+            if fixed[dim]:
+                flow.ledger.freeze(ids, FIXED)
+            else:
+                flow.tie(met[dim][0], ids, FIXED)
+        if met[dim] and not fixed[dim]:
+            labels[dim] = met[dim][0]
+    kept = [dim for dim in range(dims) if dim not in summed]
+    result = {place: labels[dim] for place, dim in enumerate(kept) if dim in labels}
+    flow.give(first_output(operation), result)
+    written = next((dim for dim in kept if dim in labels), kept[-1])
+    order = [written, *(dim for dim in range(dims) if dim != written)]
+    flow.multiplies.append(
+        Multiply(
+            operation,
+            "linear",
+            1,
+            tuple(labels.get(dim, sizes[dim]) for dim in order),
+            flow.is_own(tensors[1]),
+        )
+    )

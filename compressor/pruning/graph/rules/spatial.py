@@ -82,6 +82,40 @@ def gathers_space(flow: Flow, operation: Operation) -> None:
     flow.give(first_output(operation), labels)
 
 
+def transforms(flow: Flow, operation: Operation) -> None:
+    """Fourier transforms and ``rot90``: the dimensions they name are mixed, the others pass."""
+    x = operation.args[0]
+    at = 2 if operation.operator == "rot90" else 1
+    dims = operation.args[at] if len(operation.args) > at else (0, 1)
+    mixed = {dim % x.dim() for dim in ([dims] if isinstance(dims, int) else dims)}
+    flow.freeze(x, f"`{operation.operator}` mixes it", mixed)
+    flow.give(first_output(operation), {d: ids for d, ids in flow.of(x).items() if d not in mixed})
+
+
+def distances(flow: Flow, operation: Operation) -> None:
+    """``cdist``: rows of the one by rows of the other; what distances are taken over stays."""
+    a, b = operation.args[:2]
+    out = first_output(operation)
+    for tensor in (a, b):
+        flow.freeze(tensor, "distances are taken over it", (tensor.dim() - 1,))
+    labels = flow.combine([a, b], out.dim(), "it meets rows of fixed number", last=2)
+    rows, columns = flow.of(a).get(a.dim() - 2), flow.of(b).get(b.dim() - 2)
+    labels = {**labels, **({} if rows is None else {out.dim() - 2: rows})}
+    flow.give(out, {**labels, **({} if columns is None else {out.dim() - 1: columns})})
+
+
+def adds_a_last_dim(flow: Flow, operation: Operation) -> None:
+    """``view_as_real``: real and imaginary part as a new last dimension."""
+    flow.give(first_output(operation), flow.of(operation.args[0]))
+
+
+def drops_the_last_dim(flow: Flow, operation: Operation) -> None:
+    """``view_as_complex``: the last dimension holds real and imaginary part."""
+    x = operation.args[0]
+    flow.freeze(x, "it holds real and imaginary parts", (x.dim() - 1,))
+    flow.give(first_output(operation), {d: ids for d, ids in flow.of(x).items() if d < x.dim() - 1})
+
+
 def unfold(flow: Flow, operation: Operation) -> None:
     """``unfold(dim, size, step)``: windows along a plain dimension, as a new last one."""
     x, dim = operation.args[:2]

@@ -41,7 +41,8 @@ RULES: dict[str, Rule] = {
         reciprocal square sin cos tan tanh asin acos atan sinh cosh erf erfinv floor ceil round trunc frac
         log_sigmoid_forward hardshrink softshrink logit sinc floor_divide
         copy rrelu_with_noise _prelu_kernel prelu zeros_like ones_like full_like empty_like
-        fill zero positive
+        fill zero positive logaddexp logaddexp2 hypot copysign fmax fmin xlogy erfc lgamma digamma i0
+        signbit asinh acosh atanh deg2rad rad2deg complex polar angle
         drop_path""".split(),
         pointwise,
     ),
@@ -70,7 +71,9 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("max", "min"), norms.extreme),
     **dict.fromkeys(
-        "cumsum cumprod sort topk argsort argmax argmin kthvalue median flip_sort".split(), norms.runs_along
+        """cumsum cumprod cummax cummin logcumsumexp sort topk argsort argmax argmin kthvalue median
+        nanmedian flip_sort""".split(),
+        norms.runs_along,
     ),
     **dict.fromkeys("clone detach alias _to_copy lift_fresh contiguous".split(), reshaping.copies),
     **dict.fromkeys(("permute", "transpose", "t"), reshaping.permute),
@@ -93,11 +96,18 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("pixel_unshuffle", "im2col"), spatial.spreads_space),
     "col2im": spatial.gathers_space,
     "unfold": spatial.unfold,
+    **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c", "rot90"), spatial.transforms),
+    **dict.fromkeys(("_cdist_forward", "_euclidean_dist"), spatial.distances),
+    "view_as_real": spatial.adds_a_last_dim,
+    "view_as_complex": spatial.drops_the_last_dim,
+    "_trilinear": products.trilinear,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), reshaping.channel_shuffle),
     "glu": reshaping.gated_halves,
     **dict.fromkeys(("tril", "triu"), reshaping.triangle),
     "embedding": lookup.embedding,
     "index": lookup.index,
+    **dict.fromkeys(("gather", "scatter_add", "index_add"), lookup.along_one_dim),
+    "index_put": lookup.index_put,
     "index_select": lookup.index_select,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     **dict.fromkeys(
