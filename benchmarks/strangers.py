@@ -138,7 +138,8 @@ def _gradients(stranger: Stranger, plan: Any, student: nn.Module) -> bool | str:
     """The student's gradient along a random direction, against the slope of the silenced teacher, in float64."""
     teacher, small = in_float64(stranger.network), in_float64(student)
     inputs = inputs_of(stranger.inputs).map(lambda t: t.double() if t.is_floating_point() else t)
-    walked = walk(teacher, inputs, whole_heads=plan.whole_heads)
+    with InFloat64():
+        walked = walk(teacher, inputs, whole_heads=plan.whole_heads)
     weights, random = named_tensors(teacher), torch.Generator().manual_seed(0)
     learned = {name for name, tensor in teacher.named_parameters() if tensor.is_floating_point()}
     direction = {

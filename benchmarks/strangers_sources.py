@@ -88,7 +88,20 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Where a configuration has entries of its own that must fit together."""
 
-AS_THEY_ARE = ("convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2")
+AS_THEY_ARE = (
+    "convnext",
+    "convnextv2",
+    "cvt",
+    "d_fine",
+    "deit",
+    "deformable_detr",
+    "efficientnet",
+    "levit",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "rt_detr",
+    "rt_detr_v2",
+)
 """Configurations whose entries depend on each other so much that the network is taken as it comes."""
 
 HF = {
@@ -131,7 +144,8 @@ def _hf(name: str) -> Stranger:
         )
         return Stranger(network, {"input_values": value})
     if task in ("SequenceClassification", "CausalLM"):
-        return Stranger(network, {"input_ids": torch.randint(3, 90, (1, 16))})
+        words = torch.randint(3, 90, (1, 16))
+        return Stranger(network, {"input_ids": words, "attention_mask": torch.ones_like(words)})
     return Stranger(network, {"pixel_values": torch.randn(IMAGE)})
 
 

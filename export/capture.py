@@ -62,7 +62,8 @@ def captured(
         if name
     }
     shapes: Any = tuple(axes if own else None for own in with_batch)
-    if "tensors" in inspect.signature(module.forward).parameters:
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
         shapes = (shapes,)  # one parameter for all of them
     return torch.export.export(module, tuple(tensors), dynamic_shapes=shapes, strict=False)
 

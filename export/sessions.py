@@ -59,15 +59,21 @@ class Session:
             ) from error
         return dict(zip(names, results, strict=True))
 
-    def answers(self, images: Array) -> Array:
-        """Compute the first output for any number of images, split and padded to batches that the file takes."""
+    def answers(self, images: Array) -> Any:
+        """Compute the output for any number of images, split and padded to batches that the file takes.
+
+        Several outputs are a dictionary by name.
+        """
         import numpy as np
 
         from compressor.exporting.test_inputs import in_parts
 
-        input_name, output_name = self.inputs[0].name, self.outputs[0].name
-        parts = in_parts(images, *self.batches)
-        return np.concatenate([self.run({input_name: part})[output_name][:count] for part, count in parts])
+        found = [
+            {name: values[:count] for name, values in self.run({self.inputs[0].name: part}).items()}
+            for part, count in in_parts(images, *self.batches)
+        ]
+        joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        return joined if len(joined) > 1 else next(iter(joined.values()))
 
 
 def open_session(

@@ -32,12 +32,14 @@ from compressor.exporting import (
     open_session,
     real_batches,
 )
+from compressor.exporting.trees import outputs_by_name
 from compressor.exporting.verdict import Tolerance
 from compressor.recipe import ExportRecipe
 from compressor.training import accuracy
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Answers = Callable[[Array], Array]
+Answers = Callable[[Array], Any]
+"""From images to one output, or to several by their names."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class Truth:
 def truth_of_network(network: nn.Module, images: Tensor, data: Data | None = None) -> Truth:
     """The network as PyTorch runs it here."""
 
-    def answers(batch: Array) -> Array:
+    def answers(batch: Array) -> Any:
         with torch.no_grad():
-            return network(torch.from_numpy(batch)).numpy()
+            named = outputs_by_name(network(torch.from_numpy(batch)), {})
+        arrays = {name: tensor.numpy() for name, tensor in named.items()}
+        return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
     return _with_data(Truth(answers, images.numpy(), network), data)
 
@@ -225,7 +229,11 @@ def kept_accuracy(name: str, before: float, after: float, allowed_points: float)
 
 
 def _accuracy(answers: Answers, data: Data) -> float:
-    return accuracy(lambda batch: torch.from_numpy(answers(batch.numpy())), data.test)
+    def logits(batch: Tensor) -> Tensor:
+        found = answers(batch.numpy())
+        return torch.from_numpy(next(iter(found.values())) if isinstance(found, Mapping) else found)
+
+    return accuracy(logits, data.test)
 
 
 def _first_layer(path: Path, truth: Truth, tolerance: Tolerance) -> str:

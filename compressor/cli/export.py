@@ -25,7 +25,7 @@ from compressor.cli.values import TRUST_HELP, names, numbers, print_json, shape_
 @click.option("--out", type=click.Path(path_type=Path), help="The first file to write  [default: beside it]")
 @click.option("--weights", help="Weights file, or `pretrained`.")
 @click.option("--classes", type=int, help="Number of classes.")
-@click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--shape", default=None, help="Sizes of one input, as in 3,224,224.")
 @click.option("--opset", type=int, help="Operator set  [default: the exporter's own]")
 @click.option("--free-size", is_flag=True, help="The ONNX file takes any height and width too.")
 @click.option("--data", help="Images to calibrate and test int8 on  [default: those of the run]")

@@ -17,7 +17,7 @@ from compressor.cli.values import TRUST_HELP, print_json, shape_from, stdout
 @click.argument("model")
 @click.option("--weights", help="Weights file; the groups are the same without.")
 @click.option("--classes", type=int, help="Number of classes.")
-@click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--shape", default=None, help="Sizes of one input, as in 3,224,224.")
 @click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def inspect(

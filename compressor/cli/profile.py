@@ -18,7 +18,7 @@ from compressor.cli.values import TRUST_HELP, names, numbers, print_json, shape_
 )
 @click.argument("subject")
 @click.argument("other", required=False)
-@click.option("--shape", default=None, help="Channels, height, width, as in 3,224,224.")
+@click.option("--shape", default=None, help="Sizes of one input, as in 3,224,224.")
 @click.option(
     "--runtime", callback=names, help="One or several, as in ort,torch,openvino, or all  [default: what fits]"
 )

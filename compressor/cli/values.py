@@ -23,15 +23,17 @@ def numbers(context: Any, option: Any, text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def shape_from(text: str | None) -> tuple[int, int, int] | None:
-    """Channels, height and width."""
+def shape_from(text: str | None) -> tuple[int, ...] | None:
+    """The sizes of one sample: channels, height and width of an image, with frames before them for a video."""
     if text is None:
         return None
     parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"shape `{text}` is not three numbers", "channels, height, width, as in 3,224,224")
-    channels, height, width = (int(part) for part in parts)
-    return channels, height, width
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(
+            f"shape `{text}` is not a list of numbers above 0",
+            "channels, height, width, as in 3,224,224; 3,16,112,112 is a video of 16 frames",
+        )
+    return tuple(int(part) for part in parts)
 
 
 def print_json(value: Any) -> None:

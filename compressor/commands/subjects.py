@@ -55,7 +55,7 @@ from compressor.run.folder import RunFolder
 from compressor.run.report.report_rows import latency_title, measured, percent, short, spread
 from compressor.run.teacher import build_model, check_weights
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 IMAGENET: Shape = (3, 224, 224)
 SIDES = ("teacher", "student")
@@ -278,8 +278,8 @@ def _noise(images: int, shape: Shape) -> Tensor:
 
 
 def _image(shape: tuple[Any, ...]) -> Shape:
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+    if len(shape) < 2 or not all(isinstance(size, int) for size in shape[1:]):
         raise CompressError(
-            f"the input has shape {shape}, expected (batch, channels, height, width)", "give --shape"
+            f"the input has shape {shape}, expected fixed sizes behind the batch", "give --shape"
         )
-    return (int(shape[1]), int(shape[2]), int(shape[3]))
+    return tuple(int(size) for size in shape[1:])

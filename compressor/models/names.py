@@ -16,6 +16,7 @@ from torch import nn
 
 from compressor.base.imports import load_attribute
 from compressor.errors import CompressError, UsageError, unknown_name
+from compressor.models import huggingface
 from compressor.models.architecture_hash import Architecture
 
 BUILTIN = "glyphnet"
@@ -25,7 +26,7 @@ Builder = Callable[[int | None], Any]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A name (torchvision, ``timm:NAME``, ``package.module:factory``, ``glyphnet``) and its classes.
+    """A name (torchvision, ``timm:``, ``hf:``, ``smp:``, ``package.module:factory``, ``glyphnet``) and its classes.
 
     ``tensors``: what the network's tensors look like, where that is known, as it is of a student's teacher.
     """
@@ -37,7 +38,7 @@ class ModelSource:
     @property
     def names_code(self) -> bool:
         """Whether building it imports and calls what the name says."""
-        return ":" in self.name and not self.name.startswith("timm:")
+        return ":" in self.name and not self.name.startswith(tuple(LIBRARIES))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -58,8 +59,9 @@ def builder_of(name: str) -> Builder:
     """What builds the network of this name for a number of classes; an unknown name is an error at once."""
     if name == BUILTIN:
         return _builtin
-    if name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"))
+    for prefix, library in LIBRARIES.items():
+        if name.startswith(prefix):
+            return library(name.removeprefix(prefix))
     if ":" in name:
         return _factory(name)
     return _torchvision(name)
@@ -75,7 +77,8 @@ def _builtin(classes: int | None) -> nn.Module:
 def _torchvision(name: str) -> Builder:
     from torchvision import models
 
-    known = models.list_models(module=models)
+    # Networks of other tasks too; those in eight bits cannot be compressed any more.
+    known = [model for model in models.list_models() if not model.startswith("quantized_")]
     if name not in known and "/" in name:  # it was meant as a path
         raise UsageError(
             f"unknown model `{name}`: there is no such folder or file",
@@ -87,6 +90,8 @@ def _torchvision(name: str) -> Builder:
     if name in ("googlenet", "inception_v3"):
         # Auxiliary heads exist for the first training only, and turn the output into a tuple.
         options = {"aux_logits": False, "init_weights": False}
+    elif "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        options = {"weights_backbone": None}
     return lambda classes: models.get_model(name, weights=None, **options, **_number(classes))
 
 
@@ -100,6 +105,38 @@ def _timm(name: str) -> Builder:
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
     return lambda classes: timm.create_model(name, pretrained=False, **_number(classes))
+
+
+def _smp(name: str) -> Builder:
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise UsageError(
+            f"`smp:{name}` needs the package segmentation-models-pytorch",
+            "python -m pip install 'compress-to-edge[segmentation]'",
+        ) from error
+    kind, _, encoder = name.partition("/")
+    known = [each for each in vars(smp) if each[0].isupper() and hasattr(getattr(smp, each), "forward")]
+    if kind not in known:
+        raise unknown_name("architecture of segmentation_models_pytorch", kind, known)
+
+    def build(classes: int | None) -> Any:
+        try:
+            return getattr(smp, kind)(encoder or "resnet34", encoder_weights=None, classes=classes or 1)
+        except KeyError as error:
+            raise UsageError(
+                f"unknown encoder `{encoder}` in `smp:{name}`", "as in smp:Unet/resnet18"
+            ) from error
+
+    return build
+
+
+LIBRARIES: dict[str, Callable[[str], Builder]] = {
+    "timm:": _timm,
+    huggingface.PREFIX: huggingface.builder,
+    "smp:": _smp,
+}
+"""What names begin with that belong to a library."""
 
 
 def _factory(reference: str) -> Builder:

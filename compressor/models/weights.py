@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compressor.errors import CompressError, UsageError
+from compressor.models import huggingface
 from compressor.models.names import ModelSource
 
 PRETRAINED = "pretrained"
@@ -50,6 +51,8 @@ def fetch_pretrained(network: nn.Module, source: ModelSource) -> None:
 
             name = source.name.removeprefix("timm:")
             state = timm.create_model(name, pretrained=True).state_dict()
+        elif source.name.startswith(huggingface.PREFIX):
+            state = huggingface.pretrained_state(source.name.removeprefix(huggingface.PREFIX))
         else:
             from torchvision import models
 

@@ -71,7 +71,8 @@ class _Proof:
     tolerance: float
 
     def walked(self, inputs: Inputs) -> Walk:
-        return walk(self.teacher, inputs, whole_heads=self.plan.whole_heads)
+        with InFloat64():
+            return walk(self.teacher, inputs, whole_heads=self.plan.whole_heads)
 
     def recording(self, walked: Walk, inputs: Inputs) -> Check:
         """What was recorded is what the teacher computes: the ground under the reference."""
