@@ -44,18 +44,21 @@ def load_factory(wanted: DataRecipe, seed: int) -> Data:
         return result
     if not isinstance(result, Sequence) or len(result) != 2:
         raise CompressError(f"data set `{wanted.name}` returned {described(result)}, {_EXPECTED}")
-    return data_from(*result, name=wanted.name, classes=wanted.classes)
+    return data_from(*result, name=wanted.name, classes=wanted.classes, samples=wanted.samples)
 
 
-def data_from(train: Any, test: Any, *, name: str = "data", classes: int | None = None) -> Data:
+def data_from(
+    train: Any, test: Any, *, name: str = "data", classes: int | None = None, samples: Sequence[int] = ()
+) -> Data:
     """Two data sets as ``Data``. ``classes``: their number, if the training half has no attribute ``classes``.
 
-    An iterable without ``len`` says how many samples one pass over it has in an attribute ``samples``.
+    ``samples``: lengths of one pass, train and test, for halves without ``len``.
     """
     names = _classes(train, name, classes)
+    lengths = [*samples, None, None]
     halves = [
-        _checked_half(half, f"`{name}` ({half_name})", len(names))
-        for half_name, half in (("train", train), ("test", test))
+        _checked_half(half, f"`{name}` ({half_name})", len(names), length)
+        for (half_name, half), length in zip((("train", train), ("test", test)), lengths, strict=False)
     ]
     shapes = [half.expected.shape for half in halves]
     if shapes[0] != shapes[1]:
@@ -66,14 +69,16 @@ def data_from(train: Any, test: Any, *, name: str = "data", classes: int | None 
     return Data(name, names, shapes[0], *halves)
 
 
-def _checked_half(half: Any, where: str, classes: int) -> SampleSplit | StreamSplit:
+def _checked_half(
+    half: Any, where: str, classes: int, length_in_recipe: int | None
+) -> SampleSplit | StreamSplit:
     streamed = is_stream(half)
     if not streamed and not (hasattr(half, "__len__") and hasattr(half, "__getitem__")):
         raise CompressError(
             f"{where} is {described(half)}, expected a map-style data set, with len() and an index, "
             "or an iterable that can be started again for every pass"
         )
-    length = _length(half, where)
+    length = _length(half, where, length_in_recipe)
     if length == 0:
         raise CompressError(f"{where} is empty")
     sample = first_of(half, where, length) if streamed else fetched(half, 0, where)
@@ -82,17 +87,16 @@ def _checked_half(half: Any, where: str, classes: int) -> SampleSplit | StreamSp
     return StreamSplit(half, length, expected) if streamed else SampleSplit(half, expected)
 
 
-def _length(half: Any, where: str) -> int:
+def _length(half: Any, where: str, length_in_recipe: int | None) -> int:
     try:
         return len(half)
     except TypeError:  # torch's iterable data sets have no len(), or one that fails
-        samples = getattr(half, "samples", None)
-        if isinstance(samples, int) and samples >= 0:
-            return samples
-        raise UsageError(
-            f"{where} has no length",
-            "give it len(), or an attribute `samples`: the number of samples in one pass",
-        ) from None
+        if length_in_recipe is None:
+            raise UsageError(
+                f"{where} has no length",
+                "set `data.samples = [TRAIN, TEST]` in the recipe, or give it len()",
+            ) from None
+        return length_in_recipe
 
 
 def _classes(train: Any, name: str, classes: int | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import torch
 from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, Reading, training_look
 from compressor.data.scaling import IMAGENET, Scaling, chosen_scaling
 from compressor.data.split import Data
-from compressor.data.unreadable import Damage, allowed_of
+from compressor.data.unreadable import Damage
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _split(
     files: Sequence[Path], labels: Sequence[int], look: Look, replacing: bool, wanted: DataRecipe
 ) -> PictureSplit:
     reading = Reading(wanted.workers, wanted.prefetch)
-    damage = Damage(allowed_of(wanted.max_bad, len(files)))
+    damage = Damage(wanted.max_bad)
     return PictureSplit(Files(tuple(files)), torch.tensor(labels), look, damage, replacing, reading)
 
 

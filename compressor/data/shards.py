@@ -34,7 +34,7 @@ from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, Readi
 from compressor.data.scaling import IMAGENET, chosen_scaling
 from compressor.data.shard_index import ShardIndex, index_of
 from compressor.data.split import Data
-from compressor.data.unreadable import Damage, allowed_of
+from compressor.data.unreadable import Damage
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def load_shards(wanted: DataRecipe, seed: int) -> Data:
 
 
 def _half(held: Held, look: Look, replacing: bool, wanted: DataRecipe) -> PictureSplit:
-    members = Members(held)
-    damage = Damage(allowed_of(wanted.max_bad, len(members.labels)))
+    members, damage = Members(held), Damage(wanted.max_bad)
     for shard, _ in held:
         for key, reason in shard.index.faults:
             damage.add("sample" if key else "shard", f"{shard.name}/{key}" if key else shard.name, reason)

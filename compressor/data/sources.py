@@ -37,13 +37,14 @@ def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
     if wanted.teacher_augment:
         check_augment(wanted.teacher_augment)
     source = _source(wanted.name)
-    if wanted.test and source is not load_shards:
-        raise UsageError(f"`test` has no effect on data `{wanted.name}`", "remove `data.test`")
+    for option, user in (("test", load_shards), ("samples", load_factory)):
+        if getattr(wanted, option) and source is not user:
+            raise UsageError(f"`{option}` has no effect on data `{wanted.name}`", f"remove `data.{option}`")
     data = source(wanted, seed)
     if wanted.classes is not None and len(data.classes) != wanted.classes:
         raise UsageError(
             f"data set `{wanted.name}` has {len(data.classes)} classes, expected {wanted.classes} (data.classes)",
-            "remove data.classes: this data set defines its own",
+            "remove --classes or data.classes: this data set defines its own",
         )
     data = with_unlabelled(data, wanted) if wanted.unlabelled else data
     return _with_two_views(data, wanted, seed) if wanted.teacher_augment else data
@@ -61,10 +62,15 @@ def _check_numbers(wanted: DataRecipe) -> None:
         ("classes", wanted.classes, 2),
         ("max_bad", wanted.max_bad, 0),
         ("prefetch", wanted.prefetch, 0),
+        *(("samples", number, 1) for number in wanted.samples),
     ]
     for name, value, least in numbers:
         if value is not None and value < least:
             raise UsageError(f"data `{name}` is {value}, expected at least {least}")
+    if len(wanted.samples) > 2:
+        raise UsageError(
+            f"data `samples` has {len(wanted.samples)} numbers, expected at most 2: training half and test half"
+        )
 
 
 def _source(name: str) -> Source:

@@ -12,12 +12,6 @@ from compressor.data.split import Bad
 from compressor.errors import CompressError
 
 _SHOWN = 3
-_IN_A_THOUSAND = 1
-
-
-def allowed_of(least: int, samples: int) -> int:
-    """How many of so many samples may be unreadable: ``least``, or one in a thousand of a large set; 0 stays 0."""
-    return max(least, samples * _IN_A_THOUSAND // 1000) if least else 0
 
 
 class Damage:
@@ -36,13 +30,13 @@ class Damage:
         if self.limit == 0:
             raise CompressError(
                 f"cannot read {kind} `{name}`: {reason}",
-                "repair or remove the file",
+                "repair or remove the file, or set `data.max_bad` in the recipe to the number that may be skipped",
             )
         if len(recorded) > self.limit:
             first = "; ".join(str(bad) for bad in recorded[:_SHOWN])
             raise CompressError(
-                f"{len(recorded)} unreadable samples, expected at most {self.limit}: {first}; …",
-                "repair or remove them; ten, or one in a thousand, may be unreadable",
+                f"{len(recorded)} unreadable samples, data.max_bad is {self.limit}: {first}; …",
+                "repair or remove them, or set `data.max_bad` higher in the recipe",
             )
 
     @property

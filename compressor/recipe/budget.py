@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from compressor.errors import UsageError, unknown_name
-from compressor.recipe.setting import by_code, setting
+from compressor.recipe.setting import setting
 
 COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
 """Each cost by its name in recipes, and as people write it."""
@@ -37,9 +37,9 @@ class Budget:
     of: str = setting("macs", "Cost that remove counts: macs, params, channels or latency")
     keep: tuple[str, ...] = setting((), 'Patterns of modules that are not touched, as in ["head.*"]')
     granule: int = setting(8, "Widths are multiples of this where a layer is wide enough")
-    granules: tuple[str, ...] = by_code(())
-    keep_at_least: float = by_code(0.1)
-    least_width: int = by_code(1)
+    granules: tuple[str, ...] = setting((), 'Other granules for some modules, as in ["layer4.*=16"]')
+    keep_at_least: float = setting(0.1, "Share of the channels of each group that always stays")
+    least_width: int = setting(1, "Channels of each group that always stay")
     whole_heads: bool = setting(False, "Attention loses heads instead of width inside every head")
     max_macs: int | None = setting(None, "Most MACs that may stay")
     max_params: int | None = setting(None, "Most parameters that may stay")

@@ -9,7 +9,7 @@ from compressor.errors import UsageError, unknown_name
 from compressor.recipe.loss_terms import pairs_from, terms_of
 from compressor.recipe.method_table import ENSEMBLE, METHODS, MethodRow
 from compressor.recipe.schedule import Schedule
-from compressor.recipe.setting import by_code, setting
+from compressor.recipe.setting import setting
 
 TEACHER_NONE = "none"
 """The name of no teacher: the network that is cut need not know anything."""
@@ -59,7 +59,7 @@ class LayerwiseRecipe:
 class LightweightRecipe:
     """Section ``[distil.lightweight]``: the data set of ten digits for ``lightweight-teacher``; drawn by default."""
 
-    digits: str = by_code("")
+    digits: str = setting("", "Data set of ten digits for lightweight-teacher; empty: drawn")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from compressor.recipe.names import (
 )
 from compressor.recipe.repair import Repairing
 from compressor.recipe.saliency import Scoring
-from compressor.recipe.setting import by_code, keys_and_sections, setting, values_by_code
+from compressor.recipe.setting import keys_and_sections, setting, values_by_code
 
 T = TypeVar("T")
 
@@ -55,6 +55,7 @@ class DataRecipe:
     """The data: a name, a folder, shards or ``package.module:factory``; empty values mean the set's own defaults.
 
     ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
+    ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
     ``teacher_augment``: what the teacher is shown, where that is not what the student sees; ``none`` asks it once.
     ``max_bad``: how many samples of each half may be unreadable.
     """
@@ -67,36 +68,21 @@ class DataRecipe:
     root: str = setting("", "Folder of a torchvision data set")
     download: bool = setting(False, "Allow a torchvision data set to be downloaded into root")
     size: int | None = setting(None, "Side of the images in pixels; default: the size of the data set")
-    normalise: tuple[tuple[float, ...], ...] = setting(
-        (), "[means, standard deviations] of the channels, for images in 0..1; empty: those of the data set"
+    mean: tuple[float, ...] = setting(
+        (), "Mean of each channel, for images in 0..1; empty: that of the data set"
     )
+    std: tuple[float, ...] = setting((), "Standard deviation of each channel")
     classes: int | None = setting(
         None, "Number of classes of the built-in glyphs, or where the data does not say"
     )
+    samples: tuple[int, ...] = setting((), "[train, test] of iterables without a length")
     augment: str = setting("default", "default, none, randaugment, trivialaugment or autoaugment")
     teacher_augment: str = setting(
         "", "Augmentation for the teacher; empty: as the student; none: it runs once"
     )
-    max_bad: int = by_code(10)
-    workers: int = by_code(2)
-    prefetch: int = by_code(2)
-
-    def __post_init__(self) -> None:
-        if self.normalise and [len(part) for part in self.normalise] != [len(self.normalise[0])] * 2:
-            raise UsageError(
-                f"data.normalise is {[list(part) for part in self.normalise]}, expected two lists of one length",
-                "the means and the standard deviations, as in [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]",
-            )
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """The mean of each channel; empty for that of the data set."""
-        return self.normalise[0] if self.normalise else ()
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """The standard deviation of each channel; empty for that of the data set."""
-        return self.normalise[1] if self.normalise else ()
+    max_bad: int = setting(10, "Samples of each half that may be unreadable; 0: stop at the first")
+    workers: int = setting(2, "Threads that decode images of folders and shards")
+    prefetch: int = setting(2, "Batches that they decode ahead")
 
 
 @dataclass(frozen=True)
@@ -107,19 +93,20 @@ class ExportRecipe:
     width. ``max_accuracy_drop``: points of top-1. ``engine_batches``: the fewest, the usual and the most images.
     """
 
-    opset: int | None = by_code(None)
+    opset: int | None = setting(None, "Operator set; default: that of the exporter")
     free_size: bool = setting(False, "The ONNX file takes any height and width")
+    relative_tolerance: float = setting(1e-4, "Largest difference of outputs, relative to the largest output")
     to: tuple[str, ...] = setting(
         (AUTO,),
         "Formats; auto: ONNX, and an engine where TensorRT is; all: what can be written",
     )
-    calibration: str = by_code("minmax")
-    calibration_images: int = by_code(128)
+    calibration: str = setting("minmax", "Calibration of INT8: minmax, entropy or percentile")
+    calibration_images: int = setting(128, "Training images for it")
     int8_weight_bits: int = setting(7, "7, or 8 for processors with VNNI or AMX, and Arm")
     max_accuracy_drop: float = setting(0.5, "Points of top-1 that a file may lose")
-    tf32: bool = by_code(False)
-    engine_batches: tuple[int, ...] = by_code((1, 1, 8))
-    workspace_mib: int = by_code(1024)
+    tf32: bool = setting(False, "Let TensorRT multiply float32 in TF32")
+    engine_batches: tuple[int, ...] = setting((1, 1, 8), "Fewest, usual and most images of an engine")
+    workspace_mib: int = setting(1024, "GPU memory that TensorRT may use while building, in MiB")
 
     def __post_init__(self) -> None:
         names = (*FORMAT_NAMES, AUTO, ALL)
@@ -148,6 +135,10 @@ class ExportRecipe:
             raise UsageError(
                 f"export.max_accuracy_drop is {self.max_accuracy_drop:g}, expected points from 0 to 100"
             )
+        if not 0 <= self.relative_tolerance < 1:
+            raise UsageError(
+                f"export.relative_tolerance is {self.relative_tolerance:g}, expected at least 0 and below 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -162,10 +153,10 @@ class ProfileRecipe:
     )
     batches: tuple[int, ...] = setting((1,), "Batch sizes")
     threads: int = setting(1, "Threads of every runtime")
-    precision: str = by_code("fp32")
-    cuda_graph: bool = by_code(False)
+    precision: str = setting("fp32", "Precision of PyTorch: fp32, fp16 or bf16; a file has its own")
+    cuda_graph: bool = setting(False, "Replay the work of a GPU as one CUDA graph")
     samples: int = setting(60, "Interleaved rounds")
-    budget_s: float = by_code(6.0)
+    budget_s: float = setting(6.0, "Seconds for one batch size; fewer rounds if they take longer")
 
     def __post_init__(self) -> None:
         runtimes_named(self.runtimes)
@@ -213,13 +204,11 @@ class Recipe:
                 f"{list(self.export.to)}",
                 f"add `--to {self.budget.latency_of}`",
             )
-        sections = {"budget": self.budget, "saliency": self.saliency, "distil.schedule": self.distil.schedule}
-        for section, settings in sections.items():
-            for name, value in values_by_code(settings).items():
-                raise UsageError(
-                    f"{section}.{name} is {value!r}, and a recipe has no such key",
-                    "leave it out: the file of the recipe could not repeat the run",
-                )
+        for name, value in values_by_code(self.distil.schedule).items():
+            raise UsageError(
+                f"distil.schedule.{name} is {value!r}, and a recipe has no such key",
+                "leave it out; the method of the run sets it",
+            )
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
         if self.distil.student and self.budget.of != Budget.of:

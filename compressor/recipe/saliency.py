@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown_name
 from compressor.recipe.names import COMBINATIONS, NORMALISATIONS
-from compressor.recipe.setting import by_code, setting
+from compressor.recipe.setting import setting
 
 BACKENDS = ("auto", "torch", "cuda")
 
@@ -27,9 +27,11 @@ class Scoring:
         "", "Score of a group from its layers: sum, mean, max or first; empty: as the criterion"
     )
     normalise: str = setting("", "Scale between groups: none, mean, max or per-macs; empty: as the criterion")
-    batches: int = by_code(8)
-    batch: int = by_code(128)
-    backend: str = by_code("auto")
+    batches: int = setting(8, "Batches of training images for criteria that read data")
+    batch: int = setting(128, "Images of such a batch")
+    backend: str = setting(
+        "auto", "Implementation of the sums over weights and gradients: auto, torch or cuda"
+    )
 
     def __post_init__(self) -> None:
         for name, number in (("batches", self.batches), ("batch", self.batch)):

@@ -20,7 +20,7 @@ from compressor.recipe import DataRecipe
 from tests.compressor.pictures import speckled, write_folders, write_shards
 
 named = pytest.mark.parametrize("augment", POLICIES)
-WHOLE = {"normalise": ((0.0,) * 3, (1.0,) * 3)}
+WHOLE = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 
 def _seen(split: Split, shuffle: int | None, size: int = 5) -> dict[int, Tensor]:

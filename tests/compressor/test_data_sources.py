@@ -128,7 +128,7 @@ def test_mnist_is_read_from_its_published_files(tmp_path: Path, name: str, folde
 
 def test_grey_is_repeated_to_three_channels_for_a_mean_of_three(tmp_path: Path) -> None:
     _write_mnist(tmp_path)
-    data = load_data(DataRecipe("mnist", root=str(tmp_path), normalise=((0.0, 0.0, 0.0), (1.0, 1.0, 0.5))))
+    data = load_data(DataRecipe("mnist", root=str(tmp_path), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 0.5)))
     images = _all(data)
     assert data.shape == (3, 28, 28)
     assert torch.equal(images[:, 0], images[:, 1])
@@ -147,13 +147,7 @@ def test_a_published_set_is_varied_by_a_policy_before_it_is_resized(
     tmp_path: Path, colour: tuple[float, ...]
 ) -> None:
     _write_mnist(tmp_path)
-    recipe = DataRecipe(
-        "mnist",
-        root=str(tmp_path),
-        size=16,
-        normalise=(colour, (0.5,) * len(colour)) if colour else (),
-        augment="randaugment",
-    )
+    recipe = DataRecipe("mnist", root=str(tmp_path), size=16, mean=colour, augment="randaugment")
     train = load_data(recipe).train
     plain = next(load_data(replace(recipe, augment="default")).train.batches(20, shuffle=1)).images
     first, again = (torch.cat([b.images for b in train.batches(n, shuffle=1)]) for n in (20, 4))
@@ -167,7 +161,7 @@ def test_a_published_set_is_varied_by_a_policy_before_it_is_resized(
 def test_a_mean_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     _write_mnist(tmp_path)
     with pytest.raises(UsageError, match="`mean` has 2 values, the images have 1 channels"):
-        load_data(DataRecipe("mnist", root=str(tmp_path), normalise=((0.0, 0.0), (1.0, 1.0))))
+        load_data(DataRecipe("mnist", root=str(tmp_path), mean=(0.0, 0.0)))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
@@ -218,11 +212,7 @@ class SmallCifar(CIFAR10.reader):  # type: ignore[misc]
 def test_cifar_is_read_in_colour_and_augmented_for_training(tmp_path: Path) -> None:
     SmallCifar.write(tmp_path)
     small = replace(CIFAR10, reader=SmallCifar)
-    scale = ((0.4914, 0.4822, 0.4465), (1.0, 1.0, 1.0))
-    data = load_published(
-        small,
-        DataRecipe("cifar10", root=str(tmp_path), normalise=scale),
-    )
+    data = load_published(small, DataRecipe("cifar10", root=str(tmp_path), std=(1.0, 1.0, 1.0)))
     assert data.classes == ("plane", "car", "bird")
     assert data.shape == (3, 32, 32)
     assert not data.train.fixed

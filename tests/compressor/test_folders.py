@@ -32,7 +32,7 @@ def _class_folders(folder: Path, count: int = 10, names: tuple[str, ...] = ("cat
 
 
 def _load(folder: Path, seed: int = 0, size: int = 16, **options: Any) -> Data:
-    return load_data(DataRecipe(str(folder), size=size, normalise=((0.0,) * 3, (1.0,) * 3), **options), seed)
+    return load_data(DataRecipe(str(folder), size=size, mean=(0.0,) * 3, std=(1.0,) * 3, **options), seed)
 
 
 def _files(split: object) -> tuple[Path, ...]:
@@ -253,7 +253,7 @@ def _unlabelled(tmp_path: Path, data: str = "", **options: Any) -> Data:
 
 
 def test_pictures_without_classes_take_the_place_of_the_training_half(tmp_path: Path) -> None:
-    data = _unlabelled(tmp_path, size=16, normalise=((0.0,) * 3, (1.0,) * 3))
+    data = _unlabelled(tmp_path, size=16, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert (len(data.train), len(data.test)) == (3, 2)
     assert (data.train.labelled, data.test.labelled) == (False, True)
     assert not data.train.fixed

@@ -59,7 +59,6 @@ class Torchs(IterableDataset):  # type: ignore[type-arg]
     """As torch's users write them: with an index that only fails."""
 
     classes = ("even", "odd")
-    samples = 10
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(Numbers())
@@ -78,8 +77,6 @@ def numbers() -> tuple[Numbers, Numbers]:
 
 def endless() -> tuple[Any, Any]:
     class Endless(Numbers):
-        samples = 8
-
         def __iter__(self) -> Iterator[Sample]:
             return ((_image(number), number % 2) for number in count())
 
@@ -92,14 +89,6 @@ def torchs() -> tuple[Torchs, Torchs]:
 
 def once() -> tuple[Any, Any]:
     return iter(Numbers()), Counted()
-
-
-class Promising(Numbers):
-    """So many images, which say that they are some other number."""
-
-    def __init__(self, length: int, samples: int) -> None:
-        super().__init__(length)
-        self.samples = samples
 
 
 def _from(name: str, **options: Any) -> Data:
@@ -118,21 +107,21 @@ def test_an_iterable_with_a_length_needs_nothing_more() -> None:
     assert _shown(data, shuffle=1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_an_attribute_may_say_how_many() -> None:
-    data = data_from(Promising(10, 10), Promising(6, 6))
+def test_the_recipe_may_say_how_many() -> None:
+    data = _from("numbers", samples=(10, 6))
     assert (len(data.train), len(data.test)) == (10, 6)
     assert len(list(data.test.batches(4))) == 2
 
 
-@pytest.mark.parametrize(("train", "half"), [(Numbers(), "train"), (Counted(), "test")])
-def test_a_half_of_unknown_length_says_what_is_missing(train: Numbers, half: str) -> None:
+@pytest.mark.parametrize(("samples", "half"), [((), "train"), ((10,), "test")])
+def test_a_half_of_unknown_length_says_what_is_missing(samples: tuple[int, ...], half: str) -> None:
     with pytest.raises(UsageError, match=rf"\({half}\) has no length") as caught:
-        data_from(train, Numbers())
-    assert "attribute `samples`" in str(caught.value.hint)
+        _from("numbers", samples=samples)
+    assert "data.samples" in str(caught.value.hint)
 
 
 def test_torchs_iterable_data_sets_are_iterables() -> None:
-    assert _shown(_from("torchs"))[0] == [0, 1, 2, 3]
+    assert _shown(_from("torchs", samples=(10, 10)))[0] == [0, 1, 2, 3]
 
 
 def test_the_half_is_told_the_shuffle_number_before_each_pass() -> None:
@@ -153,18 +142,18 @@ def test_an_abandoned_pass_does_not_disturb_the_next() -> None:
 @pytest.mark.parametrize("shuffle", [None, 1])
 @pytest.mark.parametrize("promised", [9, 10, 11, 12])
 def test_more_or_fewer_than_promised_is_an_error(promised: int, shuffle: int | None) -> None:
-    data = data_from(Promising(10, promised), Promising(6, 6))
+    data = _from("numbers", samples=(promised, 6))
     if promised == 10:
         list(data.train.batches(3, shuffle=shuffle))
         return
     said = "continues after 9 samples" if promised < 10 else f"ended after 10 samples, expected {promised}"
     with pytest.raises(CompressError, match=rf"\(train\) {said}") as caught:
         list(data.train.batches(3, shuffle=shuffle))
-    assert "set `samples`" in str(caught.value.hint)
+    assert "data.samples" in str(caught.value.hint)
 
 
 def test_a_stream_without_an_end_is_found_out() -> None:
-    data = _from("endless")
+    data = _from("endless", samples=(8,))
     with pytest.raises(CompressError, match="continues after 8 samples"):
         list(data.train.batches(4))
 
@@ -184,4 +173,15 @@ def test_an_error_inside_names_the_sample() -> None:
 
 def test_an_empty_stream_is_an_error() -> None:
     with pytest.raises(CompressError, match="ended after 0 samples, expected 5"):
-        data_from(Promising(0, 5), Counted())
+        data_from(Numbers(0), Counted(), samples=(5,))
+
+
+@pytest.mark.parametrize("samples", [(0,), (1, 2, 3)])
+def test_impossible_numbers_of_samples_are_refused(samples: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="`samples`"):
+        _from("numbers", samples=samples)
+
+
+def test_a_number_of_samples_is_for_factories_alone() -> None:
+    with pytest.raises(UsageError, match="`samples` has no effect on data `glyphs`"):
+        load_data(DataRecipe("glyphs", samples=(5,)))

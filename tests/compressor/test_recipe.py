@@ -27,10 +27,11 @@ from compressor.recipe import (
     recipe_with,
 )
 from compressor.recipe.budget import COST_TITLES, TIMED_FILES, Budget
-from compressor.recipe.distilling import CascadeRecipe, Distilling
+from compressor.recipe.distilling import CascadeRecipe, Distilling, LightweightRecipe
 from compressor.recipe.listing import WIDTH, changes_from, keys_of, listed
 from compressor.recipe.method_table import METHODS
-from compressor.recipe.saliency import Scoring
+from compressor.recipe.names import RUNTIME_PRECISIONS as PRECISIONS
+from compressor.recipe.saliency import BACKENDS, Scoring
 from compressor.recipe.schedule import Schedule
 
 # Everything but lone surrogates, which no file in UTF-8 can hold.
@@ -47,12 +48,17 @@ recipes = st.builds(
         root=texts,
         download=st.booleans(),
         size=st.none() | st.integers(),
-        normalise=st.lists(floats, max_size=3).map(lambda part: (tuple(part), tuple(part)) if part else ()),
+        mean=st.lists(floats, max_size=3).map(tuple),
+        std=st.lists(floats, max_size=3).map(tuple),
         classes=st.none() | st.integers(),
+        samples=st.lists(st.integers(), max_size=2).map(tuple),
         test=texts,
         unlabelled=texts,
         augment=texts,
         teacher_augment=texts,
+        max_bad=st.integers(),
+        workers=st.integers(),
+        prefetch=st.integers(),
     ),
     budget=st.builds(
         Budget,
@@ -61,6 +67,10 @@ recipes = st.builds(
         max_macs=st.none() | st.integers(1),
         max_latency_ms=st.none() | st.floats(0.01, 1e9),
         keep=st.lists(texts, max_size=3).map(tuple),
+        granules=st.lists(st.builds("{}={}".format, texts.filter(bool), st.integers(1, 99)), max_size=3).map(
+            tuple
+        ),
+        least_width=st.integers(1),
         whole_heads=st.booleans(),
     )
     | st.builds(Budget, of=st.just("latency"), latency_of=st.sampled_from([*TIMED_FILES])),
@@ -69,6 +79,9 @@ recipes = st.builds(
         texts,
         st.sampled_from(["", *COMBINATIONS]),
         st.sampled_from(["", *NORMALISATIONS]),
+        st.integers(1),
+        st.integers(1),
+        st.sampled_from(BACKENDS),
     ),
     distil=st.builds(
         Distilling,
@@ -76,6 +89,7 @@ recipes = st.builds(
         texts,
         assistants=st.integers(1),
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
+        lightweight=st.builds(LightweightRecipe, texts),
         cascade=st.builds(CascadeRecipe, st.floats(0.01, 1)),
         schedule=st.builds(
             Schedule,
@@ -85,10 +99,13 @@ recipes = st.builds(
     ),
     export=st.builds(
         ExportRecipe,
-        free_size=st.booleans(),
-        to=st.lists(st.sampled_from([*FORMATS, "auto", "all"]), max_size=3).map(
+        st.none() | st.integers(),
+        st.booleans(),
+        st.floats(0, 0.99),
+        st.lists(st.sampled_from([*FORMATS, "auto", "all"]), max_size=3).map(
             lambda more: ("onnx-int8", *more)
         ),
+        engine_batches=st.lists(st.integers(1, 99), min_size=3, max_size=3).map(sorted).map(tuple),
     ),
     profile=st.builds(
         ProfileRecipe,
@@ -96,6 +113,8 @@ recipes = st.builds(
             lambda names: ("ort", *names)
         ),
         batches=st.lists(st.integers(1), min_size=1, max_size=3).map(tuple),
+        precision=st.sampled_from(PRECISIONS),
+        budget_s=st.floats(0.1, 1e300),
     ),
 )
 
@@ -152,7 +171,8 @@ def test_an_unknown_key_suggests_the_nearest(value: dict[str, Any], message: str
         ({"seed": True}, "recipe key `seed` is True, expected int"),
         ({"data": {"download": 1}}, "recipe key `data.download` is 1, expected bool"),
         ({"data": {"size": "big"}}, "recipe key `data.size` is 'big', expected int"),
-        ({"data": {"normalise": [[1], ["x"]]}}, "recipe key `data.normalise` is 'x', expected float"),
+        ({"data": {"mean": "x"}}, "recipe key `data.mean` is 'x', expected float"),
+        ({"data": {"mean": [0.5, "x"]}}, "recipe key `data.mean` is 'x', expected float"),
         ({"budget": {"remove": True}}, "recipe key `budget.remove` is True, expected float"),
         ({"budget": 0.5}, "recipe key `budget` is 0.5, expected a section [budget]"),
         ({"model": [{"name": "a"}]}, "recipe key `model` is [{'name': 'a'}], expected a section [model]"),
@@ -165,10 +185,9 @@ def test_a_value_of_the_wrong_kind_is_named(value: dict[str, Any], message: str)
 
 
 def test_a_whole_number_will_do_for_a_float() -> None:
-    recipe = recipe_from({"export": {"max_accuracy_drop": 1}, "data": {"normalise": [[0, 1], [1, 2]]}})
-    same = {"export": {"max_accuracy_drop": 1.0}, "data": {"normalise": [[0.0, 1.0], [1.0, 2.0]]}}
-    assert recipe == recipe_from(same)
-    assert isinstance(recipe.export.max_accuracy_drop, float)
+    recipe = recipe_from({"profile": {"budget_s": 6}, "data": {"mean": [0, 1]}})
+    assert recipe == recipe_from({"profile": {"budget_s": 6.0}, "data": {"mean": [0.0, 1.0]}})
+    assert isinstance(recipe.profile.budget_s, float)
 
 
 def test_values_out_of_range_are_refused_where_they_are_read(tmp_path: Path) -> None:

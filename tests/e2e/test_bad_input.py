@@ -70,7 +70,7 @@ MISTAKES = [
     Mistake("data without test", usual("", data="untested/"), CANNOT, ("neither val/ nor test/",)),
     Mistake("empty test half", usual("", data="mypkg:empty_test"), CANNOT, ("(test) is empty",)),
     Mistake("unreadable sample", usual("--criterion gate", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
-    Mistake("unreadable picture", usual("--size 8", data="torn/"), CANNOT,
+    Mistake("unreadable picture", usual("--size 8 --recipe strict.toml", data="torn/"), CANNOT,
             ("cannot read picture `torn/", ".png`")),
     Mistake("labels needed where there are none", usual("--size 8 --unlabelled torn/a", data="torn/"), WRONG,
             ("the pictures of `torn` have no labels", "teacher_weight to 1")),
@@ -78,6 +78,7 @@ MISTAKES = [
             WRONG, ("criterion `taylor` needs labels",)),
     Mistake("teacher at chance", usual("--size 8", data="torn/"), WRONG, ("which is chance (50.0%)",)),
     Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
+    Mistake("kernel without a GPU", usual("--device cpu --set saliency.backend=cuda"), WRONG, ("CUDA device",)),
     Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
     Mistake("unknown cost", usual("--set budget.of=mac"), WRONG, ("`mac`", "`macs`")),
     Mistake("unknown device", usual("--device cud"), WRONG, ("`cud`", "cuda")),
@@ -180,6 +181,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture.write_bytes(picture.read_bytes()[:60])
     (home / "section.toml").write_text("[distill]\nassistants = 0\n")
     (home / "key.toml").write_text("[budget]\nremov = 0.5\n")
+    (home / "strict.toml").write_text("[data]\nmax_bad = 0\n")
     (home / "kind.toml").write_text('seed = "three"\n')
     (home / "runs/other").mkdir(parents=True)
     (home / "runs/other/recipe.toml").write_text("seed = 3\n")

@@ -134,9 +134,7 @@ def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) ->
         largest = math.floor(most * 1000) / 1000
         raise UsageError(
             f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: the most that can go is {largest:.1%}",
-            "keep fewer modules whole"
-            if not largest
-            else f"use --ratio {largest:g} or less"
+            f"use --ratio {largest:g} or less, or lower budget.keep_at_least (now {budget.keep_at_least:g})"
             + (", or keep fewer modules whole" if budget.keep else ""),
         )
 

@@ -100,7 +100,7 @@ def widths_within(
                 f"cannot meet {limit.option}: at least {_figure(name, floor)} stay"
                 f" ({1 - floor / top:.1%} of the teacher's {_figure(name, top)} can go), "
                 f"{_figure(name, limit.most)} are allowed",
-                f"{_enough(name, limit, floor, top)}keep fewer modules whole",
+                f"{_enough(name, limit, floor, top)}lower budget.keep_at_least, or keep fewer modules whole",
             )
     found = solve(choices, ranked, {name: (limit.cost, limit.most) for name, limit in allowed.items()})
     if not found.fits:
