@@ -55,9 +55,8 @@ class DataRecipe:
     """The data: a name, a folder, shards or ``package.module:factory``; empty values mean the set's own defaults.
 
     ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
-    ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
+    ``normalise``: two lists, the mean of each channel and its standard deviation, for images in 0..1.
     ``teacher_augment``: what the teacher is shown, where that is not what the student sees; ``none`` asks it once.
-    ``max_bad``: how many samples of each half may be unreadable.
     """
 
     name: str = setting(
@@ -68,21 +67,16 @@ class DataRecipe:
     root: str = setting("", "Folder of a torchvision data set")
     download: bool = setting(False, "Allow a torchvision data set to be downloaded into root")
     size: int | None = setting(None, "Side of the images in pixels; default: the size of the data set")
-    mean: tuple[float, ...] = setting(
-        (), "Mean of each channel, for images in 0..1; empty: that of the data set"
+    normalise: tuple[tuple[float, ...], ...] = setting(
+        (), "[[means], [standard deviations]] of the channels; empty: those of the data set"
     )
-    std: tuple[float, ...] = setting((), "Standard deviation of each channel")
     classes: int | None = setting(
         None, "Number of classes of the built-in glyphs, or where the data does not say"
     )
-    samples: tuple[int, ...] = setting((), "[train, test] of iterables without a length")
     augment: str = setting("default", "default, none, randaugment, trivialaugment or autoaugment")
     teacher_augment: str = setting(
         "", "Augmentation for the teacher; empty: as the student; none: it runs once"
     )
-    max_bad: int = setting(10, "Samples of each half that may be unreadable; 0: stop at the first")
-    workers: int = setting(2, "Threads that decode images of folders and shards")
-    prefetch: int = setting(2, "Batches that they decode ahead")
 
 
 @dataclass(frozen=True)
@@ -320,4 +314,4 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         pairs = ((each.name, getattr(value, each.name)) for each in keys_and_sections(value))
         return {name: _plain(item) for name, item in pairs if item is not None}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

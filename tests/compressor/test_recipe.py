@@ -48,17 +48,12 @@ recipes = st.builds(
         root=texts,
         download=st.booleans(),
         size=st.none() | st.integers(),
-        mean=st.lists(floats, max_size=3).map(tuple),
-        std=st.lists(floats, max_size=3).map(tuple),
+        normalise=st.lists(st.lists(floats, max_size=3).map(tuple), max_size=2).map(tuple),
         classes=st.none() | st.integers(),
-        samples=st.lists(st.integers(), max_size=2).map(tuple),
         test=texts,
         unlabelled=texts,
         augment=texts,
         teacher_augment=texts,
-        max_bad=st.integers(),
-        workers=st.integers(),
-        prefetch=st.integers(),
     ),
     budget=st.builds(
         Budget,
@@ -171,8 +166,8 @@ def test_an_unknown_key_suggests_the_nearest(value: dict[str, Any], message: str
         ({"seed": True}, "recipe key `seed` is True, expected int"),
         ({"data": {"download": 1}}, "recipe key `data.download` is 1, expected bool"),
         ({"data": {"size": "big"}}, "recipe key `data.size` is 'big', expected int"),
-        ({"data": {"mean": "x"}}, "recipe key `data.mean` is 'x', expected float"),
-        ({"data": {"mean": [0.5, "x"]}}, "recipe key `data.mean` is 'x', expected float"),
+        ({"distil": {"between": "x"}}, "recipe key `distil.between` is 'x', expected float"),
+        ({"data": {"normalise": [[0.5, "x"]]}}, "recipe key `data.normalise` is 'x', expected float"),
         ({"budget": {"remove": True}}, "recipe key `budget.remove` is True, expected float"),
         ({"budget": 0.5}, "recipe key `budget` is 0.5, expected a section [budget]"),
         ({"model": [{"name": "a"}]}, "recipe key `model` is [{'name': 'a'}], expected a section [model]"),
@@ -185,9 +180,10 @@ def test_a_value_of_the_wrong_kind_is_named(value: dict[str, Any], message: str)
 
 
 def test_a_whole_number_will_do_for_a_float() -> None:
-    recipe = recipe_from({"profile": {"budget_s": 6}, "data": {"mean": [0, 1]}})
-    assert recipe == recipe_from({"profile": {"budget_s": 6.0}, "data": {"mean": [0.0, 1.0]}})
-    assert isinstance(recipe.profile.budget_s, float)
+    recipe = recipe_from({"distil": {"schedule": {"temperature": 4}}, "data": {"normalise": [[0], [1]]}})
+    assert recipe.data.normalise == ((0.0,), (1.0,))
+    assert isinstance(recipe.distil.schedule.temperature, float)
+    assert isinstance(recipe.data.normalise[0][0], float)
 
 
 def test_values_out_of_range_are_refused_where_they_are_read(tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ MISTAKES = [
     Mistake("data without test", usual("", data="untested/"), CANNOT, ("neither val/ nor test/",)),
     Mistake("empty test half", usual("", data="mypkg:empty_test"), CANNOT, ("(test) is empty",)),
     Mistake("unreadable sample", usual("--criterion gate", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
-    Mistake("unreadable picture", usual("--size 8 --recipe strict.toml", data="torn/"), CANNOT,
-            ("cannot read picture `torn/", ".png`")),
+    Mistake("unreadable pictures", usual("--size 8", data="shredded/"), CANNOT,
+            ("11 unreadable samples, at most 10 may be: `shredded/", ".png`")),
     Mistake("labels needed where there are none", usual("--size 8 --unlabelled torn/a", data="torn/"), WRONG,
             ("the pictures of `torn` have no labels", "teacher_weight to 1")),
     Mistake("criterion that needs labels", usual("--size 8 --unlabelled torn/a --criterion taylor", data="torn/"),
@@ -177,11 +177,12 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for half in ("train", "test"):
         pictures(home / "hollow" / half, {"a": 2, "b": 0 if half == "test" else 2})
     pictures(home / "torn", {"a": 4, "b": 4})
-    for picture in (home / "torn/b").iterdir():
-        picture.write_bytes(picture.read_bytes()[:60])
+    pictures(home / "shredded", {"a": 4, "b": 20})
+    for name in ("torn", "shredded"):
+        for picture in (home / name / "b").iterdir():
+            picture.write_bytes(picture.read_bytes()[:60])
     (home / "section.toml").write_text("[distill]\nassistants = 0\n")
     (home / "key.toml").write_text("[budget]\nremov = 0.5\n")
-    (home / "strict.toml").write_text("[data]\nmax_bad = 0\n")
     (home / "kind.toml").write_text('seed = "three"\n')
     (home / "runs/other").mkdir(parents=True)
     (home / "runs/other/recipe.toml").write_text("seed = 3\n")
