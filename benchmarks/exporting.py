@@ -179,7 +179,7 @@ def part_resnet56(folder: Path, rounds: int) -> Row:
     scores = api.score(teacher, graph, "lamp")
     schedule = Schedule(epochs=2, batch=128, learning_rate=0.02, warmup_epochs=0, test_every=2)
     with tempfile.TemporaryDirectory() as name:
-        budget = Budget(0.2, "latency", latency_of="onnx-int8")
+        budget = Budget(0.2, "latency-int8")
         by_time = chosen(teacher, graph, scores, image, Path(name), budget).allocation.plan
         print(
             f"for INT8: {by_time.removed('macs'):.1%} of the MACs and {by_time.removed('latency'):.1%} of the time"

@@ -192,17 +192,18 @@ class Recipe:
                 f"widths are chosen by time in onnxruntime, and profile.runtimes is {list(self.profile.runtimes)}",
                 "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
             )
-        if self.budget.latency_of != "onnx" and not {self.budget.latency_of, ALL} & set(self.export.to):
+        timed = self.budget.timed_as
+        if timed != Budget().timed_as and not {timed, ALL} & set(self.export.to):
             raise UsageError(
-                f"widths are chosen by the time of `{self.budget.latency_of}`, and export.to is "
-                f"{list(self.export.to)}",
-                f"add `--to {self.budget.latency_of}`",
+                f"widths are chosen by the time of `{timed}`, and export.to is {list(self.export.to)}",
+                f"add `--to {timed}`",
             )
-        for name, value in values_by_code(self.distil.schedule).items():
-            raise UsageError(
-                f"distil.schedule.{name} is {value!r}, and a recipe has no such key",
-                "leave it out; the method of the run sets it",
-            )
+        for path, section in (("budget", self.budget), ("distil.schedule", self.distil.schedule)):
+            for name, value in values_by_code(section).items():
+                raise UsageError(
+                    f"{path}.{name} is {value!r}, and a recipe has no such key",
+                    "leave it out; a run sets it itself",
+                )
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
         if self.distil.student and self.budget.of != Budget.of:
@@ -252,7 +253,7 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
 def _nothing_to_cut(student: str, setting: str) -> UsageError:
     return UsageError(
         f"budget.{setting} is given, and so is the student `{student}`: nothing is cut from the teacher",
-        "leave out --ratio, --of and --max-…, or --student",
+        "leave out --ratio, budget.of and the limits (budget.max_…), or --student",
     )
 
 

@@ -26,7 +26,7 @@ from compressor.recipe import (
     recipe_from,
     recipe_with,
 )
-from compressor.recipe.budget import COST_TITLES, TIMED_FILES, Budget
+from compressor.recipe.budget import COST_TITLES, Budget
 from compressor.recipe.distilling import CascadeRecipe, Distilling, LightweightRecipe
 from compressor.recipe.listing import WIDTH, changes_from, keys_of, listed
 from compressor.recipe.method_table import METHODS
@@ -62,13 +62,9 @@ recipes = st.builds(
         max_macs=st.none() | st.integers(1),
         max_latency_ms=st.none() | st.floats(0.01, 1e9),
         keep=st.lists(texts, max_size=3).map(tuple),
-        granules=st.lists(st.builds("{}={}".format, texts.filter(bool), st.integers(1, 99)), max_size=3).map(
-            tuple
-        ),
-        least_width=st.integers(1),
+        granule=st.integers(1),
         whole_heads=st.booleans(),
-    )
-    | st.builds(Budget, of=st.just("latency"), latency_of=st.sampled_from([*TIMED_FILES])),
+    ),
     saliency=st.builds(
         Scoring,
         texts,
@@ -219,6 +215,16 @@ def test_settings_are_given_by_their_path() -> None:
         recipe_with({"budget.remov": 0.8})
 
 
+def test_the_time_of_the_int8_file_asks_for_that_file() -> None:
+    asked = {"budget.of": "latency-int8", "budget.max_latency_ms": 2.0}
+    with pytest.raises(UsageError, match=r"chosen by the time of `onnx-int8`, and export\.to is") as caught:
+        recipe_with(asked)
+    assert caught.value.hint == "add `--to onnx-int8`"
+    budget = recipe_with({**asked, "export.to": ["onnx", "onnx-int8"]}).budget
+    assert (budget.remove, budget.cost, budget.timed_as) == (0.0, "latency", "onnx-int8")
+    assert (budget.title_of("latency"), Budget().title_of("latency")) == ("latency in INT8", "latency")
+
+
 def test_a_setting_that_is_not_given_is_not_written() -> None:
     assert "size" not in Recipe().to_dict()["data"]
     assert "opset" not in Recipe().to_toml()
@@ -249,6 +255,8 @@ def test_what_only_code_sets_is_no_key() -> None:
     assert "test_every" not in listed(Recipe())
     with pytest.raises(UsageError, match=r"unknown key in recipe section \[distil.schedule\] `annealing`"):
         recipe_with({"distil.schedule.annealing": "constant"})
+    with pytest.raises(UsageError, match=r"budget\.keep_at_least is 0\.0, and a recipe has no such"):
+        Recipe(budget=Budget(keep_at_least=0.0))
     with pytest.raises(UsageError, match="annealing is 'constant', and a recipe has no such"):
         Recipe(distil=Distilling(schedule=Schedule(annealing="constant")))
 

@@ -30,7 +30,7 @@ class Mistake:
     words: tuple[str, ...]
 
 
-BY_TIME, OF_INT8 = "--set budget.of=latency", "--set budget.latency_of=onnx-int8"
+BY_TIME, IN_INT8 = "--set budget.of=latency", "--set budget.of=latency-int8"
 
 
 def usual(options: str, model: str = "mypkg:teacher", data: str = "mypkg:data", share: str = "0.5") -> str:
@@ -51,9 +51,8 @@ MISTAKES = [
     Mistake("fewer than no bytes", usual("--set budget.max_bytes=-5"), WRONG, ("budget.max_bytes is -5",)),
     Mistake("no time allowed", usual("--max-latency-ms 0"), WRONG, ("budget.max_latency_ms is 0",)),
     Mistake("time that is no number", usual("--max-latency-ms nan"), WRONG, ("budget.max_latency_ms is nan",)),
-    Mistake("time of no file", usual(f"{BY_TIME} --set budget.latency_of=onnx-int9"), WRONG, ("`onnx-int8`",)),
-    Mistake("time of a file that none asked for", usual(OF_INT8), WRONG, (f"add {BY_TIME}",)),
-    Mistake("time of a file not written", usual(f"{BY_TIME} {OF_INT8}"), WRONG, ("--to onnx-int8",)),
+    Mistake("time of no file", usual("--set budget.of=latency-int9"), WRONG, ("`latency-int8`",)),
+    Mistake("time of a file not written", usual(IN_INT8), WRONG, ("--to onnx-int8",)),
     Mistake("unknown cost", usual("--set budget.of=time"), WRONG, ("`time`", "latency")),
     Mistake("fewer parameters than must stay", usual("--max-params 3"), WRONG, ("cannot meet --max-params 3",)),
     Mistake("unreachable ratio", usual("", share="0.999"), WRONG, ("the most that can go is", "use --ratio 0.")),
