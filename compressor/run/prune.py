@@ -33,6 +33,9 @@ from compressor.run.state import Run
 from compressor.run.steps import Step, Steps
 from compressor.training import accuracy
 
+SCORING_BATCHES, SCORING_BATCH = 8, 128
+"""Batches and their images for criteria that read data: 1024 images, as docs/criteria.md compares criteria."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -49,9 +52,9 @@ class Chosen:
 def scored(
     recipe: Recipe, teacher: nn.Module, graph: ChannelGraph, data: Data, device: torch.device
 ) -> Scores:
-    """The scores of all units by the recipe's criterion, on as many training images as it asks for."""
-    batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
-    chosen = islice(batches, recipe.saliency.batches)
+    """The scores of all units by the recipe's criterion."""
+    batches = data.train.batches(SCORING_BATCH, shuffle=recipe.seed)
+    chosen = islice(batches, SCORING_BATCHES)
     return score(teacher, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
 
 

@@ -31,7 +31,7 @@ from compressor.recipe.distilling import CascadeRecipe, Distilling, LightweightR
 from compressor.recipe.listing import WIDTH, changes_from, keys_of, listed
 from compressor.recipe.method_table import METHODS
 from compressor.recipe.names import RUNTIME_PRECISIONS as PRECISIONS
-from compressor.recipe.saliency import BACKENDS, Scoring
+from compressor.recipe.saliency import Scoring
 from compressor.recipe.schedule import Schedule
 
 # Everything but lone surrogates, which no file in UTF-8 can hold.
@@ -70,9 +70,6 @@ recipes = st.builds(
         texts,
         st.sampled_from(["", *COMBINATIONS]),
         st.sampled_from(["", *NORMALISATIONS]),
-        st.integers(1),
-        st.integers(1),
-        st.sampled_from(BACKENDS),
     ),
     distil=st.builds(
         Distilling,

@@ -77,7 +77,6 @@ MISTAKES = [
             WRONG, ("criterion `taylor` needs labels",)),
     Mistake("teacher at chance", usual("--size 8", data="torn/"), WRONG, ("which is chance (50.0%)",)),
     Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
-    Mistake("kernel without a GPU", usual("--device cpu --set saliency.backend=cuda"), WRONG, ("CUDA device",)),
     Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
     Mistake("unknown cost", usual("--set budget.of=mac"), WRONG, ("`mac`", "`macs`")),
     Mistake("unknown device", usual("--device cud"), WRONG, ("`cud`", "cuda")),
