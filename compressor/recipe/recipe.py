@@ -24,7 +24,6 @@ from compressor.recipe.distilling import Distilling
 from compressor.recipe.names import (
     ALL,
     AUTO,
-    CALIBRATIONS,
     DEFAULT_RUNTIMES,
     FORMAT_NAMES,
     INT8_WEIGHT_BITS,
@@ -84,23 +83,17 @@ class ExportRecipe:
     """The formats (names of docs/exporting.md, ``auto`` or ``all``), how they are made, how far a file may be off.
 
     ``opset``: none is the exporter's own choice, which is recorded. ``free_size``: the ONNX file takes any height and
-    width. ``max_accuracy_drop``: points of top-1. ``engine_batches``: the fewest, the usual and the most images.
+    width. ``max_accuracy_drop``: points of top-1.
     """
 
     opset: int | None = setting(None, "Operator set; default: that of the exporter")
     free_size: bool = setting(False, "The ONNX file takes any height and width")
-    relative_tolerance: float = setting(1e-4, "Largest difference of outputs, relative to the largest output")
     to: tuple[str, ...] = setting(
         (AUTO,),
         "Formats; auto: ONNX, and an engine where TensorRT is; all: what can be written",
     )
-    calibration: str = setting("minmax", "Calibration of INT8: minmax, entropy or percentile")
-    calibration_images: int = setting(128, "Training images for it")
     int8_weight_bits: int = setting(7, "7, or 8 for processors with VNNI or AMX, and Arm")
     max_accuracy_drop: float = setting(0.5, "Points of top-1 that a file may lose")
-    tf32: bool = setting(False, "Let TensorRT multiply float32 in TF32")
-    engine_batches: tuple[int, ...] = setting((1, 1, 8), "Fewest, usual and most images of an engine")
-    workspace_mib: int = setting(1024, "GPU memory that TensorRT may use while building, in MiB")
 
     def __post_init__(self) -> None:
         names = (*FORMAT_NAMES, AUTO, ALL)
@@ -109,29 +102,14 @@ class ExportRecipe:
                 raise unknown_name("format", name, names)
         if not self.to:
             raise UsageError("export.to is empty, expected formats", f"some of {', '.join(names)}")
-        if self.calibration not in CALIBRATIONS:
-            raise unknown_name("calibration", self.calibration, CALIBRATIONS)
         if self.int8_weight_bits not in INT8_WEIGHT_BITS:
             raise UsageError(
                 f"export.int8_weight_bits is {self.int8_weight_bits}, expected 7 or 8",
                 "8 is for processors that add products in 32 bits: with VNNI or AMX, or Arm",
             )
-        _at_least(1, "export", calibration_images=self.calibration_images, workspace_mib=self.workspace_mib)
-        if (
-            len(self.engine_batches) != 3
-            or not 1 <= self.engine_batches[0] <= self.engine_batches[1] <= (self.engine_batches[2])
-        ):
-            raise UsageError(
-                f"export.engine_batches is {list(self.engine_batches)}, expected three numbers that do not fall",
-                "the fewest, the usual and the most images, as in 1,1,8",
-            )
         if not 0 <= self.max_accuracy_drop <= 100:
             raise UsageError(
                 f"export.max_accuracy_drop is {self.max_accuracy_drop:g}, expected points from 0 to 100"
-            )
-        if not 0 <= self.relative_tolerance < 1:
-            raise UsageError(
-                f"export.relative_tolerance is {self.relative_tolerance:g}, expected at least 0 and below 1"
             )
 
 

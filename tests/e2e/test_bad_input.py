@@ -116,7 +116,6 @@ MISTAKES = [
     Mistake("unknown format", "export mypkg:teacher --shape 3,8,8 --to onxx", WRONG, ("`onxx`", "`onnx`")),
     Mistake("unknown format among known ones", "export mypkg:teacher --shape 3,8,8 --to onnx,onnx-fp61", WRONG,
             ("`onnx-fp61`", "`onnx-fp16`")),
-    Mistake("unknown calibration", "export mypkg:teacher --shape 3,8,8 --calibration entrpy", WRONG, ("`entropy`",)),
     Mistake("an ONNX file as ONNX", "export good.onnx", WRONG, ("`good.onnx` is an ONNX file already", "--to")),
     Mistake("junk to export", "export junk.onnx --shape 3,8,8 --to onnx-fp16", CANNOT, ("`junk.onnx`",)),
     Mistake("a target under a file", "export mypkg:teacher --shape 3,12,12 --out key.toml/x.onnx", CANNOT,
