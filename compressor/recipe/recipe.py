@@ -32,9 +32,12 @@ from compressor.recipe.names import (
 )
 from compressor.recipe.repair import Repairing
 from compressor.recipe.saliency import Scoring
-from compressor.recipe.setting import keys_and_sections, setting, values_by_code
+from compressor.recipe.setting import by_code, keys_and_sections, setting, values_by_code
 
 T = TypeVar("T")
+
+SECONDS_OF_A_BATCH = 6.0
+"""Time for one batch size in all runtimes of a run; in it the built-in pair has all its rounds."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,11 @@ class ExportRecipe:
 class ProfileRecipe:
     """How latency is measured. One image on one thread is the least noisy, and usual at the edge.
 
-    ``runtimes``: none means the usual ones, as far as they take what is there. ``budget_s`` is that of one batch.
+    ``runtimes``: none means the usual ones, as far as they take what is there.
+
+    ``compress profile`` also sets ``precision`` (of PyTorch; a file has its own), ``cuda_graph`` (replay the work of a
+    GPU as one graph) and ``budget_s``, the seconds for one batch size, after which no further round begins. They are
+    no keys: a run measures what it ships, in the precision in which it ships it.
     """
 
     runtimes: tuple[str, ...] = setting(
@@ -125,10 +132,10 @@ class ProfileRecipe:
     )
     batches: tuple[int, ...] = setting((1,), "Batch sizes")
     threads: int = setting(1, "Threads of every runtime")
-    precision: str = setting("fp32", "Precision of PyTorch: fp32, fp16 or bf16; a file has its own")
-    cuda_graph: bool = setting(False, "Replay the work of a GPU as one CUDA graph")
-    samples: int = setting(60, "Interleaved rounds")
-    budget_s: float = setting(6.0, "Seconds for one batch size; fewer rounds if they take longer")
+    samples: int = setting(60, "Interleaved rounds; fewer where they take longer than 6 seconds")
+    precision: str = by_code("fp32")
+    cuda_graph: bool = by_code(False)
+    budget_s: float = by_code(SECONDS_OF_A_BATCH)
 
     def __post_init__(self) -> None:
         runtimes_named(self.runtimes)
@@ -176,7 +183,12 @@ class Recipe:
                 f"widths are chosen by the time of `{timed}`, and export.to is {list(self.export.to)}",
                 f"add `--to {timed}`",
             )
-        for path, section in (("budget", self.budget), ("distil.schedule", self.distil.schedule)):
+        schedule = self.distil.schedule
+        for path, section in (
+            ("budget", self.budget),
+            ("distil.schedule", schedule),
+            ("profile", self.profile),
+        ):
             for name, value in values_by_code(section).items():
                 raise UsageError(
                     f"{path}.{name} is {value!r}, and a recipe has no such key",
