@@ -27,7 +27,7 @@ from compressor.recipe import (
     recipe_with,
 )
 from compressor.recipe.budget import COST_TITLES, Budget
-from compressor.recipe.distilling import CascadeRecipe, Distilling, LightweightRecipe
+from compressor.recipe.distilling import CascadeRecipe, Distilling
 from compressor.recipe.listing import WIDTH, changes_from, keys_of, listed
 from compressor.recipe.method_table import METHODS
 from compressor.recipe.saliency import Scoring
@@ -76,7 +76,6 @@ recipes = st.builds(
         texts,
         assistants=st.integers(1),
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
-        lightweight=st.builds(LightweightRecipe, texts),
         cascade=st.builds(CascadeRecipe, st.floats(0.01, 1)),
         schedule=st.builds(
             Schedule,
