@@ -103,6 +103,7 @@ def _classes(train: Any, name: str, classes: int | None) -> tuple[str, ...]:
     if classes is None:
         raise UsageError(
             f"the number of classes of data set `{name}` is unknown",
-            "use --classes N, or give its training half an attribute `classes`",
+            "set data.classes (run: --set data.classes=N, other commands: --classes N), or give the training half an "
+            "attribute `classes`",
         )
     return tuple(str(number) for number in range(classes))

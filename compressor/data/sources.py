@@ -43,7 +43,7 @@ def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
     if wanted.classes is not None and len(data.classes) != wanted.classes:
         raise UsageError(
             f"data set `{wanted.name}` has {len(data.classes)} classes, expected {wanted.classes} (data.classes)",
-            "remove --classes or data.classes: this data set defines its own",
+            "leave out data.classes, or `--classes` of compress evaluate and export: this data set defines its own",
         )
     data = with_unlabelled(data, wanted) if wanted.unlabelled else data
     return _with_two_views(data, wanted, seed) if wanted.teacher_augment else data

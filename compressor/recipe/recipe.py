@@ -146,7 +146,7 @@ class ProfileRecipe:
             raise UsageError(f"profile.batches is [{shown}], expected batches of at least 1 image")
         _at_least(1, "profile", threads=self.threads, samples=self.samples)
         if not 0 < self.budget_s < float("inf"):
-            raise UsageError(f"profile.budget_s is {self.budget_s:g}, expected seconds above 0")
+            raise UsageError(f"budget_s is {self.budget_s:g}, expected seconds above 0")
 
 
 @dataclass(frozen=True)
