@@ -43,7 +43,7 @@ from compressor.data.in_memory import crop_and_flip
 from compressor.data.split import Data
 from compressor.errors import ExportError
 from compressor.exporting import NEEDS, Asked, Session, compare, derived, open_session, to_onnx
-from compressor.recipe import ExportRecipe, read_recipe
+from compressor.recipe import read_recipe
 from compressor.recipe.budget import Budget
 from compressor.training import Schedule, accuracy
 from tests.compressor.zoo import by_lot
@@ -179,7 +179,7 @@ def part_resnet56(folder: Path, rounds: int) -> Row:
     scores = api.score(teacher, graph, "lamp")
     schedule = Schedule(epochs=2, batch=128, learning_rate=0.02, warmup_epochs=0, test_every=2)
     with tempfile.TemporaryDirectory() as name:
-        budget = Budget(0.2, "latency", latency_of="onnx-int8")
+        budget = Budget(0.2, "latency-int8")
         by_time = chosen(teacher, graph, scores, image, Path(name), budget).allocation.plan
         print(
             f"for INT8: {by_time.removed('macs'):.1%} of the MACs and {by_time.removed('latency'):.1%} of the time"
@@ -197,7 +197,7 @@ def int8_beside_float(files: dict[str, Path], data: Data, rounds: int) -> Row:
     `as_written` is the accuracy without kernels of 8 bits: where the two differ, this processor clips sums.
     """
     images = next(iter(data.test.batches(1))).images.numpy()
-    calibration = calibration_images(data, ExportRecipe(), 0)
+    calibration = calibration_images(data, 0)
     found: Row = {}
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}

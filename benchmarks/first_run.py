@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from record import write_figures
 from compressor.data.sources import load_data
 from compressor.methods import Task, method_named, stages
 from compressor.pruning.graph.trace import trace
-from compressor.pruning.scoring.score import score
 from compressor.recipe import recipe_with
 from compressor.recipe.distilling import Distilling
 from compressor.recipe.method_table import METHODS
+from compressor.run.prune import scored
 from compressor.run.teacher import load_teacher
 from compressor.training import Guide, accuracy
 
@@ -94,8 +93,7 @@ def taught(seed: int, arms: Sequence[str]) -> dict[str, float]:
     data = load_data(recipe.data, seed)
     teacher = load_teacher(recipe, data, device=CPU, progress=lambda name, now: None).network
     graph = trace(teacher, torch.zeros(1, *data.shape))
-    batches = islice(data.train.batches(recipe.saliency.batch, shuffle=seed), recipe.saliency.batches)
-    scores = score(teacher, graph, recipe.saliency.criterion, batches)
+    scores = scored(recipe, teacher, graph, data, CPU)
     result = {"accuracy_teacher": accuracy(teacher, data.test)}
     for arm in arms:
         asked = ARMS[arm]

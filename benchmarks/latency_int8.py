@@ -3,7 +3,7 @@
     python benchmarks/latency_int8.py --work DIR --json FILE [--networks resnet18,...] [--data DIR]
 
 For each network and share: widths by the time in float32 (`of = latency`), and the INT8 file of that student; then
-widths by the time in INT8 (`latency_of = onnx-int8`) that take as long as that file. At the same INT8 time, which keeps
+widths by the time in INT8 (`of = latency-int8`) that take as long as that file. At the same INT8 time, which keeps
 more of the scores? All files of a network are then timed in one interleaved run, by CPU time. Scores and weights as in
 latency.py; `resnet56` is trained, on CIFAR-10 (``--data``, with its weights).
 """
@@ -71,7 +71,7 @@ def both_ways(network: nn.Module, image: Tensor, share: float, work: Path) -> di
     by_float = chosen(network, graph, scores, image, work / "onnx", Budget(share, "latency"))
     bench = bench_of(network, image, work / "onnx-int8", "onnx-int8")
     (real,) = bench.timed([by_float.chosen.file])
-    as_fast = Budget(0.0, max_latency_ms=real.latency_ms, latency_of="onnx-int8")
+    as_fast = Budget(0.0, of="latency-int8", max_latency_ms=real.latency_ms)
     row: dict[str, Any] = {"by float32": told(by_float)}
     try:
         by_int8 = chosen(network, graph, scores, image, work / "onnx-int8", as_fast)
@@ -90,7 +90,7 @@ def bench_of(network: nn.Module, image: Tensor, folder: Path, timed_as: str) -> 
 def chosen(
     network: nn.Module, graph: ChannelGraph, scores: Scores, image: Tensor, folder: Path, budget: Budget
 ) -> Fitted:
-    bench = bench_of(network, image, folder, budget.latency_of)
+    bench = bench_of(network, image, folder, budget.timed_as)
     budget = on_its_granule(budget, bench)
     return fit(network, graph, scores, budget, bench, measured_costs(graph, budget, bench))
 

@@ -203,7 +203,7 @@ def lite0(bench: Bench) -> Pair:
         network._fc.weight.copy_(old.weight[places])
         network._fc.bias.copy_(old.bias[places])
     recipe = DataRecipe(
-        name=str(bench.folder / "imagenette"), size=160, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+        name=str(bench.folder / "imagenette"), size=160, normalise=((127 / 255,) * 3, (128 / 255,) * 3)
     )
     return Pair(network.eval(), load_data(recipe, 0))
 

@@ -92,7 +92,7 @@ def plan(
 
     ``latency``: what `measure_latency` found, where time is asked for (``of="latency"``, ``max_latency_ms``). The plan
     is as good as that sum of blocks; ``compress run`` also builds the network and corrects it. ``allowed`` are the
-    other fields of ``Budget``: ``keep``, ``granule``, ``keep_at_least`` and so on. Warns if the value asked for cannot
+    other fields of ``Budget``: ``keep``, ``granule``, ``max_params`` and so on. Warns if the value asked for cannot
     be reached within one per cent.
     """
     measured = {} if latency is None else {"latency": latency}
@@ -103,17 +103,23 @@ def plan(
 
 
 def measure_latency(
-    teacher: nn.Module, graph: ChannelGraph, image: Tensor, *, threads: int = 1, **allowed: object
+    teacher: nn.Module,
+    graph: ChannelGraph,
+    image: Tensor,
+    *,
+    of: str = "latency",
+    threads: int = 1,
+    **allowed: object,
 ) -> Latency:
     """What widths cost in ONNX Runtime on this machine, for images like ``image``; its first size is the batch.
 
-    ``allowed``: fields of ``Budget`` that limit which widths are asked for later (``keep``, ``keep_at_least``), or
-    ``latency_of="onnx-int8"`` for the time in INT8.
+    ``of="latency-int8"`` is the time in INT8. ``allowed``: fields of ``Budget`` that limit which widths are asked for
+    later (``keep``, ``granule``).
     """
-    budget = Budget(of="latency", **allowed)  # type: ignore[arg-type]
+    budget = Budget(of=of, **allowed)  # type: ignore[arg-type]
     recipe = ProfileRecipe(threads=threads, batches=(len(image),))
     with TemporaryDirectory() as folder:
-        bench = Bench(_still(teacher), image, Path(folder), ExportRecipe(), recipe, budget.latency_of)
+        bench = Bench(_still(teacher), image, Path(folder), ExportRecipe(), recipe, budget.timed_as)
         return bench.latency(graph, budget)
 
 

@@ -69,7 +69,8 @@ def _allow_bfloat16(model: Any, source: Path) -> None:
     opset = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset.version < 20:
         raise ExportError(
-            f"cannot write bf16: `{source}` has opset {opset.version}", "export it with --opset 20 or newer"
+            f"cannot write bf16: `{source}` has opset {opset.version}, expected at least 20",
+            "compress export --opset 20, or compress run --set export.opset=20",
         )
     opset.version = max(opset.version, 22)
 

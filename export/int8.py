@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-CALIBRATIONS = ("minmax", "entropy", "percentile")
+CALIBRATION = "minmax"
+"""The range of an activation is that of the calibration images: no table shows that another choice loses less, and
+this one takes at most 0.14 points of top-1 (docs/exporting.md)."""
 FLAVOURS: dict[str, dict[str, Any]] = {
     "cpu": {"ActivationSymmetric": False, "WeightSymmetric": True},
     "nvidia": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
@@ -53,8 +55,6 @@ def to_int8_nvidia(source: Path, path: Path, options: Asked) -> Artifact:
 
 def _to_int8(source: Path, path: Path, options: Asked, flavour: str) -> Artifact:
     batches = checked(options.batches)
-    if options.calibration not in CALIBRATIONS:
-        raise ExportError(f"unknown calibration `{options.calibration}`", f"choose {', '.join(CALIBRATIONS)}")
     if options.weight_bits not in WEIGHT_STEPS:
         raise ExportError(f"cannot quantise to weights of {options.weight_bits} bits", "choose 7 or 8")
     model = read_model(source)
@@ -84,7 +84,7 @@ def _to_int8(source: Path, path: Path, options: Asked, flavour: str) -> Artifact
     return write_model(
         quantised, path, format=f"onnx-int8{suffix}", precision="int8", notes=notes,
         quantised_for=flavour, weight_bits=str(bits),
-        calibration=f"{options.calibration}, {sum(map(len, batches))} images",
+        calibration=f"{CALIBRATION}, {sum(map(len, batches))} images",
     )  # fmt: skip
 
 
@@ -101,11 +101,6 @@ def _quantised(model: Any, feeds: Iterator[dict[str, Array]], options: Asked, fl
     from onnxruntime import quantization as ort
 
     signed = flavour == "nvidia"
-    method = {
-        "minmax": ort.CalibrationMethod.MinMax,
-        "entropy": ort.CalibrationMethod.Entropy,
-        "percentile": ort.CalibrationMethod.Percentile,
-    }[options.calibration]
     with tempfile.TemporaryDirectory() as folder, _silent():
         target = Path(folder) / "quantised.onnx"
         try:
@@ -119,7 +114,7 @@ def _quantised(model: Any, feeds: Iterator[dict[str, Array]], options: Asked, fl
                 weight_type=ort.QuantType.QInt8,
                 reduce_range=flavour == "cpu" and options.weight_bits == 7,
                 op_types_to_quantize=list(PRODUCTS) if signed else None,
-                calibrate_method=method,
+                calibrate_method=ort.CalibrationMethod.MinMax,
                 calibration_providers=["CPUExecutionProvider"],
                 extra_options=FLAVOURS[flavour],
             )

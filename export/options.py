@@ -18,8 +18,6 @@ class EngineAsk:
     """Options of TensorRT's build. ``batches``: the smallest, the usual and the largest size of a dynamic batch."""
 
     batches: tuple[int, int, int] = (1, 1, 8)
-    workspace_mib: int = 1024
-    tf32: bool = False
     cache: Path | None = None
     """Folder in which timing caches and engines are kept; None keeps nothing."""
 
@@ -28,13 +26,12 @@ class EngineAsk:
 class Asked:
     """Options of one export.
 
-    ``batches``: images to calibrate on. ``calibration``: minmax, entropy or percentile. ``exclude``: nodes that
-    stay float32 in INT8. ``weight_bits``: of INT8 on a CPU, 7 or 8 (`int8`). ``opset``: None is the exporter's own.
-    ``metadata``: facts to write into the file. ``free_size``: height and width are free as well as the batch.
+    ``batches``: images to calibrate on. ``exclude``: nodes that stay float32 in INT8. ``weight_bits``: of INT8 on a
+    CPU, 7 or 8 (`int8`). ``opset``: None is the exporter's own. ``metadata``: facts to write into the file.
+    ``free_size``: height and width are free as well as the batch.
     """
 
     batches: tuple[Array, ...] = ()
-    calibration: str = "minmax"
     weight_bits: int = 7
     exclude: tuple[str, ...] = ()
     engine: EngineAsk = field(default_factory=EngineAsk)

@@ -1,6 +1,6 @@
 """Build a TensorRT engine from an ONNX file, with `tensorrt` or `tensorrt_rtx`, which have the same interface.
 
-The precision is that of the ONNX file, because networks are strongly typed: the only option left is TF32. Building
+The precision is that of the ONNX file, because networks are strongly typed. Building
 needs a GPU with TensorRT, and none with TensorRT-RTX. `engine_session` runs an engine.
 """
 
@@ -20,6 +20,11 @@ from compressor.exporting.engine import ANY_DEVICE, Place, Sidecar, cache_key, s
 from compressor.exporting.extras import load_tensorrt
 from compressor.exporting.options import Asked, EngineAsk
 
+WORKSPACE_MIB = 1024
+"""GPU memory that TensorRT may use while building; the engines of docs/exporting.md were built with it."""
+TF32 = False
+"""TF32 is on by default in TensorRT, and has 10 bits of mantissa: too few for the tolerance of float32 files."""
+
 
 def to_tensorrt(source: Path, path: Path, options: Asked) -> Artifact:
     """Build the engine for this machine, or copy it from the cache; write its sidecar and its log beside it."""
@@ -27,8 +32,8 @@ def to_tensorrt(source: Path, path: Path, options: Asked) -> Artifact:
     settings, place = options.engine, place_of(library)
     flags = {
         "batches": list(settings.batches),
-        "workspace_mib": settings.workspace_mib,
-        "tf32": settings.tf32,
+        "workspace_mib": WORKSPACE_MIB,
+        "tf32": TF32,
     }
     onnx_sha256, _ = content_of(source)
     cached = settings.cache / f"{cache_key(onnx_sha256, place, flags)}.engine" if settings.cache else None
@@ -94,10 +99,9 @@ def built(
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, network, logger, source, lines)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_MIB << 20)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    # TF32 is on by default in TensorRT, and then float32 is not exact; here it is off unless requested.
-    (config.set_flag if options.tf32 else config.clear_flag)(library.BuilderFlag.TF32)
+    (config.set_flag if TF32 else config.clear_flag)(library.BuilderFlag.TF32)
     _add_profile(builder, network, config, options, source)
     started = time.perf_counter()
     with _cached_timings(config, timing_cache if library.__name__ == "tensorrt" else None):

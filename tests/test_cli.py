@@ -29,8 +29,8 @@ FLAGS = {
     "docs": "",
     "inspect": "--weights --classes --shape --trust --json",
     "profile": "--shape --runtime --batch --threads --precision --cuda-graph --layers --samples --trust --json",
-    "export": """--to --out --weights --classes --shape --opset --free-size --data --calibration
-                 --int8-weight-bits --max-accuracy-drop --engine-batches --workspace-mib --tf32 --trust --json""",
+    "export": """--to --out --weights --classes --shape --opset --free-size --data
+                 --int8-weight-bits --max-accuracy-drop --trust --json""",
     "check": """--max-slowdown --max-growth --max-bytes --max-accuracy-drop --max-output-error --granule --batch
                 --threads --processes --exact-only --any-device --strict --save --junit --json""",
     "evaluate": "--data --data-root --size --classes --seed --weights --retrieval --layer --device --trust --json",

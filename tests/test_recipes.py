@@ -43,7 +43,7 @@ def test_a_recipe_runs_to_its_end(path: Path, tmp_path: Path) -> None:
             recipe.distil,
             schedule=dataclasses.replace(recipe.distil.schedule, epochs=2, batch=10, warmup_epochs=0),
         ),
-        profile=dataclasses.replace(recipe.profile, samples=3, budget_s=1.0),
+        profile=dataclasses.replace(recipe.profile, samples=3),
     )
     report = compress(short, tmp_path / "run")
     assert report.cost["macs"]["removed"] >= recipe.budget.remove

@@ -174,7 +174,7 @@ def _compared(
     truth: Truth,
     recipe: ExportRecipe,
 ) -> tuple[Proof, list[Check]]:
-    tolerance = _tolerance(artifact.precision, recipe)
+    tolerance = TOLERANCES[artifact.precision]
     # Eight bits end where the calibration images ended: noise and extremes are cut off, as they should be.
     hard = [] if artifact.precision == "int8" else hard_batches(truth.images)
     verdict = compare(
@@ -218,11 +218,6 @@ def _compared(
         accuracy=right,
     )
     return proof, checks
-
-
-def _tolerance(precision: str, recipe: ExportRecipe) -> Tolerance:
-    usual = TOLERANCES[precision]
-    return Tolerance(recipe.relative_tolerance, usual.cosine) if precision == "fp32" else usual
 
 
 def kept_accuracy(name: str, before: float, after: float, allowed_points: float) -> Check:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compressor.cli.command import Command
-from compressor.cli.values import TRUST_HELP, names, numbers, print_json, shape_from, stdout
+from compressor.cli.values import TRUST_HELP, names, print_json, shape_from, stdout
 
 
 @click.command(
@@ -29,18 +29,8 @@ from compressor.cli.values import TRUST_HELP, names, numbers, print_json, shape_
 @click.option("--opset", type=int, help="Operator set  [default: the exporter's own]")
 @click.option("--free-size", is_flag=True, help="The ONNX file takes any height and width too.")
 @click.option("--data", help="Images to calibrate and test int8 on  [default: those of the run]")
-@click.option("--calibration", default="minmax", show_default=True, help="minmax, entropy, percentile.")
 @click.option("--int8-weight-bits", type=int, default=7, show_default=True, help="7, or 8 for VNNI and Arm.")
 @click.option("--max-accuracy-drop", type=float, default=0.5, show_default=True, help="Points of top-1.")
-@click.option(
-    "--engine-batches",
-    callback=numbers,
-    default="1,1,8",
-    show_default=True,
-    help="Fewest, usual, most images.",
-)
-@click.option("--workspace-mib", type=int, default=1024, show_default=True, help="Of TensorRT's build.")
-@click.option("--tf32", is_flag=True, help="Let TensorRT multiply float32 in TF32.")
 @click.option("--trust", is_flag=True, help=TRUST_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def export(

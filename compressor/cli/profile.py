@@ -9,6 +9,9 @@ import click
 from compressor.cli.command import Command
 from compressor.cli.values import TRUST_HELP, names, numbers, print_json, shape_from, stdout
 
+SECONDS_OF_A_BATCH = 30.0
+"""Longer than in a run, of which measuring is only a part."""
+
 
 @click.command(
     cls=Command,
@@ -48,7 +51,7 @@ def profile(
     from compressor.recipe import ProfileRecipe
 
     batches = tuple(dict.fromkeys(batch))
-    recipe = ProfileRecipe(runtimes=runtime or (), batches=batches, budget_s=30.0, **options)
+    recipe = ProfileRecipe(runtimes=runtime or (), batches=batches, budget_s=SECONDS_OF_A_BATCH, **options)
     subjects = [subject, other] if other else [subject]
     result = profile_subjects(subjects, shape_from(shape), recipe, trust=trust, layers=layers)
     print_json(result.to_dict()) if as_json else print_profile(result, stdout())

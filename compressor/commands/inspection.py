@@ -17,7 +17,7 @@ from compressor.errors import UsageError
 from compressor.pruning.graph.channels import ChannelGraph
 from compressor.pruning.graph.cost import costs_of, full_widths
 from compressor.pruning.graph.trace import trace
-from compressor.pruning.widths.allocate import step_of
+from compressor.pruning.widths.allocate import granule_of
 from compressor.recipe import ModelRecipe
 from compressor.recipe.budget import Budget
 from compressor.run.report.report_rows import percent, short
@@ -86,7 +86,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         table.add_row(
             group.name,
             str(group.units),
-            str(step_of(group, Budget())),
+            str(granule_of(group, Budget().granule)),
             str(len({slot.tensor.rpartition(".")[0] for slot in group.slots})),
             short(price["macs"]),
             percent(inspection.shares[group.name]["macs"]),

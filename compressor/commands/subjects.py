@@ -172,7 +172,7 @@ def export_subject(request: ExportRequest) -> Exported:
     stem = (
         folder / "student" if folder else Path(Path(model.name).name.replace(":", "-").removesuffix(".onnx"))
     )
-    calibration = calibration_images(data, recipe, 0) if data else ()
+    calibration = calibration_images(data, 0) if data else ()
     with TemporaryDirectory() as scratch:
         if subject.network is None:
             assert subject.file is not None

@@ -2,7 +2,7 @@
 
 It returns a ``Data``, or a pair (train, test) of torch data sets. Map-style ones have ``len(it)`` and
 ``it[i] -> (image, label)``, the image a normalised float tensor (C, H, W); iterable ones yield the same
-in their own order, with their length from ``len`` or the recipe. The data set itself may augment at
+in their own order, with their length from ``len`` or an attribute ``samples``. The data set itself may augment at
 random; torch's generator is seeded for each sample, other generators must be seeded by its author.
 """
 
@@ -27,7 +27,7 @@ _EXPECTED = "expected a compressor.data.Data or a pair (train, test) of data set
 def load_factory(wanted: DataRecipe, seed: int) -> Data:
     """The checked data of the factory that the recipe names."""
     del seed  # the factory's own code decides what is random in it
-    for option in ("size", "mean", "std", "augment"):
+    for option in ("size", "normalise", "augment"):
         if getattr(wanted, option) not in (None, (), DEFAULT):
             raise UsageError(
                 f"`{option}` has no effect on data from a factory", "set it in the factory itself"
@@ -44,21 +44,18 @@ def load_factory(wanted: DataRecipe, seed: int) -> Data:
         return result
     if not isinstance(result, Sequence) or len(result) != 2:
         raise CompressError(f"data set `{wanted.name}` returned {described(result)}, {_EXPECTED}")
-    return data_from(*result, name=wanted.name, classes=wanted.classes, samples=wanted.samples)
+    return data_from(*result, name=wanted.name, classes=wanted.classes)
 
 
-def data_from(
-    train: Any, test: Any, *, name: str = "data", classes: int | None = None, samples: Sequence[int] = ()
-) -> Data:
+def data_from(train: Any, test: Any, *, name: str = "data", classes: int | None = None) -> Data:
     """Two data sets as ``Data``. ``classes``: their number, if the training half has no attribute ``classes``.
 
-    ``samples``: lengths of one pass, train and test, for halves without ``len``.
+    An iterable without ``len`` says in an attribute ``samples`` how many one pass has.
     """
     names = _classes(train, name, classes)
-    lengths = [*samples, None, None]
     halves = [
-        _checked_half(half, f"`{name}` ({half_name})", len(names), length)
-        for (half_name, half), length in zip((("train", train), ("test", test)), lengths, strict=False)
+        _checked_half(half, f"`{name}` ({half_name})", len(names))
+        for half_name, half in (("train", train), ("test", test))
     ]
     shapes = [half.expected.shape for half in halves]
     if shapes[0] != shapes[1]:
@@ -69,16 +66,14 @@ def data_from(
     return Data(name, names, shapes[0], *halves)
 
 
-def _checked_half(
-    half: Any, where: str, classes: int, length_in_recipe: int | None
-) -> SampleSplit | StreamSplit:
+def _checked_half(half: Any, where: str, classes: int) -> SampleSplit | StreamSplit:
     streamed = is_stream(half)
     if not streamed and not (hasattr(half, "__len__") and hasattr(half, "__getitem__")):
         raise CompressError(
             f"{where} is {described(half)}, expected a map-style data set, with len() and an index, "
             "or an iterable that can be started again for every pass"
         )
-    length = _length(half, where, length_in_recipe)
+    length = _length(half, where)
     if length == 0:
         raise CompressError(f"{where} is empty")
     sample = first_of(half, where, length) if streamed else fetched(half, 0, where)
@@ -87,16 +82,17 @@ def _checked_half(
     return StreamSplit(half, length, expected) if streamed else SampleSplit(half, expected)
 
 
-def _length(half: Any, where: str, length_in_recipe: int | None) -> int:
+def _length(half: Any, where: str) -> int:
     try:
         return len(half)
     except TypeError:  # torch's iterable data sets have no len(), or one that fails
-        if length_in_recipe is None:
-            raise UsageError(
+        length = getattr(half, "samples", None)
+        if type(length) is not int or length < 0:
+            raise CompressError(
                 f"{where} has no length",
-                "set `data.samples = [TRAIN, TEST]` in the recipe, or give it len()",
+                "give it len(), or an attribute `samples` with the number of samples in one pass",
             ) from None
-        return length_in_recipe
+        return length
 
 
 def _classes(train: Any, name: str, classes: int | None) -> tuple[str, ...]:
@@ -107,6 +103,7 @@ def _classes(train: Any, name: str, classes: int | None) -> tuple[str, ...]:
     if classes is None:
         raise UsageError(
             f"the number of classes of data set `{name}` is unknown",
-            "use --classes N, or give its training half an attribute `classes`",
+            "set data.classes (run: --set data.classes=N, other commands: --classes N), or give the training half an "
+            "attribute `classes`",
         )
     return tuple(str(number) for number in range(classes))

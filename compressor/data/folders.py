@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, Reading, training_look
+from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, training_look
 from compressor.data.scaling import IMAGENET, Scaling, chosen_scaling
 from compressor.data.split import Data
-from compressor.data.unreadable import Damage
+from compressor.data.unreadable import Damage, limit_of
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def load_folder(wanted: DataRecipe, seed: int) -> Data:
             "use one folder per class, or train/ and val/ with one folder per class in each",
         )
     size = wanted.size or SIZE
-    scaling = chosen_scaling(IMAGENET, wanted.mean, wanted.std)
+    scaling = chosen_scaling(IMAGENET, wanted.normalise)
 
     def half(pictures: dict[str, list[Path]], look: Look, replacing: bool) -> PictureSplit:
         files = [file for name in pictures for file in pictures[name]]
         labels = [label for label, name in enumerate(pictures) for _ in pictures[name]]
-        return _split(files, labels, look, replacing, wanted)
+        return _split(files, labels, look, replacing)
 
     return Data(
         folder.resolve().name,
@@ -85,16 +85,13 @@ def with_unlabelled(data: Data, wanted: DataRecipe) -> Data:
     if not files:
         raise CompressError(f"`{folder}` has no pictures", "known suffixes: " + " ".join(sorted(_ENDINGS)))
     look = training_look(data.shape[-1], scaling, wanted.augment)
-    train = _split(files, [-1] * len(files), look, True, wanted)
+    train = _split(files, [-1] * len(files), look, True)
     return replace(data, train=replace(train, labelled=False))
 
 
-def _split(
-    files: Sequence[Path], labels: Sequence[int], look: Look, replacing: bool, wanted: DataRecipe
-) -> PictureSplit:
-    reading = Reading(wanted.workers, wanted.prefetch)
-    damage = Damage(wanted.max_bad)
-    return PictureSplit(Files(tuple(files)), torch.tensor(labels), look, damage, replacing, reading)
+def _split(files: Sequence[Path], labels: Sequence[int], look: Look, replacing: bool) -> PictureSplit:
+    damage = Damage(limit_of(len(files)))
+    return PictureSplit(Files(tuple(files)), torch.tensor(labels), look, damage, replacing)
 
 
 def _halves(folder: Path, seed: int) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:

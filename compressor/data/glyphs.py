@@ -54,8 +54,7 @@ def load_glyphs(
     train: int = TRAIN,
     test: int = TEST,
     size: int | None = None,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
+    normalise: tuple[tuple[float, ...], ...] = (),
     augment: str = DEFAULT,
     seed: int = 0,
 ) -> Data:
@@ -74,7 +73,7 @@ def load_glyphs(
             f"glyphs: {train} training samples and {test} test samples, expected at least 1 each"
         )
     masks = _masks(classes)
-    scaling = chosen_scaling(_SCALING, mean, std)
+    scaling = chosen_scaling(_SCALING, normalise)
 
     def half(count: int, stream: int, policy: Policy | None) -> TensorSplit:
         labels = torch.arange(count) % classes

@@ -22,7 +22,7 @@ from compressor.data.split import WHOLE, Bad, Batch, Part, batch_indices
 from compressor.errors import CompressError
 
 _END = object()
-_HINT = "set `data.samples` in the recipe, or len() of the half, to the number of samples in one pass"
+_HINT = "set len() of the half, or its attribute `samples`, to the number of samples in one pass"
 
 
 def is_stream(half: Any) -> bool:

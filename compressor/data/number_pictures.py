@@ -12,7 +12,6 @@ from torch import Generator, Tensor
 from compressor.data.in_memory import TensorSplit
 from compressor.data.scaling import Scaling
 from compressor.data.split import Data
-from compressor.errors import UsageError
 
 SIDE = 32
 _SCALING = Scaling((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -25,31 +24,20 @@ _SHIFT = 0.12
 _NOISE = 0.1
 
 
-def load_numbers(classes: int, *, train: int, test: int, digits: Data | None = None, seed: int = 0) -> Data:
+def load_numbers(classes: int, *, train: int, test: int, seed: int = 0) -> Data:
     """Data set whose class c (of ``classes``) shows the number c, padded with zeros to equal length.
 
-    ``digits``: a set whose ten classes are the digits 0 to 9, whose pictures are put side by side; without one,
-    numbers are drawn in Pillow's built-in font.
+    Numbers are drawn in Pillow's built-in font.
     """
-    if digits is not None and len(digits.classes) != 10:
-        raise UsageError(
-            f"data set `{digits.name}` has {len(digits.classes)} classes, expected the 10 digits",
-            "use a data set whose classes are the digits 0 to 9, in that order",
-        )
     places = len(str(classes - 1))
     names = tuple(f"{number:0{places}}" for number in range(classes))
     random = Generator().manual_seed(seed)
     halves = []
-    for count, train_half in ((train, True), (test, False)):
+    for count in (train, test):
         labels = torch.arange(count) % classes
-        if digits is None:
-            pictures = _drawn(names, labels, random)
-        else:
-            pictures = _tiled(names, labels, digits, train_half, random)
-        pixels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = (_drawn(names, labels, random).clamp(0, 1) * 255).round().to(torch.uint8)
         halves.append(TensorSplit(pixels.expand(-1, 3, -1, -1).contiguous(), labels, _SCALING))
-    name = f"numbers of {digits.name}" if digits else "numbers"
-    return Data(name, names, (3, SIDE, SIDE), halves[0], halves[1])
+    return Data("numbers", names, (3, SIDE, SIDE), halves[0], halves[1])
 
 
 def _drawn(names: tuple[str, ...], labels: Tensor, random: Generator) -> Tensor:
@@ -72,21 +60,6 @@ def _mask(name: str) -> Tensor:
         size -= 1
     draw.text((SIDE / 2, SIDE / 2), name, fill=255, font=ImageFont.load_default(size=size), anchor="mm")
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, SIDE, SIDE) / 255
-
-
-def _tiled(names: tuple[str, ...], labels: Tensor, digits: Data, train: bool, random: Generator) -> Tensor:
-    """A picture of each label made of pictures of its digits, side by side."""
-    batches = list((digits.train if train else digits.test).batches(512))
-    images = torch.cat([batch.images for batch in batches]).mean(dim=1, keepdim=True)
-    digit = torch.cat([batch.labels for batch in batches])
-    wanted = torch.tensor([[int(character) for character in name] for name in names])[labels]
-    chosen = torch.empty_like(wanted)
-    for value in range(10):
-        places, here = (digit == value).nonzero()[:, 0], wanted == value
-        chosen[here] = places[torch.randint(len(places), (int(here.sum()),), generator=random)]
-    tiled = torch.cat([images[column] for column in chosen.unbind(dim=1)], dim=3)
-    small = F.interpolate(tiled, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-    return (small - images.amin()) / (images.amax() - images.amin())
 
 
 def _between(reach: float, count: int, random: Generator) -> Tensor:

@@ -13,6 +13,7 @@ the same pictures.
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ from compressor.data.scaling import Scaling
 from compressor.data.split import WHOLE, Bad, Batch, Mix, Part, batch_indices
 from compressor.data.unreadable import Damage
 from compressor.errors import CompressError
+
+AHEAD = 2
+"""Batches decoded ahead of the one in use: one would leave the threads idle while a long batch is awaited."""
 
 SIZE = 224
 TEST_SHARE = 0.2
@@ -77,12 +81,13 @@ def training_look(size: int, scaling: Scaling, augment: str) -> Look:
     return Look(size, scaling, augment != NONE, policy_named(augment))
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Number of threads that decode, and number of batches decoded ahead."""
+def decoding_threads() -> int:
+    """Number of threads that decode: the CPUs of this process that torch does not use, from 2 to 8.
 
-    workers: int = 2
-    ahead: int = 2
+    What a picture looks like depends on its number and the shuffle alone, not on the thread that decodes it.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(2, cpus - torch.get_num_threads()))
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,6 @@ class PictureSplit:
     look: Look
     damage: Damage
     replacing: bool
-    reading: Reading = Reading()
     labelled: bool = True
     mix: Mix | None = None
 
@@ -126,13 +130,13 @@ class PictureSplit:
     ) -> Iterator[Batch]:
         """Batches of ``size``; the rules are those of ``Split``."""
         read = partial(self._read, shuffle=shuffle if self.look.augmented else None)
-        pool = ThreadPoolExecutor(max(1, self.reading.workers))
+        pool = ThreadPoolExecutor(decoding_threads())
         try:
             # While one batch is in use, the threads decode the next ones.
             coming: deque[tuple[Tensor, Iterator[_Sample | None]]] = deque()
             for index in batch_indices(len(self), size, shuffle, start, part, self.mix):
                 coming.append((index, pool.map(read, index.tolist())))
-                if len(coming) > self.reading.ahead:
+                if len(coming) > AHEAD:
                     yield self._batch(*coming.popleft())
             while coming:
                 yield self._batch(*coming.popleft())
@@ -158,7 +162,7 @@ class PictureSplit:
                 with Image.open(self.stored.file(candidate)) as picture:
                     return _Sample(candidate, self.look.pixels(picture, random))
             except Exception as error:  # Pillow's readers raise many kinds of errors for damaged files
-                self.damage.add("picture", self.stored.name(candidate), _reason(error))
+                self.damage.add(self.stored.name(candidate), _reason(error))
         if self.replacing:
             raise CompressError(f"none of the {len(self)} training pictures can be read")
         return None

@@ -57,7 +57,7 @@ PUBLISHED = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion-
 def load_published(published: Published, wanted: DataRecipe) -> Data:
     """Load both halves of a published data set.
 
-    Grey images have one channel. If the recipe's mean or standard deviation has three values, as for a
+    Grey images have one channel. If the recipe's means and standard deviations have three values, as for a
     network made for colour images, the grey channel is repeated three times.
     """
     if not wanted.root:
@@ -69,9 +69,9 @@ def load_published(published: Published, wanted: DataRecipe) -> Data:
     train, test = (_read(published, root, train, wanted) for train in (True, False))
     images = _images(train.data)
     usual, channels = published.scaling, images.shape[1]
-    if channels == 1 and len(wanted.mean or wanted.std) == 3:
+    if channels == 1 and wanted.normalise and len(wanted.normalise[0]) == 3:
         usual, channels = Scaling(usual.mean * 3, usual.std * 3), 3
-    scaling = chosen_scaling(usual, wanted.mean, wanted.std)
+    scaling = chosen_scaling(usual, wanted.normalise)
     side = wanted.size or images.shape[-1]
 
     def half(part: Any, augment: Augment | None, policy: Policy | None) -> TensorSplit:

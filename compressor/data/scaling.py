@@ -1,6 +1,6 @@
 """Scale pixel bytes to the value range on which a network was trained.
 
-A teacher that was trained elsewhere has its own mean and standard deviation, so a user may replace
+A teacher that was trained elsewhere has its own means and standard deviations, so a user may replace
 those of a data set. Not supported: anything but one shift and one factor per channel.
 """
 
@@ -32,21 +32,19 @@ class Scaling:
 IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def chosen_scaling(usual: Scaling, mean: tuple[float, ...], std: tuple[float, ...]) -> Scaling:
-    """``usual``, with the user's mean and standard deviation where set."""
-    scaling = Scaling(mean or usual.mean, std or usual.std)
-    for name, values in (("mean", scaling.mean), ("std", scaling.std)):
-        if len(values) != len(usual.mean):
-            raise UsageError(
-                f"`{name}` has {len(values)} values, the images have {len(usual.mean)} channels",
-                f"usual for this data: {_listed(getattr(usual, name))}",
-            )
-        if not all(math.isfinite(value) for value in values):
-            raise UsageError(f"`{name}` is {_listed(values)}, expected finite numbers")
+def chosen_scaling(usual: Scaling, normalise: tuple[tuple[float, ...], ...]) -> Scaling:
+    """The scaling with the user's means and standard deviations; without these two lists ``usual``."""
+    if not normalise:
+        return usual
+    shown = [list(values) for values in normalise]
+    if len(normalise) != 2 or {len(values) for values in normalise} != {len(usual.mean)}:
+        raise UsageError(
+            f"data.normalise is {shown}, expected two lists, each with a value for each of {len(usual.mean)} channels",
+            f"[[means], [standard deviations]], for this data usually {[list(usual.mean), list(usual.std)]}",
+        )
+    scaling = Scaling(*normalise)
+    if not all(math.isfinite(value) for values in normalise for value in values):
+        raise UsageError(f"data.normalise is {shown}, expected finite numbers")
     if min(scaling.std) <= 0:
-        raise UsageError(f"`std` is {_listed(scaling.std)}, expected numbers above 0")
+        raise UsageError(f"data.normalise is {shown}, expected standard deviations above 0")
     return scaling
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from compressor.data.download import downloaded, is_address
-from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, Reading, training_look
+from compressor.data.pictures import SIZE, TEST_SHARE, Look, PictureSplit, decoding_threads, training_look
 from compressor.data.scaling import IMAGENET, chosen_scaling
 from compressor.data.shard_index import ShardIndex, index_of
 from compressor.data.split import Data
-from compressor.data.unreadable import Damage
+from compressor.data.unreadable import Damage, limit_of
 from compressor.errors import CompressError, UsageError
 
 if TYPE_CHECKING:
@@ -120,13 +120,13 @@ def load_shards(wanted: DataRecipe, seed: int) -> Data:
         raise UsageError(
             f"shard `{both[0]}` is in both halves", "name different shards for training and for the test"
         )
-    with ThreadPoolExecutor(max(1, wanted.workers)) as pool:
+    with ThreadPoolExecutor(decoding_threads()) as pool:
         shards, test_shards = (list(pool.map(_opened, names)) for names in (named, test_named))
     train, test = _divided(shards, test_shards, seed)
     size = wanted.size or SIZE
-    scaling = chosen_scaling(IMAGENET, wanted.mean, wanted.std)
+    scaling = chosen_scaling(IMAGENET, wanted.normalise)
     halves = [
-        _half(held, look, replacing, wanted)
+        _half(held, look, replacing)
         for held, look, replacing in (
             (train, training_look(size, scaling, wanted.augment), True),
             (test, Look(size, scaling), False),
@@ -136,18 +136,18 @@ def load_shards(wanted: DataRecipe, seed: int) -> Data:
     return Data(Path(wanted.name).name, classes, (3, size, size), *halves)
 
 
-def _half(held: Held, look: Look, replacing: bool, wanted: DataRecipe) -> PictureSplit:
-    members, damage = Members(held), Damage(wanted.max_bad)
+def _half(held: Held, look: Look, replacing: bool) -> PictureSplit:
+    members = Members(held)
+    damage = Damage(limit_of(len(members.labels)))
     for shard, _ in held:
         for key, reason in shard.index.faults:
-            damage.add("sample" if key else "shard", f"{shard.name}/{key}" if key else shard.name, reason)
+            damage.add(f"{shard.name}/{key}" if key else shard.name, reason)
     if not len(members.labels):
         raise CompressError(
             f"no samples in {_listed([shard.name for shard, _ in held])}{_first(damage)}",
             "each sample needs KEY.jpg (jpeg, png, webp, ppm) and KEY.cls (txt, json) with its label",
         )
-    reading = Reading(wanted.workers, wanted.prefetch)
-    return PictureSplit(members, members.labels, look, damage, replacing, reading, mix=members.mixed)
+    return PictureSplit(members, members.labels, look, damage, replacing, mix=members.mixed)
 
 
 def _divided(shards: list[Shard], test: list[Shard], seed: int) -> tuple[Held, Held]:

@@ -37,14 +37,13 @@ def load_data(wanted: DataRecipe, seed: int = 0) -> Data:
     if wanted.teacher_augment:
         check_augment(wanted.teacher_augment)
     source = _source(wanted.name)
-    for option, user in (("test", load_shards), ("samples", load_factory)):
-        if getattr(wanted, option) and source is not user:
-            raise UsageError(f"`{option}` has no effect on data `{wanted.name}`", f"remove `data.{option}`")
+    if wanted.test and source is not load_shards:
+        raise UsageError(f"`test` has no effect on data `{wanted.name}`", "remove `data.test`")
     data = source(wanted, seed)
     if wanted.classes is not None and len(data.classes) != wanted.classes:
         raise UsageError(
             f"data set `{wanted.name}` has {len(data.classes)} classes, expected {wanted.classes} (data.classes)",
-            "remove --classes or data.classes: this data set defines its own",
+            "leave out data.classes, or `--classes` of compress evaluate and export: this data set defines its own",
         )
     data = with_unlabelled(data, wanted) if wanted.unlabelled else data
     return _with_two_views(data, wanted, seed) if wanted.teacher_augment else data
@@ -57,20 +56,9 @@ def _with_two_views(data: Data, wanted: DataRecipe, seed: int) -> Data:
 
 
 def _check_numbers(wanted: DataRecipe) -> None:
-    numbers = [
-        ("size", wanted.size, 1),
-        ("classes", wanted.classes, 2),
-        ("max_bad", wanted.max_bad, 0),
-        ("prefetch", wanted.prefetch, 0),
-        *(("samples", number, 1) for number in wanted.samples),
-    ]
-    for name, value, least in numbers:
+    for name, value, least in (("size", wanted.size, 1), ("classes", wanted.classes, 2)):
         if value is not None and value < least:
             raise UsageError(f"data `{name}` is {value}, expected at least {least}")
-    if len(wanted.samples) > 2:
-        raise UsageError(
-            f"data `samples` has {len(wanted.samples)} numbers, expected at most 2: training half and test half"
-        )
 
 
 def _source(name: str) -> Source:
@@ -99,8 +87,7 @@ def _glyphs(wanted: DataRecipe, seed: int) -> Data:
     return load_glyphs(
         classes=wanted.classes,
         size=wanted.size,
-        mean=wanted.mean,
-        std=wanted.std,
+        normalise=wanted.normalise,
         augment=wanted.augment,
         seed=seed,
     )

@@ -11,7 +11,17 @@ from threading import Lock
 from compressor.data.split import Bad
 from compressor.errors import CompressError
 
+LEAST_ALLOWED = 10
+"""A small data set may have a few damaged files, of which 0.1 % would allow none."""
+ALLOWED_IN = 1000
+"""One sample in so many may be unreadable: too few to change an accuracy that is compared to within 0.1 points."""
+
 _SHOWN = 3
+
+
+def limit_of(samples: int) -> int:
+    """The number of unreadable samples that half a data set of this size may have."""
+    return max(LEAST_ALLOWED, samples // ALLOWED_IN)
 
 
 class Damage:
@@ -22,21 +32,16 @@ class Damage:
         self._found: dict[str, Bad] = {}
         self._lock = Lock()
 
-    def add(self, kind: str, name: str, reason: str) -> None:
+    def add(self, name: str, reason: str) -> None:
         """Record one; raise an error above the limit."""
         with self._lock:
             self._found.setdefault(name, Bad(name, reason))
             recorded = list(self._found.values())
-        if self.limit == 0:
-            raise CompressError(
-                f"cannot read {kind} `{name}`: {reason}",
-                "repair or remove the file, or set `data.max_bad` in the recipe to the number that may be skipped",
-            )
         if len(recorded) > self.limit:
             first = "; ".join(str(bad) for bad in recorded[:_SHOWN])
             raise CompressError(
-                f"{len(recorded)} unreadable samples, data.max_bad is {self.limit}: {first}; …",
-                "repair or remove them, or set `data.max_bad` higher in the recipe",
+                f"{len(recorded)} unreadable samples, at most {self.limit} may be: {first}; …",
+                f"repair or remove them; the larger of {LEAST_ALLOWED} and 0.1 % of a half may be unreadable",
             )
 
     @property

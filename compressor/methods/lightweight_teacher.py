@@ -12,11 +12,9 @@ import torch
 from torch import nn
 
 from compressor.data.number_pictures import load_numbers
-from compressor.data.sources import load_data
 from compressor.data.split import Data
 from compressor.methods.start import begun
 from compressor.methods.task import Task, Training, taught
-from compressor.recipe import DataRecipe
 from compressor.recipe.method_table import LIGHTWEIGHT, LIGHTWEIGHT_EPOCHS
 from compressor.training import Guide, Schedule, Trained, train
 from compressor.training.label_teachers import Drawn
@@ -78,8 +76,5 @@ def answers(small: Trained, numbers: Data) -> torch.Tensor:
 
 
 def _numbers(task: Task) -> Data:
-    classes, name = len(task.data.classes), task.distilling.lightweight.digits
-    digits = load_data(DataRecipe(name=name), task.seed) if name else None
-    return load_numbers(
-        classes, train=IMAGES * classes, test=IMAGES // 2 * classes, digits=digits, seed=task.seed
-    )
+    classes = len(task.data.classes)
+    return load_numbers(classes, train=IMAGES * classes, test=IMAGES // 2 * classes, seed=task.seed)

@@ -68,7 +68,7 @@ def stages(
     """
     fixed = budget.is_searched
     student = student or allocate(graph, scores, budget, measured=measured)
-    of, remove = (budget.of, budget.remove) if budget.remove else ("macs", student.plan.removed("macs"))
+    of, remove = (budget.cost, budget.remove) if budget.remove else ("macs", student.plan.removed("macs"))
     if of in (measured or {}):
         # What was measured of the student may be less than its blocks promise, and assistants go by that promise.
         remove = min(remove, _promised(graph, student.plan, (measured or {})[of]))

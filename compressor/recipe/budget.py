@@ -5,18 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from compressor.errors import UsageError, unknown_name
-from compressor.recipe.setting import setting
+from compressor.recipe.setting import by_code, setting
 
-COST_TITLES = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
+COST_TITLES = {
+    "macs": "MACs",
+    "params": "parameters",
+    "channels": "channels",
+    "latency": "latency",
+    "latency-int8": "latency in INT8",
+}
 """Each cost by its name in recipes, and as people write it."""
 
-TIMED_FILES = {"onnx": "", "onnx-int8": " in INT8"}
-"""The formats whose time can be asked for, and what the latency is then called beyond its name."""
+TIMED_FILES = {"latency": "onnx", "latency-int8": "onnx-int8"}
+"""The format whose time each kind of latency is."""
+
+KEEP_AT_LEAST = 0.1
+"""The share of each group that always stays, so that one threshold over all layers cannot empty any of them."""
 
 
-def title_of(cost: str, latency_of: str) -> str:
-    """A cost as people write it, the latency with the file that is meant."""
-    return COST_TITLES.get(cost, cost) + (TIMED_FILES[latency_of] if cost == "latency" else "")
+def cost_of(of: str) -> str:
+    """The cost that a budget's ``of`` counts: the latency of either file is ``latency``."""
+    return "latency" if of in TIMED_FILES else of
+
+
+def title_of(cost: str, of: str) -> str:
+    """A cost as people write it, the latency with the file that a budget's ``of`` means."""
+    return COST_TITLES[of] if cost == cost_of(of) else COST_TITLES.get(cost, cost)
 
 
 @dataclass(frozen=True)
@@ -25,21 +39,18 @@ class Budget:
 
     ``keep``: patterns of module paths (``head.*``) that are not touched: a group that has a slot in one of them
     stays whole. ``granule``: widths are multiples of it where a layer is wide enough (four granules or more); a
-    narrower layer uses the largest smaller power of two; ``granules`` sets another one for some modules
-    (``layer4.*=16``). ``keep_at_least``: the share of each group that always stays, so that one threshold over all
-    layers cannot empty any of them; ``least_width``: the channels that do. ``whole_heads``: attention loses heads
+    narrower layer uses the largest smaller power of two. ``whole_heads``: attention loses heads
     instead of width inside every head. ``max_macs`` and its like are limits of their own, beside ``remove``
     or (with ``remove`` at 0) instead of it; widths are then searched for so that they keep the highest scores in sum.
-    ``latency_of``: the file whose time is meant (`TIMED_FILES`): in eight bits other widths are fast.
+    With ``of = "latency-int8"`` every time is that of the INT8 file: in eight bits other widths are fast.
+
+    ``keep_at_least`` (`KEEP_AT_LEAST`) is set by code that compares criteria, and is no key.
     """
 
     remove: float = setting(0.5, "Share of the teacher's cost to remove (--ratio)")
-    of: str = setting("macs", "Cost that remove counts: macs, params, channels or latency")
+    of: str = setting("macs", "Cost that remove counts: macs, params, channels, latency or latency-int8")
     keep: tuple[str, ...] = setting((), 'Patterns of modules that are not touched, as in ["head.*"]')
     granule: int = setting(8, "Widths are multiples of this where a layer is wide enough")
-    granules: tuple[str, ...] = setting((), 'Other granules for some modules, as in ["layer4.*=16"]')
-    keep_at_least: float = setting(0.1, "Share of the channels of each group that always stays")
-    least_width: int = setting(1, "Channels of each group that always stay")
     whole_heads: bool = setting(False, "Attention loses heads instead of width inside every head")
     max_macs: int | None = setting(None, "Most MACs that may stay")
     max_params: int | None = setting(None, "Most parameters that may stay")
@@ -47,7 +58,7 @@ class Budget:
     max_latency_ms: float | None = setting(
         None, "Most milliseconds in ONNX Runtime (first batch, threads of profile)"
     )
-    latency_of: str = setting("onnx", "File whose time is meant: onnx or onnx-int8")
+    keep_at_least: float = by_code(KEEP_AT_LEAST)
 
     def __post_init__(self) -> None:
         if self.of not in COST_TITLES:
@@ -61,19 +72,10 @@ class Budget:
                 f"cannot remove {self.remove:g} of the {COST_TITLES[self.of]}",
                 "--ratio is the share of the teacher's cost to remove: above 0 and below 1, as in 0.7",
             )
-        for name in ("granule", "least_width"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"budget.{name} is {getattr(self, name)}, expected at least 1")
+        if self.granule < 1:
+            raise UsageError(f"budget.granule is {self.granule}, expected at least 1")
         if not 0 <= self.keep_at_least <= 1:
             raise UsageError(f"budget.keep_at_least is {self.keep_at_least:g}, expected a share from 0 to 1")
-        if self.latency_of not in TIMED_FILES:
-            raise unknown_name("timed file", self.latency_of, TIMED_FILES)
-        if self.latency_of != "onnx" and "latency" not in self.needs:
-            raise UsageError(
-                f"budget.latency_of is {self.latency_of}, and no time is asked for",
-                "add --set budget.of=latency, or --max-latency-ms",
-            )
-        self.granule_patterns()
 
     def limits(self) -> dict[str, float]:
         """The limits that are given, by their names."""
@@ -90,31 +92,30 @@ class Budget:
             max_params=None,
             max_bytes=None,
             max_latency_ms=None,
-            latency_of="onnx",
         )
 
     def title_of(self, cost: str) -> str:
         """A cost as people write it, the latency with the file that is meant."""
-        return title_of(cost, self.latency_of)
+        return title_of(cost, self.of)
+
+    @property
+    def cost(self) -> str:
+        """The cost that ``remove`` counts, whichever file is timed."""
+        return cost_of(self.of)
+
+    @property
+    def timed_as(self) -> str:
+        """The format whose time every latency is."""
+        return TIMED_FILES.get(self.of, TIMED_FILES["latency"])
 
     @property
     def is_searched(self) -> bool:
         """Whether widths are searched for within limits; a counted share alone is a matter of one threshold."""
-        return self.of == "latency" or bool(self.limits())
+        return self.cost == "latency" or bool(self.limits())
 
     @property
     def needs(self) -> frozenset[str]:
         """The costs that have to be measured on files first."""
-        timed = self.of == "latency" or self.max_latency_ms is not None
+        timed = self.cost == "latency" or self.max_latency_ms is not None
         asked = {"latency": timed, "bytes": self.max_bytes is not None}
         return frozenset(name for name, wanted in asked.items() if wanted)
-
-    def granule_patterns(self) -> list[tuple[str, int]]:
-        """Patterns of modules with a granule of their own, in the order given."""
-        pairs = []
-        for text in self.granules:
-            pattern, equals, number = text.rpartition("=")
-            if not pattern or not equals or not number.isdigit() or int(number) < 1:
-                raise UsageError(f"budget.granules has `{text}`", "a pattern and a number, as in layer4.*=16")
-            pairs.append((pattern, int(number)))
-        return pairs

@@ -56,13 +56,6 @@ class LayerwiseRecipe:
 
 
 @dataclass(frozen=True)
-class LightweightRecipe:
-    """Section ``[distil.lightweight]``: the data set of ten digits for ``lightweight-teacher``; drawn by default."""
-
-    digits: str = setting("", "Data set of ten digits for lightweight-teacher; empty: drawn")
-
-
-@dataclass(frozen=True)
 class Distilling:
     """How the student is taught.
 
@@ -85,7 +78,6 @@ class Distilling:
     schedule: Schedule = field(default_factory=Schedule)
     cascade: CascadeRecipe = field(default_factory=CascadeRecipe)
     layerwise: LayerwiseRecipe = field(default_factory=LayerwiseRecipe)
-    lightweight: LightweightRecipe = field(default_factory=LightweightRecipe)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -1,4 +1,4 @@
-"""Names that a recipe may hold: runtimes, precisions, file formats, calibrations, combinations of scores.
+"""Names that a recipe may hold: runtimes, precisions, file formats, combinations of scores.
 
 A recipe is plain data and imports nothing from the packages above it. Their tables have one row for each of these
 names; a test compares the two.
@@ -50,7 +50,6 @@ FORMAT_NAMES = (
     "tensorrt-int8",
     "executorch",
 )
-CALIBRATIONS = ("minmax", "entropy", "percentile")
 INT8_WEIGHT_BITS = (7, 8)
 
 COMBINATIONS = ("sum", "mean", "max", "first")

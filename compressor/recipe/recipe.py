@@ -24,7 +24,6 @@ from compressor.recipe.distilling import Distilling
 from compressor.recipe.names import (
     ALL,
     AUTO,
-    CALIBRATIONS,
     DEFAULT_RUNTIMES,
     FORMAT_NAMES,
     INT8_WEIGHT_BITS,
@@ -33,9 +32,12 @@ from compressor.recipe.names import (
 )
 from compressor.recipe.repair import Repairing
 from compressor.recipe.saliency import Scoring
-from compressor.recipe.setting import keys_and_sections, setting, values_by_code
+from compressor.recipe.setting import by_code, keys_and_sections, setting, values_by_code
 
 T = TypeVar("T")
+
+SECONDS_OF_A_BATCH = 6.0
+"""Time for one batch size in all runtimes of a run; in it the built-in pair has all its rounds."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,8 @@ class DataRecipe:
     """The data: a name, a folder, shards or ``package.module:factory``; empty values mean the set's own defaults.
 
     ``test``: other shards, for the test half. ``unlabelled``: a folder of pictures to train on instead.
-    ``samples``: how many a pass over the training half has, and over the test half, where they do not say.
+    ``normalise``: two lists, the mean of each channel and its standard deviation, for images in 0..1.
     ``teacher_augment``: what the teacher is shown, where that is not what the student sees; ``none`` asks it once.
-    ``max_bad``: how many samples of each half may be unreadable.
     """
 
     name: str = setting(
@@ -68,21 +69,16 @@ class DataRecipe:
     root: str = setting("", "Folder of a torchvision data set")
     download: bool = setting(False, "Allow a torchvision data set to be downloaded into root")
     size: int | None = setting(None, "Side of the images in pixels; default: the size of the data set")
-    mean: tuple[float, ...] = setting(
-        (), "Mean of each channel, for images in 0..1; empty: that of the data set"
+    normalise: tuple[tuple[float, ...], ...] = setting(
+        (), "[[means], [standard deviations]] of the channels; empty: those of the data set"
     )
-    std: tuple[float, ...] = setting((), "Standard deviation of each channel")
     classes: int | None = setting(
         None, "Number of classes of the built-in glyphs, or where the data does not say"
     )
-    samples: tuple[int, ...] = setting((), "[train, test] of iterables without a length")
     augment: str = setting("default", "default, none, randaugment, trivialaugment or autoaugment")
     teacher_augment: str = setting(
         "", "Augmentation for the teacher; empty: as the student; none: it runs once"
     )
-    max_bad: int = setting(10, "Samples of each half that may be unreadable; 0: stop at the first")
-    workers: int = setting(2, "Threads that decode images of folders and shards")
-    prefetch: int = setting(2, "Batches that they decode ahead")
 
 
 @dataclass(frozen=True)
@@ -90,23 +86,17 @@ class ExportRecipe:
     """The formats (names of docs/exporting.md, ``auto`` or ``all``), how they are made, how far a file may be off.
 
     ``opset``: none is the exporter's own choice, which is recorded. ``free_size``: the ONNX file takes any height and
-    width. ``max_accuracy_drop``: points of top-1. ``engine_batches``: the fewest, the usual and the most images.
+    width. ``max_accuracy_drop``: points of top-1.
     """
 
     opset: int | None = setting(None, "Operator set; default: that of the exporter")
     free_size: bool = setting(False, "The ONNX file takes any height and width")
-    relative_tolerance: float = setting(1e-4, "Largest difference of outputs, relative to the largest output")
     to: tuple[str, ...] = setting(
         (AUTO,),
         "Formats; auto: ONNX, and an engine where TensorRT is; all: what can be written",
     )
-    calibration: str = setting("minmax", "Calibration of INT8: minmax, entropy or percentile")
-    calibration_images: int = setting(128, "Training images for it")
     int8_weight_bits: int = setting(7, "7, or 8 for processors with VNNI or AMX, and Arm")
     max_accuracy_drop: float = setting(0.5, "Points of top-1 that a file may lose")
-    tf32: bool = setting(False, "Let TensorRT multiply float32 in TF32")
-    engine_batches: tuple[int, ...] = setting((1, 1, 8), "Fewest, usual and most images of an engine")
-    workspace_mib: int = setting(1024, "GPU memory that TensorRT may use while building, in MiB")
 
     def __post_init__(self) -> None:
         names = (*FORMAT_NAMES, AUTO, ALL)
@@ -115,29 +105,14 @@ class ExportRecipe:
                 raise unknown_name("format", name, names)
         if not self.to:
             raise UsageError("export.to is empty, expected formats", f"some of {', '.join(names)}")
-        if self.calibration not in CALIBRATIONS:
-            raise unknown_name("calibration", self.calibration, CALIBRATIONS)
         if self.int8_weight_bits not in INT8_WEIGHT_BITS:
             raise UsageError(
                 f"export.int8_weight_bits is {self.int8_weight_bits}, expected 7 or 8",
                 "8 is for processors that add products in 32 bits: with VNNI or AMX, or Arm",
             )
-        _at_least(1, "export", calibration_images=self.calibration_images, workspace_mib=self.workspace_mib)
-        if (
-            len(self.engine_batches) != 3
-            or not 1 <= self.engine_batches[0] <= self.engine_batches[1] <= (self.engine_batches[2])
-        ):
-            raise UsageError(
-                f"export.engine_batches is {list(self.engine_batches)}, expected three numbers that do not fall",
-                "the fewest, the usual and the most images, as in 1,1,8",
-            )
         if not 0 <= self.max_accuracy_drop <= 100:
             raise UsageError(
                 f"export.max_accuracy_drop is {self.max_accuracy_drop:g}, expected points from 0 to 100"
-            )
-        if not 0 <= self.relative_tolerance < 1:
-            raise UsageError(
-                f"export.relative_tolerance is {self.relative_tolerance:g}, expected at least 0 and below 1"
             )
 
 
@@ -145,7 +120,11 @@ class ExportRecipe:
 class ProfileRecipe:
     """How latency is measured. One image on one thread is the least noisy, and usual at the edge.
 
-    ``runtimes``: none means the usual ones, as far as they take what is there. ``budget_s`` is that of one batch.
+    ``runtimes``: none means the usual ones, as far as they take what is there.
+
+    ``compress profile`` also sets ``precision`` (of PyTorch; a file has its own), ``cuda_graph`` (replay the work of a
+    GPU as one graph) and ``budget_s``, the seconds for one batch size, after which no further round begins. They are
+    no keys: a run measures what it ships, in the precision in which it ships it.
     """
 
     runtimes: tuple[str, ...] = setting(
@@ -153,10 +132,10 @@ class ProfileRecipe:
     )
     batches: tuple[int, ...] = setting((1,), "Batch sizes")
     threads: int = setting(1, "Threads of every runtime")
-    precision: str = setting("fp32", "Precision of PyTorch: fp32, fp16 or bf16; a file has its own")
-    cuda_graph: bool = setting(False, "Replay the work of a GPU as one CUDA graph")
-    samples: int = setting(60, "Interleaved rounds")
-    budget_s: float = setting(6.0, "Seconds for one batch size; fewer rounds if they take longer")
+    samples: int = setting(60, "Interleaved rounds; fewer where they take longer than 6 seconds")
+    precision: str = by_code("fp32")
+    cuda_graph: bool = by_code(False)
+    budget_s: float = by_code(SECONDS_OF_A_BATCH)
 
     def __post_init__(self) -> None:
         runtimes_named(self.runtimes)
@@ -167,7 +146,7 @@ class ProfileRecipe:
             raise UsageError(f"profile.batches is [{shown}], expected batches of at least 1 image")
         _at_least(1, "profile", threads=self.threads, samples=self.samples)
         if not 0 < self.budget_s < float("inf"):
-            raise UsageError(f"profile.budget_s is {self.budget_s:g}, expected seconds above 0")
+            raise UsageError(f"budget_s is {self.budget_s:g}, expected seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -198,17 +177,23 @@ class Recipe:
                 f"widths are chosen by time in onnxruntime, and profile.runtimes is {list(self.profile.runtimes)}",
                 "add `onnxruntime` to profile.runtimes, or choose widths by another cost",
             )
-        if self.budget.latency_of != "onnx" and not {self.budget.latency_of, ALL} & set(self.export.to):
+        timed = self.budget.timed_as
+        if timed != Budget().timed_as and not {timed, ALL} & set(self.export.to):
             raise UsageError(
-                f"widths are chosen by the time of `{self.budget.latency_of}`, and export.to is "
-                f"{list(self.export.to)}",
-                f"add `--to {self.budget.latency_of}`",
+                f"widths are chosen by the time of `{timed}`, and export.to is {list(self.export.to)}",
+                f"add `--to {timed}`",
             )
-        for name, value in values_by_code(self.distil.schedule).items():
-            raise UsageError(
-                f"distil.schedule.{name} is {value!r}, and a recipe has no such key",
-                "leave it out; the method of the run sets it",
-            )
+        schedule = self.distil.schedule
+        for path, section in (
+            ("budget", self.budget),
+            ("distil.schedule", schedule),
+            ("profile", self.profile),
+        ):
+            for name, value in values_by_code(section).items():
+                raise UsageError(
+                    f"{path}.{name} is {value!r}, and a recipe has no such key",
+                    "leave it out; a run sets it itself",
+                )
         if self.distil.student and self.budget.limits():
             raise _nothing_to_cut(self.distil.student, next(iter(self.budget.limits())))
         if self.distil.student and self.budget.of != Budget.of:
@@ -258,7 +243,7 @@ def recipe_from(value: Mapping[str, Any]) -> Recipe:
 def _nothing_to_cut(student: str, setting: str) -> UsageError:
     return UsageError(
         f"budget.{setting} is given, and so is the student `{student}`: nothing is cut from the teacher",
-        "leave out --ratio, --of and --max-…, or --student",
+        "leave out --ratio, budget.of and the limits (budget.max_…), or --student",
     )
 
 
@@ -320,4 +305,4 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         pairs = ((each.name, getattr(value, each.name)) for each in keys_and_sections(value))
         return {name: _plain(item) for name, item in pairs if item is not None}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

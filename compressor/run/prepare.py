@@ -14,7 +14,6 @@ from compressor.data.split import Data
 from compressor.errors import UsageError
 from compressor.models.names import builder_of
 from compressor.pruning.graph.trace import trace
-from compressor.pruning.scoring.kernels.sums import choose
 from compressor.pruning.scoring.score import criterion_named
 from compressor.recipe import Recipe
 from compressor.recipe.distilling import TEACHER_NONE
@@ -44,7 +43,6 @@ def check_request(recipe: Recipe, world: World) -> None:
         name = model_named(text, recipe.model.trust).name
         if name and not is_student(Path(name)):
             builder_of(name)
-    choose([torch.empty(0, device=world.device)], recipe.saliency.backend)
 
 
 def prepare(run: Run) -> Run:

@@ -33,6 +33,9 @@ from compressor.run.state import Run
 from compressor.run.steps import Step, Steps
 from compressor.training import accuracy
 
+SCORING_BATCHES, SCORING_BATCH = 8, 128
+"""Batches and their images for criteria that read data: 1024 images, as docs/criteria.md compares criteria."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -49,9 +52,9 @@ class Chosen:
 def scored(
     recipe: Recipe, teacher: nn.Module, graph: ChannelGraph, data: Data, device: torch.device
 ) -> Scores:
-    """The scores of all units by the recipe's criterion, on as many training images as it asks for."""
-    batches = data.train.batches(recipe.saliency.batch, shuffle=recipe.seed)
-    chosen = islice(batches, recipe.saliency.batches)
+    """The scores of all units by the recipe's criterion."""
+    batches = data.train.batches(SCORING_BATCH, shuffle=recipe.seed)
+    chosen = islice(batches, SCORING_BATCHES)
     return score(teacher, graph, recipe.saliency, chosen, seed=recipe.seed, device=device)
 
 
@@ -68,7 +71,7 @@ def chosen_widths(run: Run, scores: Scores, step: Step) -> Chosen:
             Path(folder),
             run.recipe.export,
             run.recipe.profile,
-            budget.latency_of,
+            budget.timed_as,
         )
         budget = on_its_granule(budget, bench)
         costs = measured_costs(
@@ -128,7 +131,7 @@ def prune(run: Run) -> Run:
         for stage in choice.stages:
             if stage.missed:
                 steps.warn(f"{stage.name}: {stage.missed}")
-        of = recipe.budget.of if recipe.budget.remove else "macs"
+        of = recipe.budget.cost if recipe.budget.remove else "macs"
         step.outcome = f"{plan.removed(of):.1%} of the {recipe.budget.title_of(of)} will go"
 
     with steps.step("Cut") as step:
@@ -145,7 +148,7 @@ def prune(run: Run) -> Run:
         stages=choice.stages,
         scores=scores,
         fit=choice.fit,
-        request=_request(recipe, choice),
+        request=_request(recipe),
         about=_about(run),
     )
     return replace(run, origin=origin).proven(*checks, cut=top1)
@@ -162,10 +165,9 @@ def _warn_of_scores(recipe: Recipe, scores: Scores, steps: Steps) -> None:
         )
 
 
-def _request(recipe: Recipe, choice: Chosen) -> dict[str, Any]:
+def _request(recipe: Recipe) -> dict[str, Any]:
     budget = recipe.budget
-    request = {"remove": budget.remove, "of": budget.of, "limits": budget.limits()}
-    return request | ({"latency_of": budget.latency_of} if choice.fit else {})
+    return {"remove": budget.remove, "of": budget.of, "limits": budget.limits()}
 
 
 def _about(run: Run) -> dict[str, str]:

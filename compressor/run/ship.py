@@ -58,9 +58,7 @@ def _verify(run: Run, files: dict[str, Artifact]) -> Run:
         for name, file in files.items():
             own = truth if name == "student" else truth_of_network(run.networks[name], real)
             written.append(checked(file, own, recipe.export, ships=name != "teacher"))
-        calibration = (
-            calibration_images(run.data, recipe.export, recipe.seed) if run.formats != ("onnx",) else ()
-        )
+        calibration = calibration_images(run.data, recipe.seed) if run.formats != ("onnx",) else ()
         source = Source(
             files["student"].path,
             run.folder.artifact("student", ""),

@@ -291,7 +291,7 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
         code.update((folder / part).read_bytes())
     return {
         "model": source.to_dict(),
-        "data": {**asdict(data), "workers": 0, "prefetch": 0},
+        "data": asdict(data),
         "schedule": asdict(BUILTIN_SCHEDULE),
         "seed": seed,
         "device": device.type,
@@ -314,7 +314,7 @@ def outputs_of(network: nn.Module, data: Data, whose: str = "teacher") -> int:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressError(
             f"the {whose} does not run on images of shape {data.shape}: {reason}",
-            "set the size with --size; three values of data.mean and data.std make grey images colour",
+            "set the size with --size; three means in data.normalise make grey images colour",
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise CompressError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from compressor.data import Split, load_data
+from compressor.data import Split, load_data, pictures
 from compressor.data.augment import POLICIES, policy_named, varied, varied_pixels
 from compressor.data.glyphs import load_glyphs
 from compressor.errors import UsageError
@@ -20,7 +20,7 @@ from compressor.recipe import DataRecipe
 from tests.compressor.pictures import speckled, write_folders, write_shards
 
 named = pytest.mark.parametrize("augment", POLICIES)
-WHOLE = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+WHOLE = {"normalise": ((0.0,) * 3, (1.0,) * 3)}
 
 
 def _seen(split: Split, shuffle: int | None, size: int = 5) -> dict[int, Tensor]:
@@ -87,10 +87,13 @@ def _source(kind: str, tmp_path: Path, **options: Any) -> Split:
 @named
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_pictures_are_varied_alike_in_any_batch_and_by_any_number_of_threads(
-    tmp_path: Path, kind: str, augment: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, augment: str
 ) -> None:
-    one = _seen(_source(kind, tmp_path, augment=augment, workers=1), 4)
-    many = _seen(_source(kind, tmp_path, augment=augment, workers=5, prefetch=0), 4, size=7)
+    monkeypatch.setattr(pictures, "decoding_threads", lambda: 1)
+    one = _seen(_source(kind, tmp_path, augment=augment), 4)
+    monkeypatch.setattr(pictures, "decoding_threads", lambda: 5)
+    monkeypatch.setattr(pictures, "AHEAD", 0)
+    many = _seen(_source(kind, tmp_path, augment=augment), 4, size=7)
     assert all(_equal(one, many))
     other = _seen(_source(kind, tmp_path, augment=augment), 5)
     assert not any(_equal(one, other))

@@ -122,7 +122,7 @@ def test_random_numbers_inside_a_data_set_repeat_with_the_shuffle_number() -> No
 def test_a_data_set_without_names_needs_the_number_of_classes() -> None:
     with pytest.raises(UsageError, match="the number of classes of data set") as caught:
         _from("nameless")
-    assert "--classes" in str(caught.value.hint)
+    assert "--set data.classes=N" in str(caught.value.hint)
     assert _from("nameless", classes=4).classes == ("0", "1", "2", "3")
 
 

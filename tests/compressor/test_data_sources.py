@@ -1,6 +1,7 @@
 """Names, published sets and factories: what is asked for is what comes, and what is wrong is named."""
 
 import hashlib
+import math
 import pickle
 import struct
 from dataclasses import replace
@@ -126,9 +127,9 @@ def test_mnist_is_read_from_its_published_files(tmp_path: Path, name: str, folde
     assert batch.labels.tolist() == [i % 10 for i in range(20)]
 
 
-def test_grey_is_repeated_to_three_channels_for_a_mean_of_three(tmp_path: Path) -> None:
+def test_grey_is_repeated_to_three_channels_for_three_means(tmp_path: Path) -> None:
     _write_mnist(tmp_path)
-    data = load_data(DataRecipe("mnist", root=str(tmp_path), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 0.5)))
+    data = load_data(DataRecipe("mnist", root=str(tmp_path), normalise=((0.0,) * 3, (1.0, 1.0, 0.5))))
     images = _all(data)
     assert data.shape == (3, 28, 28)
     assert torch.equal(images[:, 0], images[:, 1])
@@ -142,26 +143,37 @@ def test_a_size_resizes_a_published_set(tmp_path: Path) -> None:
     assert _all(data).shape == (20, 1, 32, 32)
 
 
-@pytest.mark.parametrize("colour", [(), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("colour", [(), ((0.0,) * 3, (0.3081,) * 3)])
 def test_a_published_set_is_varied_by_a_policy_before_it_is_resized(
-    tmp_path: Path, colour: tuple[float, ...]
+    tmp_path: Path, colour: tuple[tuple[float, ...], ...]
 ) -> None:
     _write_mnist(tmp_path)
-    recipe = DataRecipe("mnist", root=str(tmp_path), size=16, mean=colour, augment="randaugment")
+    recipe = DataRecipe("mnist", root=str(tmp_path), size=16, normalise=colour, augment="randaugment")
     train = load_data(recipe).train
     plain = next(load_data(replace(recipe, augment="default")).train.batches(20, shuffle=1)).images
     first, again = (torch.cat([b.images for b in train.batches(n, shuffle=1)]) for n in (20, 4))
     assert not train.fixed
-    assert first.shape == plain.shape == (20, len(colour) or 1, 16, 16)
+    assert first.shape == plain.shape == (20, 3 if colour else 1, 16, 16)
     # Resizing is float arithmetic, which another number of images may round otherwise.
     torch.testing.assert_close(first, again, rtol=0, atol=1e-5)
     assert not torch.equal(first, plain)
 
 
-def test_a_mean_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (((0.0, 0.0), (1.0, 1.0)), "expected two lists, each with a value for each of 1 channels"),
+        (((0.0,),), r"is \[\[0.0\]\], expected two lists"),
+        (((math.inf,), (1.0,)), "expected finite numbers"),
+        (((0.0,), (0.0,)), "expected standard deviations above 0"),
+    ],
+)
+def test_wrong_means_and_deviations_are_refused(
+    tmp_path: Path, wrong: tuple[tuple[float, ...], ...], message: str
+) -> None:
     _write_mnist(tmp_path)
-    with pytest.raises(UsageError, match="`mean` has 2 values, the images have 1 channels"):
-        load_data(DataRecipe("mnist", root=str(tmp_path), mean=(0.0, 0.0)))
+    with pytest.raises(UsageError, match=message):
+        load_data(DataRecipe("mnist", root=str(tmp_path), normalise=wrong))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
@@ -212,7 +224,9 @@ class SmallCifar(CIFAR10.reader):  # type: ignore[misc]
 def test_cifar_is_read_in_colour_and_augmented_for_training(tmp_path: Path) -> None:
     SmallCifar.write(tmp_path)
     small = replace(CIFAR10, reader=SmallCifar)
-    data = load_published(small, DataRecipe("cifar10", root=str(tmp_path), std=(1.0, 1.0, 1.0)))
+    data = load_published(
+        small, DataRecipe("cifar10", root=str(tmp_path), normalise=(CIFAR10.scaling.mean, (1.0,) * 3))
+    )
     assert data.classes == ("plane", "car", "bird")
     assert data.shape == (3, 32, 32)
     assert not data.train.fixed

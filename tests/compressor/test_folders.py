@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.data import Data, load_data
+from compressor.data import Data, load_data, pictures, unreadable
 from compressor.data.folders import Files
 from compressor.data.pictures import PictureSplit
 from compressor.errors import CompressError, UsageError
@@ -32,7 +32,7 @@ def _class_folders(folder: Path, count: int = 10, names: tuple[str, ...] = ("cat
 
 
 def _load(folder: Path, seed: int = 0, size: int = 16, **options: Any) -> Data:
-    return load_data(DataRecipe(str(folder), size=size, mean=(0.0,) * 3, std=(1.0,) * 3, **options), seed)
+    return load_data(DataRecipe(str(folder), size=size, normalise=((0.0,) * 3, (1.0,) * 3), **options), seed)
 
 
 def _files(split: object) -> tuple[Path, ...]:
@@ -203,18 +203,23 @@ def test_a_folder_that_cannot_be_used_says_why(
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", None])
 def test_an_unreadable_picture_is_named_and_the_end_where_none_may_be_bad(
-    tmp_path: Path, content: bytes | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
-    data = _speckled(tmp_path, max_bad=0)
+    monkeypatch.setattr(unreadable, "LEAST_ALLOWED", 0)
+    data = _speckled(tmp_path)
     file = _files(data.train)[3]
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
-    with pytest.raises(CompressError, match=f"cannot read picture `{file}`"):
+    with pytest.raises(CompressError, match=f"1 unreadable samples, at most 0 may be: `{file}`"):
         list(data.train.batches(4, shuffle=0))
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 5])
-def test_so_many_batches_are_decoded_ahead(tmp_path: Path, prefetch: int) -> None:
-    train = _speckled(tmp_path, prefetch=prefetch, workers=1).train
+def test_so_many_batches_are_decoded_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: int
+) -> None:
+    monkeypatch.setattr(pictures, "AHEAD", prefetch)
+    monkeypatch.setattr(pictures, "decoding_threads", lambda: 1)
+    train = _speckled(tmp_path).train
     asked: list[int] = []
 
     class Watched:
@@ -253,7 +258,7 @@ def _unlabelled(tmp_path: Path, data: str = "", **options: Any) -> Data:
 
 
 def test_pictures_without_classes_take_the_place_of_the_training_half(tmp_path: Path) -> None:
-    data = _unlabelled(tmp_path, size=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+    data = _unlabelled(tmp_path, size=16, normalise=((0.0,) * 3, (1.0,) * 3))
     assert (len(data.train), len(data.test)) == (3, 2)
     assert (data.train.labelled, data.test.labelled) == (False, True)
     assert not data.train.fixed

@@ -58,7 +58,6 @@ def recipe(**changes: Any) -> Recipe:
             "distil.schedule.epochs": 3,
             "distil.schedule.batch": 32,
             "profile.samples": 3,
-            "profile.budget_s": 1.0,
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
     )

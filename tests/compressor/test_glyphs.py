@@ -94,9 +94,10 @@ def test_values_are_scaled_to_about_minus_two_to_two() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 4}, {"classes": 1}, {"train": 0}, {"test": 0}, {"std": (0.1, 0.0, 1)}]
+    "wrong",
+    [{"size": 4}, {"classes": 1}, {"train": 0}, {"test": 0}, {"normalise": ((0.5,) * 3, (0.1, 0.0, 1))}],
 )
-def test_a_request_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
+def test_a_request_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         load_glyphs(**wrong)  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from compressor.data import Data, load_data
 from compressor.data.factory import data_from
-from compressor.errors import CompressError, UsageError
+from compressor.errors import CompressError
 from compressor.recipe import DataRecipe
 
 Sample = tuple[Tensor, int]
@@ -71,20 +71,18 @@ class Failing(Counted):
         raise ConnectionError("the store is closed")
 
 
-def numbers() -> tuple[Numbers, Numbers]:
-    return Numbers(), Numbers(6)
+class Endless(Numbers):
+    def __iter__(self) -> Iterator[Sample]:
+        return ((_image(number), number % 2) for number in count())
 
 
-def endless() -> tuple[Any, Any]:
-    class Endless(Numbers):
-        def __iter__(self) -> Iterator[Sample]:
-            return ((_image(number), number % 2) for number in count())
-
-    return Endless(), Counted()
+def numbers() -> tuple[Any, Any]:
+    return of_samples(Numbers(), 10), of_samples(Numbers(6), 6)
 
 
-def torchs() -> tuple[Torchs, Torchs]:
-    return Torchs(), Torchs()
+def of_samples(half: Any, samples: object) -> Any:
+    half.samples = samples
+    return half
 
 
 def once() -> tuple[Any, Any]:
@@ -107,21 +105,23 @@ def test_an_iterable_with_a_length_needs_nothing_more() -> None:
     assert _shown(data, shuffle=1) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_the_recipe_may_say_how_many() -> None:
-    data = _from("numbers", samples=(10, 6))
+def test_an_attribute_may_say_how_many() -> None:
+    data = _from("numbers")
     assert (len(data.train), len(data.test)) == (10, 6)
     assert len(list(data.test.batches(4))) == 2
 
 
-@pytest.mark.parametrize(("samples", "half"), [((), "train"), ((10,), "test")])
-def test_a_half_of_unknown_length_says_what_is_missing(samples: tuple[int, ...], half: str) -> None:
-    with pytest.raises(UsageError, match=rf"\({half}\) has no length") as caught:
-        _from("numbers", samples=samples)
-    assert "data.samples" in str(caught.value.hint)
+@pytest.mark.parametrize("samples", [None, "ten", -1, True, [1, 2]])
+def test_a_half_of_unknown_length_says_what_is_missing(samples: object) -> None:
+    with pytest.raises(CompressError, match=r"\(train\) has no length") as caught:
+        data_from(of_samples(Numbers(), samples), Counted())
+    assert "`samples`" in str(caught.value.hint)
+    with pytest.raises(CompressError, match=r"\(test\) has no length"):
+        data_from(Counted(), Torchs())
 
 
 def test_torchs_iterable_data_sets_are_iterables() -> None:
-    assert _shown(_from("torchs", samples=(10, 10)))[0] == [0, 1, 2, 3]
+    assert _shown(data_from(of_samples(Torchs(), 10), Counted()))[0] == [0, 1, 2, 3]
 
 
 def test_the_half_is_told_the_shuffle_number_before_each_pass() -> None:
@@ -142,18 +142,18 @@ def test_an_abandoned_pass_does_not_disturb_the_next() -> None:
 @pytest.mark.parametrize("shuffle", [None, 1])
 @pytest.mark.parametrize("promised", [9, 10, 11, 12])
 def test_more_or_fewer_than_promised_is_an_error(promised: int, shuffle: int | None) -> None:
-    data = _from("numbers", samples=(promised, 6))
+    data = data_from(of_samples(Numbers(), promised), Counted())
     if promised == 10:
         list(data.train.batches(3, shuffle=shuffle))
         return
     said = "continues after 9 samples" if promised < 10 else f"ended after 10 samples, expected {promised}"
     with pytest.raises(CompressError, match=rf"\(train\) {said}") as caught:
         list(data.train.batches(3, shuffle=shuffle))
-    assert "data.samples" in str(caught.value.hint)
+    assert "`samples`" in str(caught.value.hint)
 
 
 def test_a_stream_without_an_end_is_found_out() -> None:
-    data = _from("endless", samples=(8,))
+    data = data_from(of_samples(Endless(), 8), Counted())
     with pytest.raises(CompressError, match="continues after 8 samples"):
         list(data.train.batches(4))
 
@@ -173,15 +173,6 @@ def test_an_error_inside_names_the_sample() -> None:
 
 def test_an_empty_stream_is_an_error() -> None:
     with pytest.raises(CompressError, match="ended after 0 samples, expected 5"):
-        data_from(Numbers(0), Counted(), samples=(5,))
-
-
-@pytest.mark.parametrize("samples", [(0,), (1, 2, 3)])
-def test_impossible_numbers_of_samples_are_refused(samples: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="`samples`"):
-        _from("numbers", samples=samples)
-
-
-def test_a_number_of_samples_is_for_factories_alone() -> None:
-    with pytest.raises(UsageError, match="`samples` has no effect on data `glyphs`"):
-        load_data(DataRecipe("glyphs", samples=(5,)))
+        data_from(of_samples(Numbers(0), 5), Counted())
+    with pytest.raises(CompressError, match=r"\(train\) is empty"):
+        data_from(of_samples(Numbers(0), 0), Counted())

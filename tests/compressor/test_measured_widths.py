@@ -130,7 +130,7 @@ def test_blocks_are_measured_once_on_a_machine(
 def test_in_int8_files_and_blocks_of_eight_bits_are_timed_and_plain_ones_weighed(
     network: nn.Module, int8: Bench
 ) -> None:
-    graph, budget = trace(network, images(1, side=32)), Budget(0.5, "latency", latency_of="onnx-int8")
+    graph, budget = trace(network, images(1, side=32)), Budget(0.5, "latency-int8")
     scores = score(network, graph, Scoring("l2"))
     costs = measured_costs(graph, budget, int8)
     fitted = fit(network, graph, scores, budget, int8, costs)

@@ -229,21 +229,11 @@ def test_a_network_with_several_outputs_wants_a_loss_and_takes_one() -> None:
     assert (score(teacher, graph, "taylor", [batch], loss=loss).of("trunk") > 0).any()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_the_kernel_asked_for_by_name_and_not_there_is_an_error() -> None:
-    teacher = network()
-    graph = trace(teacher, images(1).double())
-    with pytest.raises(UsageError, match=r"CUDA"):
-        score(teacher, graph, Scoring("l2", backend="cuda"))
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"combine": "median"}, "unknown combination of slots `median`"),
         ({"normalise": "macs"}, "unknown normalisation `macs`"),
-        ({"backend": "gpu"}, "unknown saliency backend `gpu`"),
-        ({"batches": 0}, r"saliency.batches is 0, expected at least 1"),
     ],
 )
 def test_a_wrong_request_is_refused_when_it_is_made(wrong: dict[str, str], message: str) -> None:

@@ -46,7 +46,7 @@ def network() -> nn.Module:
 def source(network: nn.Module, tmp_path: Path) -> Source:
     path = tmp_path / "n.onnx"
     written_onnx(network, IMAGES[:1], path, RECIPE, {})
-    return Source(path, tmp_path / "n", network, IMAGES[:1], calibration_images(few(), RECIPE, 0))
+    return Source(path, tmp_path / "n", network, IMAGES[:1], calibration_images(few(), 0))
 
 
 def test_a_file_is_proven_in_every_runtime_of_its_format_that_is_here(

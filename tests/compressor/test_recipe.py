@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compressor.artifacts.runtimes import RUNTIMES
 from compressor.errors import UsageError
 from compressor.exporting import FORMATS
-from compressor.exporting.int8 import CALIBRATIONS, WEIGHT_STEPS
+from compressor.exporting.int8 import WEIGHT_STEPS
 from compressor.pruning.scoring.combine import COMBINATIONS, NORMALISATIONS
 from compressor.recipe import (
     DataRecipe,
@@ -26,12 +26,11 @@ from compressor.recipe import (
     recipe_from,
     recipe_with,
 )
-from compressor.recipe.budget import COST_TITLES, TIMED_FILES, Budget
-from compressor.recipe.distilling import CascadeRecipe, Distilling, LightweightRecipe
+from compressor.recipe.budget import COST_TITLES, Budget
+from compressor.recipe.distilling import CascadeRecipe, Distilling
 from compressor.recipe.listing import WIDTH, changes_from, keys_of, listed
 from compressor.recipe.method_table import METHODS
-from compressor.recipe.names import RUNTIME_PRECISIONS as PRECISIONS
-from compressor.recipe.saliency import BACKENDS, Scoring
+from compressor.recipe.saliency import Scoring
 from compressor.recipe.schedule import Schedule
 
 # Everything but lone surrogates, which no file in UTF-8 can hold.
@@ -48,17 +47,12 @@ recipes = st.builds(
         root=texts,
         download=st.booleans(),
         size=st.none() | st.integers(),
-        mean=st.lists(floats, max_size=3).map(tuple),
-        std=st.lists(floats, max_size=3).map(tuple),
+        normalise=st.lists(st.lists(floats, max_size=3).map(tuple), max_size=2).map(tuple),
         classes=st.none() | st.integers(),
-        samples=st.lists(st.integers(), max_size=2).map(tuple),
         test=texts,
         unlabelled=texts,
         augment=texts,
         teacher_augment=texts,
-        max_bad=st.integers(),
-        workers=st.integers(),
-        prefetch=st.integers(),
     ),
     budget=st.builds(
         Budget,
@@ -67,21 +61,14 @@ recipes = st.builds(
         max_macs=st.none() | st.integers(1),
         max_latency_ms=st.none() | st.floats(0.01, 1e9),
         keep=st.lists(texts, max_size=3).map(tuple),
-        granules=st.lists(st.builds("{}={}".format, texts.filter(bool), st.integers(1, 99)), max_size=3).map(
-            tuple
-        ),
-        least_width=st.integers(1),
+        granule=st.integers(1),
         whole_heads=st.booleans(),
-    )
-    | st.builds(Budget, of=st.just("latency"), latency_of=st.sampled_from([*TIMED_FILES])),
+    ),
     saliency=st.builds(
         Scoring,
         texts,
         st.sampled_from(["", *COMBINATIONS]),
         st.sampled_from(["", *NORMALISATIONS]),
-        st.integers(1),
-        st.integers(1),
-        st.sampled_from(BACKENDS),
     ),
     distil=st.builds(
         Distilling,
@@ -89,7 +76,6 @@ recipes = st.builds(
         texts,
         assistants=st.integers(1),
         between=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
-        lightweight=st.builds(LightweightRecipe, texts),
         cascade=st.builds(CascadeRecipe, st.floats(0.01, 1)),
         schedule=st.builds(
             Schedule,
@@ -101,11 +87,10 @@ recipes = st.builds(
         ExportRecipe,
         st.none() | st.integers(),
         st.booleans(),
-        st.floats(0, 0.99),
         st.lists(st.sampled_from([*FORMATS, "auto", "all"]), max_size=3).map(
             lambda more: ("onnx-int8", *more)
         ),
-        engine_batches=st.lists(st.integers(1, 99), min_size=3, max_size=3).map(sorted).map(tuple),
+        max_accuracy_drop=st.floats(0, 100),
     ),
     profile=st.builds(
         ProfileRecipe,
@@ -113,8 +98,7 @@ recipes = st.builds(
             lambda names: ("ort", *names)
         ),
         batches=st.lists(st.integers(1), min_size=1, max_size=3).map(tuple),
-        precision=st.sampled_from(PRECISIONS),
-        budget_s=st.floats(0.1, 1e300),
+        samples=st.integers(1),
     ),
 )
 
@@ -171,8 +155,8 @@ def test_an_unknown_key_suggests_the_nearest(value: dict[str, Any], message: str
         ({"seed": True}, "recipe key `seed` is True, expected int"),
         ({"data": {"download": 1}}, "recipe key `data.download` is 1, expected bool"),
         ({"data": {"size": "big"}}, "recipe key `data.size` is 'big', expected int"),
-        ({"data": {"mean": "x"}}, "recipe key `data.mean` is 'x', expected float"),
-        ({"data": {"mean": [0.5, "x"]}}, "recipe key `data.mean` is 'x', expected float"),
+        ({"distil": {"between": "x"}}, "recipe key `distil.between` is 'x', expected float"),
+        ({"data": {"normalise": [[0.5, "x"]]}}, "recipe key `data.normalise` is 'x', expected float"),
         ({"budget": {"remove": True}}, "recipe key `budget.remove` is True, expected float"),
         ({"budget": 0.5}, "recipe key `budget` is 0.5, expected a section [budget]"),
         ({"model": [{"name": "a"}]}, "recipe key `model` is [{'name': 'a'}], expected a section [model]"),
@@ -185,9 +169,10 @@ def test_a_value_of_the_wrong_kind_is_named(value: dict[str, Any], message: str)
 
 
 def test_a_whole_number_will_do_for_a_float() -> None:
-    recipe = recipe_from({"profile": {"budget_s": 6}, "data": {"mean": [0, 1]}})
-    assert recipe == recipe_from({"profile": {"budget_s": 6.0}, "data": {"mean": [0.0, 1.0]}})
-    assert isinstance(recipe.profile.budget_s, float)
+    recipe = recipe_from({"distil": {"schedule": {"temperature": 4}}, "data": {"normalise": [[0], [1]]}})
+    assert recipe.data.normalise == ((0.0,), (1.0,))
+    assert isinstance(recipe.distil.schedule.temperature, float)
+    assert isinstance(recipe.data.normalise[0][0], float)
 
 
 def test_values_out_of_range_are_refused_where_they_are_read(tmp_path: Path) -> None:
@@ -223,6 +208,16 @@ def test_settings_are_given_by_their_path() -> None:
         recipe_with({"budget.remov": 0.8})
 
 
+def test_the_time_of_the_int8_file_asks_for_that_file() -> None:
+    asked = {"budget.of": "latency-int8", "budget.max_latency_ms": 2.0}
+    with pytest.raises(UsageError, match=r"chosen by the time of `onnx-int8`, and export\.to is") as caught:
+        recipe_with(asked)
+    assert caught.value.hint == "add `--to onnx-int8`"
+    budget = recipe_with({**asked, "export.to": ["onnx", "onnx-int8"]}).budget
+    assert (budget.remove, budget.cost, budget.timed_as) == (0.0, "latency", "onnx-int8")
+    assert (budget.title_of("latency"), Budget().title_of("latency")) == ("latency in INT8", "latency")
+
+
 def test_a_setting_that_is_not_given_is_not_written() -> None:
     assert "size" not in Recipe().to_dict()["data"]
     assert "opset" not in Recipe().to_toml()
@@ -253,6 +248,10 @@ def test_what_only_code_sets_is_no_key() -> None:
     assert "test_every" not in listed(Recipe())
     with pytest.raises(UsageError, match=r"unknown key in recipe section \[distil.schedule\] `annealing`"):
         recipe_with({"distil.schedule.annealing": "constant"})
+    with pytest.raises(UsageError, match=r"budget\.keep_at_least is 0\.0, and a recipe has no such"):
+        Recipe(budget=Budget(keep_at_least=0.0))
+    with pytest.raises(UsageError, match=r"profile\.precision is 'fp16', and a recipe has no such"):
+        Recipe(profile=ProfileRecipe(precision="fp16"))
     with pytest.raises(UsageError, match="annealing is 'constant', and a recipe has no such"):
         Recipe(distil=Distilling(schedule=Schedule(annealing="constant")))
 
@@ -260,7 +259,6 @@ def test_what_only_code_sets_is_no_key() -> None:
 def test_names_in_recipes_are_the_rows_of_the_tables_above() -> None:
     assert set(names.RUNTIME_NAMES) == set(RUNTIMES)
     assert tuple(FORMATS) == names.FORMAT_NAMES
-    assert names.CALIBRATIONS == CALIBRATIONS
     assert tuple(WEIGHT_STEPS) == names.INT8_WEIGHT_BITS
     assert tuple(COMBINATIONS) == names.COMBINATIONS
     assert tuple(NORMALISATIONS) == names.NORMALISATIONS

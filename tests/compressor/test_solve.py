@@ -226,11 +226,12 @@ def test_limits_that_cannot_be_met_together_are_refused_with_the_nearest() -> No
     choices, ranked = Choices((np.array([1, 8]),)), [np.ones(8)]
     allowed = {
         "latency": Allowed(rising, 4.0, "--max-latency-ms 4"),
-        "bytes": Allowed(falling, 4.0, "--max-bytes 4"),
+        "bytes": Allowed(falling, 4.0, "--set budget.max_bytes=4"),
     }
 
     with pytest.raises(
-        UsageError, match="no widths were found that meet --max-latency-ms 4 and --max-bytes 4: the near"
+        UsageError,
+        match=r"that meet --max-latency-ms 4 and --set budget\.max_bytes=4: the nearest",
     ):
         widths_within(ranked, choices, allowed)
 
@@ -238,9 +239,10 @@ def test_limits_that_cannot_be_met_together_are_refused_with_the_nearest() -> No
 @pytest.mark.parametrize(
     ("name", "option", "amount", "hint"),
     [
-        ("params", "--max-params 5", 8_655_661.0, "use --max-params 8655661 or more, "),
-        ("latency", "--max-latency-ms 0.1", 0.12341, "use --max-latency-ms 0.124 or more, "),
-        ("latency", "--ratio 0.5", 0.9, "use --ratio 0.099 or less, "),
+        ("params", "--max-params 5", 8_655_661.0, "use --max-params 8655661 or more, or "),
+        ("latency", "--max-latency-ms 0.1", 0.12341, "use --max-latency-ms 0.124 or more, or "),
+        ("bytes", "--set budget.max_bytes=4e+05", 4.1e5, "use --set budget.max_bytes=410000 or more, or "),
+        ("latency", "--ratio 0.5", 0.9, "use --ratio 0.099 or less, or "),
         ("latency", "--ratio 0.5", 1.0, ""),
     ],
 )

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.data import Batch, Data, Split, load_data
+from compressor.data import Batch, Data, Split, load_data, pictures, unreadable
 from compressor.data.split import Part
-from compressor.data.unreadable import Damage
-from compressor.errors import CompressError, UsageError
+from compressor.data.unreadable import Damage, limit_of
+from compressor.errors import CompressError
 from compressor.recipe import DataRecipe
 from tests.compressor.pictures import encoded, write_folders, write_shard, write_tar
 
@@ -64,11 +64,14 @@ def test_a_picture_that_stands_in_for_another_is_another_piece_of_it(tmp_path: P
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_damage_changes_nothing_however_the_batches_are_asked_for(tmp_path: Path, workers: int) -> None:
+def test_damage_changes_nothing_however_the_batches_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
     broken = ("train/cat/02.png", "train/cat/03.png", "train/dog/07.png")
     whole = _batches(_folders(tmp_path, broken).train, shuffle=5)
-    recipe = DataRecipe(str(tmp_path), size=8, workers=workers, prefetch=workers)
-    again = load_data(recipe).train
+    monkeypatch.setattr(pictures, "decoding_threads", lambda: workers)
+    monkeypatch.setattr(pictures, "AHEAD", workers)
+    again = load_data(DataRecipe(str(tmp_path), size=8)).train
     assert all(len(batch.images) == 4 for batch in whole)
     assert _equal(_batches(again, shuffle=5, start=3), whole[3:])
     assert _equal(_batches(again, shuffle=5), whole)
@@ -92,29 +95,43 @@ def test_a_batch_of_the_test_may_have_nothing_left(tmp_path: Path) -> None:
     assert (first.images.shape, first.index.tolist()) == ((0, 3, 8, 8), [])
 
 
-def test_what_is_bad_counts_once_however_often_it_is_met(tmp_path: Path) -> None:
-    train = _folders(tmp_path, ("train/cat/02.png",), max_bad=1).train
+def test_what_is_bad_counts_once_however_often_it_is_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreadable, "LEAST_ALLOWED", 1)
+    train = _folders(tmp_path, ("train/cat/02.png",)).train
     for shuffle in range(3):
         _batches(train, shuffle=shuffle)
     assert len(train.bad) == 1
 
 
 @pytest.mark.parametrize("half", ["train", "val"])
-def test_more_than_may_be_bad_is_an_error_that_names_the_first(tmp_path: Path, half: str) -> None:
+def test_more_than_may_be_bad_is_an_error_that_names_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    monkeypatch.setattr(unreadable, "LEAST_ALLOWED", 3)
+    monkeypatch.setattr(pictures, "decoding_threads", lambda: 1)
     broken = tuple(f"{half}/cat/0{number}.png" for number in range(5))
-    data = _folders(tmp_path, broken, max_bad=3, workers=1)
+    data = _folders(tmp_path, broken)
     split = data.train if half == "train" else data.test
     with pytest.raises(
-        CompressError, match=r"4 unreadable samples, data.max_bad is 3: .*00.png`: .*01.png`: "
+        CompressError, match=r"4 unreadable samples, at most 3 may be: .*00.png`: .*01.png`: "
     ) as caught:
         _batches(split, 16)
-    assert "data.max_bad" in str(caught.value.hint)
+    assert "repair or remove them" in str(caught.value.hint)
 
 
-def test_a_half_without_a_good_picture_ends_though_all_may_be_bad(tmp_path: Path) -> None:
+def test_ten_or_one_in_a_thousand_may_be_bad() -> None:
+    assert [limit_of(samples) for samples in (1, 10_999, 11_000, 1_281_167)] == [10, 10, 11, 1281]
+
+
+def test_a_half_without_a_good_picture_ends_though_all_may_be_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreadable, "LEAST_ALLOWED", 99)
     broken = tuple(f"train/{name}/0{number}.png" for name in ("cat", "dog") for number in range(8))
     with pytest.raises(CompressError, match="none of the 16 training pictures can be read"):
-        _batches(_folders(tmp_path, broken, max_bad=99).train)
+        _batches(_folders(tmp_path, broken).train)
 
 
 def test_a_picture_of_a_kind_that_its_name_denies_is_decoded(tmp_path: Path) -> None:
@@ -139,18 +156,10 @@ def test_a_broken_jpeg_in_a_shard_is_named_by_shard_and_key(tmp_path: Path) -> N
     (whole_batch,) = _batches(data.train)
     assert torch.equal(whole_batch.images[1], whole_batch.images[2])
     assert [bad.name for bad in data.train.bad] == [f"{train}/b"]
-    strict = load_data(DataRecipe(str(train), test=str(test), size=8, max_bad=0))
-    with pytest.raises(CompressError, match=f"cannot read picture `{train}/b`"):
-        _batches(strict.train)
 
 
 def test_threads_may_find_damage_at_once() -> None:
     damage = Damage(limit=1000)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: damage.add("picture", f"{number % 500:03}", "broken"), range(4000)))
+        list(pool.map(lambda number: damage.add(f"{number % 500:03}", "broken"), range(4000)))
     assert [bad.name for bad in damage.found] == [f"{number:03}" for number in range(500)]
-
-
-def test_a_negative_limit_is_refused() -> None:
-    with pytest.raises(UsageError, match="`max_bad` is -1, expected at least 0"):
-        load_data(DataRecipe("glyphs", max_bad=-1))

@@ -30,7 +30,7 @@ class Mistake:
     words: tuple[str, ...]
 
 
-BY_TIME, OF_INT8 = "--set budget.of=latency", "--set budget.latency_of=onnx-int8"
+BY_TIME, IN_INT8 = "--set budget.of=latency", "--set budget.of=latency-int8"
 
 
 def usual(options: str, model: str = "mypkg:teacher", data: str = "mypkg:data", share: str = "0.5") -> str:
@@ -51,9 +51,8 @@ MISTAKES = [
     Mistake("fewer than no bytes", usual("--set budget.max_bytes=-5"), WRONG, ("budget.max_bytes is -5",)),
     Mistake("no time allowed", usual("--max-latency-ms 0"), WRONG, ("budget.max_latency_ms is 0",)),
     Mistake("time that is no number", usual("--max-latency-ms nan"), WRONG, ("budget.max_latency_ms is nan",)),
-    Mistake("time of no file", usual(f"{BY_TIME} --set budget.latency_of=onnx-int9"), WRONG, ("`onnx-int8`",)),
-    Mistake("time of a file that none asked for", usual(OF_INT8), WRONG, (f"add {BY_TIME}",)),
-    Mistake("time of a file not written", usual(f"{BY_TIME} {OF_INT8}"), WRONG, ("--to onnx-int8",)),
+    Mistake("time of no file", usual("--set budget.of=latency-int9"), WRONG, ("`latency-int8`",)),
+    Mistake("time of a file not written", usual(IN_INT8), WRONG, ("--to onnx-int8",)),
     Mistake("unknown cost", usual("--set budget.of=time"), WRONG, ("`time`", "latency")),
     Mistake("fewer parameters than must stay", usual("--max-params 3"), WRONG, ("cannot meet --max-params 3",)),
     Mistake("unreachable ratio", usual("", share="0.999"), WRONG, ("the most that can go is", "use --ratio 0.")),
@@ -70,15 +69,14 @@ MISTAKES = [
     Mistake("data without test", usual("", data="untested/"), CANNOT, ("neither val/ nor test/",)),
     Mistake("empty test half", usual("", data="mypkg:empty_test"), CANNOT, ("(test) is empty",)),
     Mistake("unreadable sample", usual("--criterion gate", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
-    Mistake("unreadable picture", usual("--size 8 --recipe strict.toml", data="torn/"), CANNOT,
-            ("cannot read picture `torn/", ".png`")),
+    Mistake("unreadable pictures", usual("--size 8", data="shredded/"), CANNOT,
+            ("11 unreadable samples, at most 10 may be: `shredded/", ".png`")),
     Mistake("labels needed where there are none", usual("--size 8 --unlabelled torn/a", data="torn/"), WRONG,
             ("the pictures of `torn` have no labels", "teacher_weight to 1")),
     Mistake("criterion that needs labels", usual("--size 8 --unlabelled torn/a --criterion taylor", data="torn/"),
             WRONG, ("criterion `taylor` needs labels",)),
     Mistake("teacher at chance", usual("--size 8", data="torn/"), WRONG, ("which is chance (50.0%)",)),
     Mistake("data of another shape", usual("", data="mypkg:small_data"), CANNOT, ("(1, 12, 12)",)),
-    Mistake("kernel without a GPU", usual("--device cpu --set saliency.backend=cuda"), WRONG, ("CUDA device",)),
     Mistake("unknown criterion", usual("--criterion tailor"), WRONG, ("`tailor`", "`taylor`")),
     Mistake("unknown cost", usual("--set budget.of=mac"), WRONG, ("`mac`", "`macs`")),
     Mistake("unknown device", usual("--device cud"), WRONG, ("`cud`", "cuda")),
@@ -118,7 +116,6 @@ MISTAKES = [
     Mistake("unknown format", "export mypkg:teacher --shape 3,8,8 --to onxx", WRONG, ("`onxx`", "`onnx`")),
     Mistake("unknown format among known ones", "export mypkg:teacher --shape 3,8,8 --to onnx,onnx-fp61", WRONG,
             ("`onnx-fp61`", "`onnx-fp16`")),
-    Mistake("unknown calibration", "export mypkg:teacher --shape 3,8,8 --calibration entrpy", WRONG, ("`entropy`",)),
     Mistake("an ONNX file as ONNX", "export good.onnx", WRONG, ("`good.onnx` is an ONNX file already", "--to")),
     Mistake("junk to export", "export junk.onnx --shape 3,8,8 --to onnx-fp16", CANNOT, ("`junk.onnx`",)),
     Mistake("a target under a file", "export mypkg:teacher --shape 3,12,12 --out key.toml/x.onnx", CANNOT,
@@ -177,11 +174,12 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for half in ("train", "test"):
         pictures(home / "hollow" / half, {"a": 2, "b": 0 if half == "test" else 2})
     pictures(home / "torn", {"a": 4, "b": 4})
-    for picture in (home / "torn/b").iterdir():
-        picture.write_bytes(picture.read_bytes()[:60])
+    pictures(home / "shredded", {"a": 4, "b": 20})
+    for name in ("torn", "shredded"):
+        for picture in (home / name / "b").iterdir():
+            picture.write_bytes(picture.read_bytes()[:60])
     (home / "section.toml").write_text("[distill]\nassistants = 0\n")
     (home / "key.toml").write_text("[budget]\nremov = 0.5\n")
-    (home / "strict.toml").write_text("[data]\nmax_bad = 0\n")
     (home / "kind.toml").write_text('seed = "three"\n')
     (home / "runs/other").mkdir(parents=True)
     (home / "runs/other/recipe.toml").write_text("seed = 3\n")

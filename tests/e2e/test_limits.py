@@ -21,7 +21,7 @@ def test_a_share_of_the_latency_is_promised_measured_and_compared_with_a_share_o
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
 
-    assert report["request"] == {"remove": 0.1, "of": "latency", "limits": {}, "latency_of": "onnx"}
+    assert report["request"] == {"remove": 0.1, "of": "latency", "limits": {}}
     fit = report["fit"]
     assert fit["allowed"]["latency"] == pytest.approx(0.9 * fit["teacher"]["latency"])
     assert 1 <= len(fit["rounds"]) <= 3
@@ -42,9 +42,7 @@ def test_widths_can_be_chosen_by_the_time_in_int8(folder: Path) -> None:
         "--ratio",
         "0.05",
         "--set",
-        "budget.of=latency",
-        "--set",
-        "budget.latency_of=onnx-int8",
+        "budget.of=latency-int8",
         "--to",
         "onnx,onnx-int8",
     )
@@ -52,7 +50,7 @@ def test_widths_can_be_chosen_by_the_time_in_int8(folder: Path) -> None:
     assert outcome.code in (0, 4), outcome.err  # a network that is hardly trained may not survive eight bits
     report = json.loads(outcome.out)
 
-    assert report["request"]["latency_of"] == "onnx-int8"
+    assert report["request"]["of"] == "latency-int8"
     fit = report["fit"]
     text = (folder / "runs/i/report.md").read_text()
     assert "Asked to remove 5.0 % of the latency in INT8" in text

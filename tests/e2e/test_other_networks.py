@@ -53,8 +53,12 @@ def test_an_operator_without_a_rule_is_told_and_what_it_touches_stays_whole(fold
 
 
 def test_a_file_that_is_not_the_network_fails_the_run_and_the_report_says_so(folder: Path) -> None:
-    (folder / "strict.toml").write_text((folder / "quick.toml").read_text() + "relative_tolerance = 0.0\n")
-    command = (*RUN[:4], "--recipe", "strict.toml", "--ratio", "0.5", "--epochs", "1", "--out", "runs/strict")
+    (folder / "strict.py").write_text(
+        "from compressor.exporting import verdict\n"
+        "from mypkg import teacher\n"
+        "verdict.TOLERANCES['fp32'] = verdict.Tolerance(0.0)\n"
+    )
+    command = ("run", "strict:teacher", *RUN[2:], "--epochs", "1", "--out", "runs/strict")
     shown = warm_shell(folder, *command)
     assert shown.code == 4, shown.err
     assert "FAILED  student.onnx equals PyTorch in ONNX Runtime" in shown.out

@@ -9,7 +9,7 @@ from torch import nn
 
 from compressor.errors import ExportError
 from compressor.exporting import Artifact, Asked, compare, derived, open_session, to_onnx
-from compressor.exporting.int8 import CALIBRATIONS, quantised_on
+from compressor.exporting.int8 import quantised_on
 from compressor.profiling import Block, node_times
 from compressor.profiling.block_times import REFERENCE
 from compressor.profiling.blocks import side_by_side
@@ -32,11 +32,10 @@ def quantised(path: Path, name: str, folder: Path, **asked: object) -> Artifact:
 
 
 @pytest.mark.parametrize("name", FLAVOURS)
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_both_flavours_answer_as_the_network_does(
-    name: str, calibration: str, source: tuple[nn.Module, Path], tmp_path: Path
+    name: str, source: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:
-    artifact = quantised(source[1], name, tmp_path, calibration=calibration)
+    artifact = quantised(source[1], name, tmp_path)
     session = open_session(artifact.path, threads=1, fused=name == "onnx-int8")
 
     verdict = compare(
@@ -135,7 +134,6 @@ def test_the_file_says_how_it_was_calibrated(tmp_path: Path) -> None:
         ({"batches": (IMAGES[:0],)}, "the calibration set is empty"),
         ({"batches": (IMAGES, np.full_like(IMAGES, np.inf))}, "calibration batch 1: .* NaN or infinite"),
         ({"batches": (IMAGES[:, :2],)}, "cannot quantise"),
-        ({"calibration": "guess"}, "unknown calibration `guess`"),
         ({"exclude": ("conv9/Conv",)}, "no such node"),
         ({"weight_bits": 4}, "weights of 4 bits"),
     ],

@@ -125,7 +125,6 @@ class Gates:
     made: dict[int, Made]
     images: int
     in_place: InPlace
-    backend: str = "auto"
     fell_back: Choice | None = None
     sums: dict[Key, Tensor] = field(default_factory=dict)
 
@@ -150,7 +149,7 @@ class Gates:
         self.fell_back = choice
 
     def _take(self, output: Tensor, gradient: Tensor, made: Made) -> None:
-        rows = gate_sums(output, gradient, made.dim, self.backend, self._fall_back)
+        rows = gate_sums(output, gradient, made.dim, fell_back=self._fall_back)
         sums = rows.double().view(self.images, -1, rows.shape[1]).sum(1)
         # A shared layer is used several times: an image's gate is one, so its parts are added before any square.
         self.sums[made.key] = sums if made.key not in self.sums else self.sums[made.key] + sums

@@ -66,7 +66,6 @@ class Measuring:
     measures: tuple[str, ...]
     loss: Loss
     device: torch.device
-    asked_backend: str = "auto"
     backend: str = field(init=False)
     fallback: str | None = field(init=False)
     _walks: dict[tuple[int, ...], Walk] = field(init=False, default_factory=dict)
@@ -80,10 +79,10 @@ class Measuring:
         self._keys = list(
             dict.fromkeys((slot.tensor, slot.axis) for slot in slots if slot.tensor in self._parameters)
         )
-        # Asked before any long work: the kernel may be wanted by name. Ranks and plain formulas are torch's anyway.
+        # Ranks and plain formulas are torch's anyway.
         summing = any(name != "rank" for name in self.measures)
         first = next((self._tensors[name] for name, _ in self._keys), torch.empty(0, device=self.device))
-        choice = choose([first], self.asked_backend if summing else "torch")
+        choice = choose([first], "auto" if summing else "torch")
         self.backend, self.fallback = choice.backend, choice.fallback
         made = (slot for group in self.graph.groups for slot in group.produces)
         self._produces = frozenset((slot.tensor, slot.axis) for slot in made)
@@ -147,7 +146,7 @@ class Measuring:
         names = list(dict.fromkeys(name for name, _ in self._keys)) if self._needs("gradients") else []
         leaves = {name: self._tensors[name].detach().requires_grad_() for name in names}
         made = made_by(walked, set(self._produces)) if self._needs("outputs") else {}
-        gates = Gates(made, images, InPlace.of(walked), self.asked_backend) if made else None
+        gates = Gates(made, images, InPlace.of(walked)) if made else None
         with torch.enable_grad():
             outputs = replay(walked.recording, {**self._tensors, **leaves}, [batch.images], gates or plainly)
             loss = self.loss(_returned(walked.recording, outputs), batch)
@@ -190,7 +189,6 @@ class Measuring:
             [gradients[name] for name in names] if gradients else None,
             [(place[name], axis) for name, axis in keys],
             moments,
-            backend=self.asked_backend,
         )
         self.backend, self.fallback = done.backend, done.fallback
         return {

@@ -71,7 +71,7 @@ def score_axes(
     """The criterion's formula on every axis, averaged over the batches: all that takes time in `score`."""
     chosen = criterion_named(scoring.criterion)
     require_numbers(network)
-    measuring = Measuring(network, graph, chosen.measures, loss, torch.device(device), scoring.backend)
+    measuring = Measuring(network, graph, chosen.measures, loss, torch.device(device))
     if teacher is not None and chosen.by_teacher:
         measuring = measuring.taught_by(teacher)
     total: dict[Key, Tensor] = {}

@@ -60,7 +60,7 @@ def allocate(
     """
     costs: dict[str, Costing] = {**costs_of(graph), **(measured or {})}
     full = full_widths(graph)
-    steps = np.array([step_of(group, budget) for group in graph.groups], dtype=np.int64)
+    steps = np.array([granule_of(group, budget.granule) for group in graph.groups], dtype=np.int64)
     least = _least_widths(graph, steps, budget, containing)
     _check_patterns(graph, budget)
     _check_any_group(graph, budget)
@@ -94,7 +94,7 @@ def _before_and_after(cost: Costing, full: Widths, widths: Widths) -> tuple[int,
 
 def choices_for(graph: ChannelGraph, budget: Budget) -> Choices:
     """The widths that the budget lets each group have."""
-    steps = np.array([step_of(group, budget) for group in graph.groups], dtype=np.int64)
+    steps = np.array([granule_of(group, budget.granule) for group in graph.groups], dtype=np.int64)
     return choices_of(graph, _least_widths(graph, steps, budget, None), steps)
 
 
@@ -111,8 +111,7 @@ def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing
 
 def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
     """A pattern that fits nothing is a mistake: what was to be kept would be cut in silence."""
-    patterns = [*budget.keep, *(pattern for pattern, _ in budget.granule_patterns())]
-    for pattern in patterns:
+    for pattern in budget.keep:
         if not any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in graph.shapes):
             raise UsageError(
                 f"no module of the network fits the pattern `{pattern}`",
@@ -134,8 +133,7 @@ def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) ->
         largest = math.floor(most * 1000) / 1000
         raise UsageError(
             f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: the most that can go is {largest:.1%}",
-            f"use --ratio {largest:g} or less, or lower budget.keep_at_least (now {budget.keep_at_least:g})"
-            + (", or keep fewer modules whole" if budget.keep else ""),
+            f"use --ratio {largest:g} or less" + (", or keep fewer modules whole" if budget.keep else ""),
         )
 
 
@@ -147,14 +145,14 @@ def _highest(scores: NDArray[np.float64], width: int) -> tuple[int, ...]:
 def _why_missed(
     graph: ChannelGraph, plan: Plan, budget: Budget, misfit: tuple[int, int, int] | None
 ) -> str | None:
-    over = plan.removed(budget.of) - budget.remove
+    over = plan.removed(budget.cost) - budget.remove
     if over <= CLOSE or misfit is None:
         return None
     number, units, price = misfit
     return (
         f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {COST_TITLES[budget.of]}: "
         f"the smallest step left, {units} units of `{graph.groups[number].name}`, "
-        f"is {price / plan.costs[budget.of][0]:.1%}, and no exchange of two steps was found that comes closer"
+        f"is {price / plan.costs[budget.cost][0]:.1%}, and no exchange of two steps was found that comes closer"
     )
 
 
@@ -163,12 +161,6 @@ def granule_of(group: Group, granule: int) -> int:
     channels = group.units * group.channels_per_unit // 4
     step = granule if channels >= granule else 2 ** int(math.log2(max(1, channels)))
     return max(1, step // group.channels_per_unit)
-
-
-def step_of(group: Group, budget: Budget) -> int:
-    """The step of a group in units, by its own granule where one of ``budget.granules`` is for it."""
-    own = (granule for pattern, granule in budget.granule_patterns() if lives_in(group, pattern))
-    return granule_of(group, next(own, budget.granule))
 
 
 def lives_in(group: Group, pattern: str) -> bool:
@@ -182,7 +174,5 @@ def _least(group: Group, step: int, budget: Budget) -> int:
     """The units that always stay."""
     if any(lives_in(group, pattern) for pattern in budget.keep):
         return group.units
-    units = max(
-        1, math.ceil(group.units * budget.keep_at_least), -(-budget.least_width // group.channels_per_unit)
-    )
+    units = max(1, math.ceil(group.units * budget.keep_at_least))
     return min(group.units, round_up(units, step))

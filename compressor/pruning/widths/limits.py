@@ -26,6 +26,14 @@ from compressor.recipe.budget import COST_TITLES, Budget
 LIMITS = {"max_macs": "macs", "max_params": "params", "max_bytes": "bytes", "max_latency_ms": "latency"}
 """Which cost each limit of a budget is on."""
 
+OPTIONS = {
+    "max_macs": "--max-macs ",
+    "max_params": "--max-params ",
+    "max_bytes": "--set budget.max_bytes=",
+    "max_latency_ms": "--max-latency-ms ",
+}
+"""How each limit of a budget is given on the command line, up to its number."""
+
 UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "ms", "channels": "channels"}
 
 
@@ -67,12 +75,12 @@ def allowed_by(graph: ChannelGraph, budget: Budget, costs: Mapping[str, Costing]
     full = full_widths(graph)
     found: dict[str, Allowed] = {}
     if budget.remove > 0:
-        cost = _known(costs, budget.of)
-        found[budget.of] = Allowed(cost, cost.of(full) * (1 - budget.remove), f"--ratio {budget.remove:g}")
+        cost = _known(costs, budget.cost)
+        found[budget.cost] = Allowed(cost, cost.of(full) * (1 - budget.remove), f"--ratio {budget.remove:g}")
     for option, limit in budget.limits().items():
         name = LIMITS[option]
         if name not in found or limit < found[name].most:
-            found[name] = Allowed(_known(costs, name), limit, f"--{option.replace('_', '-')} {limit:g}")
+            found[name] = Allowed(_known(costs, name), limit, f"{OPTIONS[option]}{limit:g}")
     return found
 
 
@@ -100,7 +108,7 @@ def widths_within(
                 f"cannot meet {limit.option}: at least {_figure(name, floor)} stay"
                 f" ({1 - floor / top:.1%} of the teacher's {_figure(name, top)} can go), "
                 f"{_figure(name, limit.most)} are allowed",
-                f"{_enough(name, limit, floor, top)}lower budget.keep_at_least, or keep fewer modules whole",
+                f"{_enough(name, limit, floor, top)}keep fewer modules whole (--keep)",
             )
     found = solve(choices, ranked, {name: (limit.cost, limit.most) for name, limit in allowed.items()})
     if not found.fits:
@@ -115,12 +123,12 @@ def widths_within(
 
 def _enough(name: str, limit: Allowed, floor: float, top: float) -> str:
     """The limit that could be met, rounded to the safe side; nothing where no share can go."""
-    option = limit.option.split()[0]
-    if option != "--ratio":
+    if not limit.option.startswith("--ratio"):
+        option = limit.option.rstrip("0123456789.e+-")
         enough = f"{math.ceil(1000 * floor) / 1000:.3f}" if name == "latency" else str(math.ceil(floor))
-        return f"use {option} {enough} or more, "
+        return f"use {option}{enough} or more, or "
     share = math.floor(1000 * (1 - floor / top)) / 1000
-    return f"use --ratio {share:g} or less, " if share > 0 else ""
+    return f"use --ratio {share:g} or less, or " if share > 0 else ""
 
 
 def _figure(name: str, amount: float) -> str:

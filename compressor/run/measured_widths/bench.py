@@ -71,7 +71,7 @@ class Real:
 class Bench:
     """The teacher as a file in ONNX Runtime, and every student beside it, at one batch and number of threads.
 
-    ``timed_as``: the format that is timed (`TIMED_FILES`); blocks and bytes are those of the plain file.
+    ``timed_as``: the format that is timed (`Budget.timed_as`); blocks and bytes are those of the plain file.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Bench:
         folder: Path,
         export: ExportRecipe,
         profile: ProfileRecipe,
-        timed_as: str = "onnx",
+        timed_as: str = TIMED_FILES["latency"],
     ) -> None:
         self._image, self._folder, self._export, self._profile = image[:1], folder, export, profile
         self._timed_as = timed_as
@@ -96,7 +96,7 @@ class Bench:
     def about(self) -> str:
         """Where times are measured."""
         threads = self._profile.threads
-        where = f"onnxruntime on the CPU{TIMED_FILES[self._timed_as]}"
+        where = f"onnxruntime on the CPU{' in INT8' if self._timed_as == TIMED_FILES['latency-int8'] else ''}"
         return f"{where}, batch {self.batch}, {threads} thread{'s' * (threads > 1)}"
 
     def written(self, network: nn.Module, name: str) -> Path:

@@ -217,7 +217,7 @@ def _corrected(budget: Budget, allowed: Mapping[str, float], rounds: Sequence[Ro
                 step = math.log(limit / last.measured[name]) * promised / found
                 ask[name] = min(1.1 * plain, max(plain / 1.1, last.predicted[name] * math.exp(step)))
     # A share of time becomes milliseconds: what the teacher takes was measured, and no correction moves it.
-    share = 0.0 if budget.of == "latency" else budget.remove
+    share = 0.0 if budget.cost == "latency" else budget.remove
     limits: dict[str, Any] = {"max_latency_ms": ask.get("latency")}
     if "bytes" in ask:
         limits["max_bytes"] = max(1, int(ask["bytes"]))

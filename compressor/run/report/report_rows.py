@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.artifacts.runtimes import RUNTIMES
-from compressor.recipe.budget import title_of
+from compressor.recipe.budget import cost_of, title_of
 from compressor.run.report.report import Report, compared
 
 Row = tuple[str, str, str, str]
@@ -160,7 +160,7 @@ def about_files(check: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -
 
 def asked_and_reached(report: Report) -> str:
     """One sentence about the promise."""
-    of: str = report.request["of"]
+    of = cost_of(report.request["of"])
     limits = report.request.get("limits", {})
     parts = []
     if report.request["remove"]:
@@ -187,18 +187,13 @@ KEYS = {"latency": "latency_ms"}
 """Where a report keeps a cost under another name than its budget has."""
 
 
-def _timed_file(report: Report) -> str:
-    """The format whose latency widths were chosen by."""
-    return report.request.get("latency_of", "onnx")
-
-
 def _title(report: Report, cost: str) -> str:
-    return title_of(cost, _timed_file(report))
+    return title_of(cost, report.request["of"])
 
 
 def _reached(report: Report, cost: str) -> Mapping[str, Any]:
     """A cost as the budget meant it. The time of another file than the plain one was measured to choose widths."""
-    if cost != "latency" or _timed_file(report) == "onnx" or report.fit is None:
+    if cost != "latency" or report.request["of"] != "latency-int8" or report.fit is None:
         return report.cost[KEYS.get(cost, cost)]
     chosen = report.fit["rounds"][report.fit["chosen"]]
     return compared(report.fit["teacher"]["latency"], chosen["measured"]["latency"])

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from compressor.errors import CompressError, UsageError, unknown_name
 from compressor.pruning.scoring.kernels import reference, torch_sums
-from compressor.recipe.saliency import BACKENDS
 
+BACKENDS = ("auto", "torch", "cuda")
 MOMENTS = tuple(reference.MOMENTS)  # sums of w*g, |w*g|, (w*g)^2, w^2, |w|
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
