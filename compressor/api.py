@@ -29,6 +29,7 @@ from compressor.base.checks import require
 from compressor.data import load_data
 from compressor.data.factory import data_from
 from compressor.data.split import Data
+from compressor.errors import CompressError
 from compressor.exporting import Artifact
 from compressor.exporting.trees import INPUT, call_of
 from compressor.models.names import ModelSource
@@ -37,7 +38,8 @@ from compressor.pruning.cutting.folding import fold_constants
 from compressor.pruning.cutting.optimizer_state import cut_optimizer
 from compressor.pruning.cutting.proof import check_cut
 from compressor.pruning.graph.channels import ChannelGraph
-from compressor.pruning.graph.recording.example import Given
+from compressor.pruning.graph.cost import costs_of, full_widths
+from compressor.pruning.graph.recording.example import Given, Inputs, from_description, inputs_of
 from compressor.pruning.graph.trace import trace
 from compressor.pruning.repairing.fit_network import numbered, repaired
 from compressor.pruning.scoring.score import score
@@ -124,11 +126,25 @@ def measure_latency(
 
 
 def check(teacher: nn.Module, student: nn.Module, plan: Plan, images: Given, *, folded: bool = False) -> None:
-    """Prove that ``student`` is ``teacher`` with the removed channels silenced, or raise.
+    """Prove that ``student`` is ``teacher`` with the removed channels silenced and costs what was planned, or raise.
 
     ``folded`` if it comes from ``fold_constants``, so that what these channels say at rest is in its biases.
     """
     require(check_cut(teacher, student, plan, images, folded=folded))
+    if not plan.costs or plan.inputs is None or _sizes(images) != _sizes(from_description(plan.inputs)):
+        return  # MACs follow the size of the input
+    graph = trace(student, images)
+    counted, planned = costs_of(graph)["macs"].of(full_widths(graph)), plan.costs["macs"][1]
+    if counted != planned:
+        raise CompressError(
+            f"the cut network has {counted:,} MACs, and its plan says {planned:,}",
+            "the plan belongs to another network",
+        )
+
+
+def _sizes(example: Given | Inputs) -> list[tuple[int, ...]]:
+    """The sizes of one sample of every input."""
+    return [tuple(tensor.shape[1:]) for tensor in inputs_of(example).tensors]
 
 
 def repair(

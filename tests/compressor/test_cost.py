@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+import compressor
+from compressor.errors import CompressError
 from compressor.profiling import count
 from compressor.pruning.graph.cost import costs_of, full_widths
 from compressor.pruning.graph.trace import trace
@@ -79,3 +84,43 @@ def test_a_network_without_layers_costs_nothing() -> None:
         "params": 0,
         "channels": 0,
     }
+
+
+class Slices(nn.Module):
+    """Two convolutions whose weights are slices of one parameter, and two that read slices of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(24, 3, 5, 5)), nn.Parameter(torch.randn(4, 24, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = F.conv2d(x, self.w[:11], padding=2), F.conv2d(x, self.w[11:], padding=2)
+        return F.conv2d(one, self.v[:, :11], padding=1) + F.conv2d(two.relu(), self.v[:, 11:], padding=1)
+
+
+def test_layers_that_read_slices_of_a_parameter_cost_what_they_cost() -> None:
+    network, x = Slices().eval(), torch.randn(1, 3, 16, 16)
+    graph = trace(network, x)
+    plan = compressor.plan(graph, compressor.score(network, graph, "l2"), remove=0.5, granule=1)
+    student = compressor.cut(network, plan)
+    compressor.check(network, student, plan, x)
+    assert plan.costs["macs"] == (count(network, (x,)).macs, count(student, (x,)).macs)
+    assert 0.4 < plan.removed("macs") < 0.6
+
+
+def test_costs_are_those_of_one_sample_whatever_the_batch() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+    costs = []
+    for batch in (1, 2, 5):
+        graph = trace(network, torch.randn(batch, 3, 8, 8))
+        costs.append({name: cost.of(full_widths(graph)) for name, cost in costs_of(graph).items()})
+    assert costs[0] == costs[1] == costs[2]
+
+
+def test_a_cut_that_costs_something_else_than_its_plan_is_refused() -> None:
+    network, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)).eval(), torch.randn(1, 3, 8, 8)
+    graph = trace(network, x)
+    plan = compressor.plan(graph, compressor.score(network, graph, "l2"), remove=0.5, granule=1)
+    wrong = dataclasses.replace(plan, costs={**plan.costs, "macs": (plan.costs["macs"][0], 7)})
+    with pytest.raises(CompressError, match="and its plan says 7"):
+        compressor.check(network, compressor.cut(network, plan), wrong, x)
