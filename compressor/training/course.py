@@ -136,9 +136,9 @@ class Course:
         """
         hint = f"use a lower learning rate than {self.schedule.learning_rate:g}, or set `clip_norm`"
         place, world = self.moving.place, self.exchange.world
-        # Each process looked at its own piece; whoever found images that are not finite found where it began.
-        found = world.gathered(trouble.place)
-        where = next((each for each in found if "its images" in each), found[0])
+        # Each process looked at its own piece; the one with images that are not finite found where it began.
+        found = world.gathered((trouble.place, trouble.in_images))
+        where = next((text for text, in_images in found if in_images), found[0][0])
         if self.store is None or (place.back and (not self.guarded or place.rate < 0.01)):
             raise CompressError(where, hint) from None
         # Before the checkpoint is read, which has the rate of then.

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+IN_IMAGES = "; its images are not finite"
+
 
 class DivergedError(Exception):
     """A loss is not finite. ``place`` describes the step, the images and the layer where this began."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, *, in_images: bool = False) -> None:
         super().__init__(place)
-        self.place = place
+        self.place, self.in_images = place, in_images
 
 
 def check_finite(
@@ -32,7 +34,10 @@ def check_finite(
             if step == stop:
                 first = ", ".join(str(number) for number in index[:4].tolist())
                 images = f", images {first}{' …' if len(index) > 4 else ''}"
-            raise DivergedError(f"the loss is {loss} in {where}, step {step}{images}{ask()}")
+            reason = ask()
+            raise DivergedError(
+                f"the loss is {loss} in {where}, step {step}{images}{reason}", in_images=reason == IN_IMAGES
+            )
     return fresh[-1]
 
 
@@ -40,7 +45,7 @@ def check_finite(
 def first_not_finite(networks: Mapping[str, nn.Module], images: Tensor) -> str:
     """Text that names the first place that is not finite: the images, a weight, or the output of a layer."""
     if not images.isfinite().all():
-        return "; its images are not finite"
+        return IN_IMAGES
     for title, network in networks.items():
         owner = f" of the {title}" if title else ""
         for name, tensor in network.named_parameters():
