@@ -144,13 +144,6 @@ def test_an_onnx_file_takes_any_size_if_asked(after_run: Path) -> None:
     assert [axis.dim_param for axis in shape.dim] == ["batch", "", "height", "width"]
 
 
-@pytest.mark.parametrize("batches", ["1,8", "4,2,8", "0,1,8"])
-def test_batches_of_an_engine_that_make_no_sense_are_refused(after_run: Path, batches: str) -> None:
-    done = warm_shell(after_run, "export", "runs/a", "--engine-batches", batches, "--trust")
-    assert done.code == 2
-    assert "expected three numbers that do not fall" in done.err
-
-
 def test_int8_without_images_says_what_to_give(after_run: Path) -> None:
     done = warm_shell(after_run, "export", "runs/a/student.onnx", "--to", "onnx-int8")
     assert done.code == 2
