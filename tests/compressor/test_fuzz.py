@@ -181,7 +181,9 @@ def checked(network: nn.Module, seed: int) -> None:
     smaller, widths = trace(student, x), np.array([len(kept[group.name]) for group in graph.groups])
     for cost in ("macs", "params"):
         counted = costs_of(smaller)[cost].of(full_widths(smaller))
-        assert counted == costs_of(graph)[cost].of(widths), cost
+        planned = costs_of(graph)[cost].of(widths)
+        # A program leaves out layers whose results nobody reads.
+        assert counted == planned or (counted < planned and len(smaller.layers) < len(graph.layers)), cost
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
