@@ -81,7 +81,7 @@ def test_every_layer_finds_its_block_in_the_file(network: nn.Module, bench: Benc
 def test_a_file_of_another_network_is_refused(network: nn.Module, bench: Bench) -> None:
     graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)), images(1))
     macs = [layer.macs for layer in count_file(bench.file).layers]
-    with pytest.raises(CompressError, match="cannot tell the time of layers"):
+    with pytest.raises(CompressError, match="cannot measure layers"):
         patterns(graph, blocks_of(bench.file), macs)
 
 

@@ -1,8 +1,8 @@
-"""How wide each group may be: the widths within the budget that keep the highest scores, as a plan.
+"""Choose the widths within the budget that keep the highest scores, as a plan.
 
-What is asked is a promise: at least that goes. Only where steps are too coarse for that may up to one
-per cent (absolute) less go. Widths stay on the granule, because hardware pays for the next multiple
-anyway. The search itself is in ``search.py``.
+At least the requested share is removed. Only where the steps are too coarse may up to one per cent
+(absolute) less be removed. Widths are multiples of the granule, because hardware computes the next multiple
+anyway. The search itself is in ``threshold.py`` and ``solver``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from compressor.pruning.widths.threshold import Space, closest, round_up, smalle
 from compressor.recipe.budget import COST_TITLES, Budget
 
 CLOSE = 0.01
-"""How far (absolute share) the reached value may be from the asked one before the report explains it."""
+"""Largest difference (absolute share) between requested and reached value that the report does not explain."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """The plan, and why it misses what was asked, if it does.
+    """The plan, and the reason where it misses the budget (``missed``).
 
-    ``kept``: the share of all scores that stays. ``gap``: by how much at most other widths could keep more, where a
-    search proved that; ``solver``: who chose.
+    ``kept``: the share of all scores that stays. ``gap``: upper bound on how much more other widths could keep, where
+    a search proved one; ``solver``: the solver that chose the widths.
     """
 
     plan: Plan
@@ -56,7 +56,7 @@ def allocate(
     """The plan within the budget that keeps the highest scores.
 
     ``containing``: a plan from the same scores that this one must contain, as an assistant's contains
-    its student's. ``measured``: costs that are not counted (``latency``, ``bytes``), where the budget asks for them.
+    its student's. ``measured``: costs that cannot be counted (``latency``, ``bytes``), where the budget limits them.
     """
     costs: dict[str, Costing] = {**costs_of(graph), **(measured or {})}
     full = full_widths(graph)
@@ -87,13 +87,13 @@ def allocate(
 
 
 def _before_and_after(cost: Costing, full: Widths, widths: Widths) -> tuple[int, int]:
-    """In whole numbers: milliseconds as microseconds."""
+    """The cost before and after, in whole numbers: latency in microseconds."""
     scale = 1000 if cost.name == "latency" else 1
     return round(cost.of(full) * scale), round(cost.of(widths) * scale)
 
 
 def choices_for(graph: ChannelGraph, budget: Budget) -> Choices:
-    """The widths that the budget lets each group have."""
+    """The widths that the budget allows for each group."""
     steps = np.array([step_of(group, budget) for group in graph.groups], dtype=np.int64)
     return choices_of(graph, _least_widths(graph, steps, budget, None), steps)
 
@@ -110,12 +110,12 @@ def _least_widths(graph: ChannelGraph, steps: Widths, budget: Budget, containing
 
 
 def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
-    """A pattern that fits nothing is a mistake: what was to be kept would be cut in silence."""
+    """Refuse a pattern that matches no module: what the user wants to keep would be cut without a warning."""
     patterns = [*budget.keep, *(pattern for pattern, _ in budget.granule_patterns())]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in graph.shapes):
             raise UsageError(
-                f"no module of the network fits the pattern `{pattern}`",
+                f"no module of the network matches the pattern `{pattern}`",
                 "`compress inspect` lists the modules; a pattern is a path as in `layer4.0.conv1` or `head.*`",
             )
 
@@ -123,7 +123,7 @@ def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
 def _check_any_group(graph: ChannelGraph, budget: Budget) -> None:
     if not graph.groups:
         raise UsageError(
-            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: no channel may go",
+            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: no channel can be removed",
             "`compress inspect` shows why each of them must stay",
         )
 
@@ -133,14 +133,14 @@ def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) ->
     if budget.remove > most:
         largest = math.floor(most * 1000) / 1000
         raise UsageError(
-            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: the most that can go is {largest:.1%}",
+            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: at most {largest:.1%} can be removed",
             f"use --ratio {largest:g} or less, or lower budget.keep_at_least (now {budget.keep_at_least:g})"
             + (", or keep fewer modules whole" if budget.keep else ""),
         )
 
 
 def _highest(scores: NDArray[np.float64], width: int) -> tuple[int, ...]:
-    """The ``width`` units that score highest, in their own order; among equals the earlier."""
+    """The ``width`` units with the highest scores, in rising order; of equal scores the earlier unit."""
     return tuple(np.sort(np.argsort(-scores, kind="stable")[:width]).tolist())
 
 
@@ -154,7 +154,7 @@ def _why_missed(
     return (
         f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {COST_TITLES[budget.of]}: "
         f"the smallest step left, {units} units of `{graph.groups[number].name}`, "
-        f"is {price / plan.costs[budget.of][0]:.1%}, and no exchange of two steps was found that comes closer"
+        f"is {price / plan.costs[budget.of][0]:.1%}, and no exchange of two steps comes closer"
     )
 
 
@@ -166,20 +166,20 @@ def granule_of(group: Group, granule: int) -> int:
 
 
 def step_of(group: Group, budget: Budget) -> int:
-    """The step of a group in units, by its own granule where one of ``budget.granules`` is for it."""
+    """The step of a group in units, by its own granule where a pattern of ``budget.granules`` matches it."""
     own = (granule for pattern, granule in budget.granule_patterns() if lives_in(group, pattern))
     return granule_of(group, next(own, budget.granule))
 
 
 def lives_in(group: Group, pattern: str) -> bool:
-    """Whether a group has a slot in a module of which the path fits the pattern, or in one below it."""
+    """True if a group has a slot in a module whose path matches the pattern, or in a submodule of it."""
     return any(
         fnmatchcase(slot.tensor, pattern) or fnmatchcase(slot.tensor, f"{pattern}.*") for slot in group.slots
     )
 
 
 def _least(group: Group, step: int, budget: Budget) -> int:
-    """The units that always stay."""
+    """The smallest number of units that the group keeps."""
     if any(lives_in(group, pattern) for pattern in budget.keep):
         return group.units
     units = max(
