@@ -163,7 +163,9 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
 
 def _refuse_other_folder(path: Path) -> None:
     if path.is_dir():
-        raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
+        raise UsageError(
+            f"folder `{path}` is not a student folder: it needs plan.json and weights.safetensors"
+        )
 
 
 def model_named(text: str, trust: bool) -> ModelRecipe:

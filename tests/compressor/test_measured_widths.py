@@ -302,7 +302,7 @@ def test_a_limit_below_what_always_stays_says_how_much_that_is(network: nn.Modul
     graph = trace(network, images(1, side=32))
     scores = score(network, graph, Scoring("l2"))
     with pytest.raises(
-        UsageError, match=r"cannot meet --max-params 10: at least [\d,]+ parameters stay"
+        UsageError, match=r"cannot meet --max-params 10: at least [\d,]+ parameters must stay"
     ) as caught:
         allocate(graph, scores, Budget(0.0, max_params=10))
     enough = re.search(r"use --max-params (\d+) or more", str(caught.value.hint))

@@ -330,7 +330,7 @@ def test_what_json_has_no_words_for_is_not_saved(tmp_path: Path) -> None:
 def test_a_folder_without_its_files_is_no_student(tmp_path: Path) -> None:
     assert not is_student(tmp_path)
     with pytest.raises(
-        UsageError, match=r"is no student folder: it needs plan\.json and weights\.safetensors"
+        UsageError, match=r"is not a student folder: it needs plan\.json and weights\.safetensors"
     ):
         load_student(tmp_path)
 
