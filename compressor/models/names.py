@@ -1,7 +1,7 @@
-"""From a name to a fresh network: how a teacher's class is built, today and when a student is loaded.
+"""Build a network from a name, for a new run and when a student is loaded.
 
-A ``ModelSource`` is all that is needed to build the same architecture again, so it is what a student
-folder keeps. Weights are a separate matter (``weights.py``).
+A ``ModelSource`` is enough to build the same architecture again, so a student folder stores it.
+Weights are loaded separately (``weights.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Builder = Callable[[int | None], Any]
 class ModelSource:
     """A name (torchvision, ``timm:NAME``, ``package.module:factory``, ``glyphnet``) and its classes.
 
-    ``tensors``: what the network's tensors look like, where that is known, as it is of a student's teacher.
+    ``tensors``: types and shapes of the network's tensors, if known, as for a student's teacher.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ModelSource:
 
     @property
     def names_code(self) -> bool:
-        """Whether building it imports and calls what the name says."""
+        """True if building it imports and calls code that the name refers to."""
         return ":" in self.name and not self.name.startswith("timm:")
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def build(source: ModelSource) -> nn.Module:
 
 
 def builder_of(name: str) -> Builder:
-    """What builds the network of this name for a number of classes; an unknown name is an error at once."""
+    """The function that builds this network for a number of classes; an unknown name is an error immediately."""
     if name == BUILTIN:
         return _builtin
     if name.startswith("timm:"):
@@ -76,7 +76,7 @@ def _torchvision(name: str) -> Builder:
     from torchvision import models
 
     known = models.list_models(module=models)
-    if name not in known and "/" in name:  # it was meant as a path
+    if name not in known and "/" in name:  # the user meant a path
         raise UsageError(
             f"unknown model `{name}`: there is no such folder or file",
             "a run folder has student/, and a student folder has plan.json",
@@ -85,7 +85,7 @@ def _torchvision(name: str) -> Builder:
         raise unknown_name("model", name, [*known, BUILTIN])
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary heads exist for the first training only, and turn the output into a tuple.
+        # Auxiliary heads are for training from scratch only, and make the output a tuple.
         options = {"aux_logits": False, "init_weights": False}
     return lambda classes: models.get_model(name, weights=None, **options, **_number(classes))
 

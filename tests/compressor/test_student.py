@@ -375,7 +375,7 @@ def test_a_wrong_teacher_is_told_by_its_first_tensor_that_differs(folder: Path) 
         apply_plan(nn.Linear(2, 2), folder)
     teacher.more = nn.Linear(2, 2)
     with pytest.raises(
-        CompressError, match=r"has a tensor `more.weight`, float32 of shape \(2, 2\), too many"
+        CompressError, match=r"has an unexpected tensor `more.weight`, float32 of shape \(2, 2\)"
     ):
         apply_plan(teacher, folder)
 
