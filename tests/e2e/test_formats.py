@@ -57,8 +57,8 @@ def test_a_student_learns_on_for_eight_bits(folder: Path) -> None:
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    (told,) = [warning for warning in report["warnings"] if "in eight bits" in warning]
-    assert "after 1 epochs" in told
+    (told,) = [warning for warning in report["warnings"] if "in simulated INT8" in warning]
+    assert "quantisation-aware training, 1 epochs" in told
     (row,) = report["trainings"]
     assert row["epochs"] == 3
     assert row["accuracy"] == report["accuracy"]["student"] == report["accuracy"]["onnx"]
