@@ -95,7 +95,7 @@ def test_the_network_between_has_twice_the_channels_or_is_named(tmp_path: Path) 
 
 
 def test_another_number_of_classes_is_one_line_before_training(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the student `.*three` tells 3 classes apart, the teacher `.*` 4"):
+    with pytest.raises(UsageError, match=r"the student `.*three` has 3 outputs, the teacher `.*` 4"):
         compress(recipe(distil__method="kd", distil__student=f"{HERE}:three"), tmp_path / "run")
     assert not (tmp_path / "run/checkpoints").exists()
 
