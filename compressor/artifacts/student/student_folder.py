@@ -117,7 +117,7 @@ def apply_plan(network: nn.Module, path: Path) -> nn.Module:
 
 
 def is_student(path: Path) -> bool:
-    """Whether the path is a student folder."""
+    """True if the path is a student folder."""
     return (path / PLAN).is_file() and (path / WEIGHTS).is_file()
 
 
@@ -143,11 +143,12 @@ def _stored(student: Student, fresh: nn.Module, tensors: dict[str, Tensor]) -> d
     small = sliced(fresh, student.plan)
     known = named_tensors(small)
     own = {name: tensor for name, tensor in tensors.items() if name in known or _vacant(small, name)}
-    found = {name: ("data", tuple(tensor.shape)) for name, tensor in registered(student.network).items()}
+    actual = {name: ("data", tuple(tensor.shape)) for name, tensor in registered(student.network).items()}
     expected = {name: ("data", tuple(tensor.shape)) for name, tensor in registered(small).items()}
-    left = {name: look for name, look in found.items() if name in expected or name not in own}
-    hint = f"is `{student.source.name}` what it was cut from, and this the plan that it was cut by?"
-    require_same(left, expected, "the student", hint)
+    # Tensors that a forward pass created need not be in the rebuilt network.
+    compared = {name: look for name, look in actual.items() if name in expected or name not in own}
+    hint = f"check that it was cut from `{student.source.name}`, and by this plan"
+    require_same(compared, expected, "the student", hint)
     return own
 
 

@@ -88,16 +88,16 @@ class Multiplication:
             return by_block.flip(tuple(range(-len(self._kernel), 0))).movedim(1, 2).flatten(0, 1)
         return matrix.reshape(self.blocks * self.outputs, -1, *self._kernel)
 
-    def read(self, x: Tensor, seen: Positions) -> Tensor:
+    def read(self, x: Tensor, positions: Positions) -> Tensor:
         """The layer's input as (blocks, rows, unknowns)."""
         if not self._kernel:
-            return seen.of(_as_maps(x), 1).unsqueeze(0)
-        rows = seen.of(self._windows(x), len(self._kernel))
+            return positions.of(_as_maps(x), 1).unsqueeze(0)
+        rows = positions.of(self._windows(x), len(self._kernel))
         return rows.reshape(len(rows), self.blocks, self.unknowns).movedim(1, 0)
 
-    def given(self, y: Tensor, seen: Positions) -> Tensor:
+    def given(self, y: Tensor, positions: Positions) -> Tensor:
         """The layer's output, or any tensor of that shape, as (blocks, rows, outputs)."""
-        rows = seen.of(y, len(self._kernel)) if self._kernel else seen.of(_as_maps(y), 1)
+        rows = positions.of(y, len(self._kernel)) if self._kernel else positions.of(_as_maps(y), 1)
         return rows.reshape(len(rows), self.blocks, self.outputs).movedim(1, 0)
 
     def row_bytes(self) -> int:

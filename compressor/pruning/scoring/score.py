@@ -121,8 +121,8 @@ def criterion_named(name: str) -> Criterion:
         return CRITERIA[name]
     if ":" not in name:
         raise unknown_name("criterion", name, CRITERIA)
-    found = load_attribute(name, "criterion")
-    return found if isinstance(found, Criterion) else Criterion(found, ("abs_w", "w2"))
+    formula = load_attribute(name, "criterion")
+    return formula if isinstance(formula, Criterion) else Criterion(formula, ("abs_w", "w2"))
 
 
 def _by_formula(

@@ -1,4 +1,4 @@
-"""The one table of a report: each figure as teacher / student / removed, as text for any medium."""
+"""Table rows and sentences of a report, as text for the screen and for Markdown."""
 
 from __future__ import annotations
 
