@@ -80,7 +80,7 @@ def test_a_given_student_is_taught_exported_measured_and_comes_back(method: str,
     assert [row["network"] for row in report.trainings] == names.get(method, ["student"])
     shown = Console(file=StringIO(), width=200)
     print_report(report, shown)
-    assert f"The student `{HERE}:small` was given" in shown.file.getvalue()
+    assert f"The student is your own network `{HERE}:small`" in shown.file.getvalue()
     assert "not cut from the teacher" in shown.file.getvalue()
     assert open_run(tmp_path / "run", asked).path == tmp_path / "run"  # its recipe reads back as it was
 
