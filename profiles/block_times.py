@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     Making = Callable[[Feed, bytes], bytes]
 
 REFERENCE = Block("Conv", (28, 28), 64, 64, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), ("Relu",))
-COPIES = 3
 MOST_WEIGHTS = 48_000_000
 """Largest count of weights in one file, so that it fits in memory twice while it is opened."""
 MOST_BLOCKS = 96

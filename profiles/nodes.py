@@ -48,11 +48,6 @@ class NodeTimes:
     nodes: tuple[NodeTime, ...]
     runs_ms: tuple[float, ...]
 
-    @property
-    def unattributed_ms(self) -> float:
-        """Median run minus the medians of its nodes."""
-        return quantile(self.runs_ms, 0.5) - sum(node.median_ms for node in self.nodes)
-
 
 def node_times(
     model: Path | bytes,

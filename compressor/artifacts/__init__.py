@@ -1,1 +1,1 @@
-"""The files that leave a run: written in every format, proven equal to the network, measured."""
+"""The files that a run ships: written in every format, proven equal to the network, and measured."""

@@ -1,7 +1,7 @@
-"""How long each file takes that was proven, in every runtime that it was proven in.
+"""Time each proven file, in every runtime in which it was proven.
 
-Files of one runtime are interleaved, with the file that they are compared with among them. What ``latency`` measures
-for the two networks of a run is measured here for everything that ships.
+Files of one runtime are interleaved with the file that they are compared with. ``latency`` measures the two networks
+of a run; this module measures every file that ships.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def with_times(
     against: Path,
     plain: str,
 ) -> tuple[list[Proof], tuple[str, ...]]:
-    """The proofs with the times of their files, and notes: what could not be timed, and what is slower.
+    """The proofs with the times of their files, and notes on files that were not timed or are slower than ``plain``.
 
-    ``plain``: the name of the ONNX file that those of other formats were made of, and should not be slower than.
+    ``plain``: the name of the ONNX file from which the other formats were made; they should not be slower.
     """
     paths = {path.name: path for path in files}
     timed, notes = list(proofs), []
@@ -46,10 +46,10 @@ def with_times(
             continue
         subjects = {against.name: against} if "file" in runtime.takes else {}
         subjects |= {proofs[place].file: paths[proofs[place].file] for place in places}
-        asked = replace(recipe, runtimes=(name,), batches=recipe.batches[:1], precision="fp32")
+        timing_recipe = replace(recipe, runtimes=(name,), batches=recipe.batches[:1], precision="fp32")
         try:
-            ((row, *_), _) = latencies({}, subjects, image, asked)
-        except (ExportError, ProfileError) as error:  # it was proven with other batches
+            ((row, *_), _) = latencies({}, subjects, image, timing_recipe)
+        except (ExportError, ProfileError) as error:  # a file may work only with the batches of its proof
             notes.append(f"nothing was timed in {runtime.title}: {error}")
             continue
         for place in places:
@@ -64,13 +64,14 @@ def with_times(
 
 
 def _timing(row: Row, file: str, against: str) -> dict[str, Any]:
-    found = {key: row[file][key] for key in ("median_ms", "p10_ms", "p90_ms")}
-    found |= {"batch": row["batch"], "threads": row["threads"], "rounds": len(row[file]["samples_ms"])}
+    timing = {key: row[file][key] for key in ("median_ms", "p10_ms", "p90_ms")}
+    timing |= {"batch": row["batch"], "threads": row["threads"], "rounds": len(row[file]["samples_ms"])}
     if against in row:
-        found |= {"against": against, "speedup": _gain(row, against, file, 0.5)}
-    return found
+        timing |= {"against": against, "speedup": _gain(row, against, file, 0.5)}
+    return timing
 
 
 def _gain(row: Mapping[str, Any], before: str, after: str, share: float) -> float:
+    """The quantile ``share`` of the speedups of ``after`` over ``before``, sample by sample."""
     pairs = zip(row[before]["samples_ms"], row[after]["samples_ms"], strict=True)
     return quantile([one / other for one, other in pairs], share)

@@ -1,18 +1,18 @@
-"""How few of the layers that lose accuracy in INT8 have to stay in float32, so that the file is good enough."""
+"""Find the smallest set of layers that must stay in float32 so that an INT8 file passes its checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 ROUNDS = 12
-"""Files that are made and tested at most."""
+"""Largest number of files that are written and tested."""
 
 
 def fewest(order: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
-    """The least beginning of ``order`` with which it passes; none if no half of it is enough.
+    """The shortest prefix of ``order`` with which the file passes; None if no prefix up to one half of it passes.
 
-    Without any it has failed already. Beginnings are doubled until one passes, then halved towards the last that
-    failed: more layers in float32 are taken to be no worse. Above one half it would be no INT8 file any more.
+    The file has failed with none already. The prefix is doubled until one passes, then bisected towards the last
+    that failed: this assumes that more layers in float32 are never worse. Above one half it is no INT8 file any more.
     """
     most, rounds = len(order) // 2, ROUNDS
     failed, size = 0, 1

@@ -1,4 +1,4 @@
-"""Latency rows: the subjects in turn, in one process; runtime after runtime, batch after batch."""
+"""Latency rows: the subjects interleaved in one process, for each runtime and batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.artifacts.runtimes import RUNTIMES, Asked, Kind, choose, kind_of
+from compressor.artifacts.runtimes import RUNTIMES, Kind, RunSettings, choose, kind_of
 from compressor.exporting import to_onnx
 from compressor.profiling import Conditions, Timing, measure, paired_speedup, watching
 from compressor.profiling.cuda_timing import CudaCall, energy_mj
@@ -24,8 +24,8 @@ def latencies(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """One row for each batch and runtime, and notes about runtimes that were left out."""
-    given = {who: _kinds(who, networks, files) for who in dict.fromkeys([*networks, *files])}
-    names, left_out = choose(recipe.runtimes, recipe.precision, given)
+    kinds = {subject: _kinds(subject, networks, files) for subject in dict.fromkeys([*networks, *files])}
+    names, left_out = choose(recipe.runtimes, recipe.precision, kinds)
     with TemporaryDirectory() as folder:
         if recipe.runtimes and any("file" in RUNTIMES[name].takes for name in names):
             files = in_files(networks, files, image, Path(folder))
@@ -35,21 +35,25 @@ def latencies(
     return tuple(rows), left_out
 
 
-def _kinds(who: str, networks: Mapping[str, nn.Module], files: Mapping[str, Path]) -> list[Kind]:
+def _kinds(subject: str, networks: Mapping[str, nn.Module], files: Mapping[str, Path]) -> list[Kind]:
     kinds: list[Kind] = []
-    return kinds + ["network"] * (who in networks) + [kind_of(files[who]) for _ in range(who in files)]
+    return (
+        kinds
+        + ["network"] * (subject in networks)
+        + [kind_of(files[subject]) for _ in range(subject in files)]
+    )
 
 
 def in_files(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, folder: Path
 ) -> dict[str, Path]:
-    """Every subject as a file; networks that are in none yet are written into ``folder``."""
+    """Every subject as a file; networks without a file are written into ``folder``."""
     written = {
-        who: to_onnx(network, image, folder / f"{who}.onnx").path
-        for who, network in networks.items()
-        if who not in files
+        subject: to_onnx(network, image, folder / f"{subject}.onnx").path
+        for subject, network in networks.items()
+        if subject not in files
     }
-    return {who: {**written, **files}[who] for who in dict.fromkeys([*networks, *files])}
+    return {subject: {**written, **files}[subject] for subject in dict.fromkeys([*networks, *files])}
 
 
 def _batch(
@@ -61,23 +65,25 @@ def _batch(
     recipe: ProfileRecipe,
 ) -> Iterator[Row]:
     images = image[:1].repeat(batch, *[1] * (image.dim() - 1)).contiguous()
-    asked = Asked(recipe.threads, recipe.precision, recipe.cuda_graph)
+    settings = RunSettings(recipe.threads, recipe.precision, recipe.cuda_graph)
     for name in names:
-        # Runtimes are not interleaved with each other: they would take each other's caches and pools of threads.
+        # Runtimes are not interleaved with each other: they would compete for caches and thread pools.
         with _threads(recipe.threads), torch.inference_mode():
             takes = RUNTIMES[name].takes
-            there = {who: path for who, path in files.items() if kind_of(path) in takes}
-            subjects: Mapping[str, Any] = networks if "network" in takes else there
-            calls = {who: RUNTIMES[name].open(subject, images, asked) for who, subject in subjects.items()}
+            usable = {subject: path for subject, path in files.items() if kind_of(path) in takes}
+            subjects: Mapping[str, Any] = networks if "network" in takes else usable
+            calls = {
+                subject: RUNTIMES[name].open(source, images, settings) for subject, source in subjects.items()
+            }
             if not calls:
                 continue
             with watching() as watch:
                 timings = measure(
-                    {f"{who} in {name}": call for who, call in calls.items()},
+                    {f"{subject} in {name}": call for subject, call in calls.items()},
                     samples=recipe.samples,
                     budget_s=recipe.budget_s / len(names),
                 )
-        own = {who: timings[f"{who} in {name}"] for who in calls}
+        own = {subject: timings[f"{subject} in {name}"] for subject in calls}
         yield _row(name, batch, recipe, own, calls, watch.conditions)
 
 
@@ -94,8 +100,8 @@ def _row(
     row["precision"] = recipe.precision if "network" in runtime.takes else "as in the file"
     if runtime.cuda:
         row["cuda_graph"] = recipe.cuda_graph
-    for who, timing in timings.items():
-        row[who] = timing.to_dict() | _on_gpu(calls[who], len(timing.samples_ms))
+    for subject, timing in timings.items():
+        row[subject] = timing.to_dict() | _on_gpu(calls[subject], len(timing.samples_ms))
     if "teacher" in timings and "student" in timings:
         row["speedup"] = paired_speedup(timings["teacher"], timings["student"]).to_dict()
     row["conditions"] = conditions.to_dict()
@@ -103,11 +109,11 @@ def _row(
 
 
 def _on_gpu(call: Callable[[], object], rounds: int) -> dict[str, object]:
-    """What a GPU says beside the wall clock; nothing for calls that run elsewhere."""
+    """GPU time, peak memory and energy of a call; empty for calls that do not run on a GPU."""
     if not isinstance(call, CudaCall):
         return {}
-    seen = call.last(rounds).to_dict()
-    return {**seen, "gpu_peak_bytes": call.memory_bytes, "energy_mj": energy_mj(call)}
+    gpu_times = call.last(rounds).to_dict()
+    return {**gpu_times, "gpu_peak_bytes": call.memory_bytes, "energy_mj": energy_mj(call)}
 
 
 @contextmanager

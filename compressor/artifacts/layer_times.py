@@ -1,7 +1,7 @@
-"""Where the time goes, layer by layer, the teacher beside the student; in ONNX Runtime or TensorRT, which tell.
+"""Times of every layer, teacher and student side by side; in ONNX Runtime or TensorRT, which have a profiler.
 
-The two are not interleaved and the profiler is on: good for seeing which layer to cut, while whether the whole is
-faster is what the latency rows say.
+The two networks are not interleaved and the profiler is on: use these times to see which layer to cut. Only the
+latency rows tell whether the whole network is faster.
 """
 
 from __future__ import annotations
@@ -36,52 +36,52 @@ WARM_UP_RUNS = 10
 def layer_rows(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
 ) -> dict[str, Any]:
-    """Every layer with the milliseconds of each subject, then what was not attributed, and the whole run."""
+    """Every layer with the milliseconds of each subject, the time of no known layer, and the whole run."""
     batch = recipe.batches[0]
-    runtime = _telling(files, recipe)
-    found: dict[str, LayerTimes] = {}
+    runtime = _profiling_runtime(files, recipe)
+    measured: dict[str, LayerTimes] = {}
     wasteful: tuple[Waste, ...] = ()
     images = image[:1].repeat(batch, 1, 1, 1).numpy()
     with TemporaryDirectory() as folder:
         for who, path in in_files(networks, files, image, Path(folder)).items():
             if runtime == "tensorrt":
-                found[who] = engine_times(path, images, recipe.samples)
+                measured[who] = engine_times(path, images, recipe.samples)
                 continue
-            given = open_session(path).inputs[0]
-            feed = {given.name: images.astype(given.dtype)}
-            found[who] = layer_times(path, feed, threads=recipe.threads, rounds=recipe.samples)
-            # Of the last subject: the student, where there are two.
+            network_input = open_session(path).inputs[0]
+            feed = {network_input.name: images.astype(network_input.dtype)}
+            measured[who] = layer_times(path, feed, threads=recipe.threads, rounds=recipe.samples)
+            # The last subject counts: the student, where there are two.
             wasteful = wasteful_widths(path, side=image.shape[2:], batch=batch, threads=recipe.threads)
-    times = {who: {layer.name: layer.median_ms for layer in each.layers} for who, each in found.items()}
-    names = dict.fromkeys(name for each in times.values() for name in each)
+    times = {who: {layer.name: layer.median_ms for layer in own.layers} for who, own in measured.items()}
+    names = dict.fromkeys(name for by_layer in times.values() for name in by_layer)
     return {
         "runtime": runtime,
         "batch": batch,
         "threads": recipe.threads,
         "rounds": recipe.samples,
         "layers": [
-            {"layer": name, **{who: each[name] for who, each in times.items() if name in each}}
+            {"layer": name, **{who: by_layer[name] for who, by_layer in times.items() if name in by_layer}}
             for name in names
         ],
-        "not_attributed": {who: each.not_attributed_ms for who, each in found.items()},
-        "total": {who: each.total_ms for who, each in found.items()},
-        "wasteful_widths": [each.to_dict() for each in wasteful],
+        "not_attributed": {who: own.not_attributed_ms for who, own in measured.items()},
+        "total": {who: own.total_ms for who, own in measured.items()},
+        "wasteful_widths": [waste.to_dict() for waste in wasteful],
     }
 
 
-def _telling(files: Mapping[str, Path], recipe: ProfileRecipe) -> str:
-    """The runtime that is asked: only two tell."""
+def _profiling_runtime(files: Mapping[str, Path], recipe: ProfileRecipe) -> str:
+    """The runtime that times the layers: only ONNX Runtime and TensorRT have a profiler."""
     kinds = {kind_of(path) for path in files.values()}
     for kind in kinds - {"file", "engine"}:
         raise UsageError(
-            f"where the time goes is told by ONNX Runtime and TensorRT, and not for {KINDS[kind][1]}",
+            f"cannot time the layers of {KINDS[kind][1]}: ONNX Runtime and TensorRT time layers",
             "give the ONNX file",
         )
     return "tensorrt" if "engine" in kinds or "tensorrt" in runtimes_named(recipe.runtimes) else "onnxruntime"
 
 
 def engine_times(path: Path, images: Array, rounds: int) -> LayerTimes:
-    """The same of an engine, or of an ONNX file as an engine; the whole runs are timed without the profiler."""
+    """Layer times of an engine, or of an ONNX file as an engine; whole runs are timed without the profiler."""
     engine = engine_for(path, len(images))
     feed = {engine.inputs[0].name: images.astype(engine.inputs[0].dtype)}
     call = CudaCall(engine.start, held=engine.bind(feed))
@@ -93,12 +93,12 @@ def engine_times(path: Path, images: Array, rounds: int) -> LayerTimes:
 
 
 def nodes_of_engine(layers: Iterable[EngineLayer], graph: Any, runs_ms: tuple[float, ...]) -> NodeTimes:
-    """Each layer as the node that it is known by: the first product in it, else the first node.
+    """Each engine layer as one ONNX node: the first product among its nodes, else its first node.
 
-    ``graph``: of the ONNX file; without it nodes are only names.
+    ``graph``: the graph of the ONNX file; without it only the names of the nodes are known.
     """
     operators = {node.name: node.op_type for node in graph.node} if graph is not None else {}
-    found = []
+    nodes = []
     for layer in layers:
         if not layer.samples_ms:
             continue
@@ -107,12 +107,12 @@ def nodes_of_engine(layers: Iterable[EngineLayer], graph: Any, runs_ms: tuple[fl
         if name is None and graph is None:
             name = layer.nodes[0]
         operator = operators.get(name or "", layer.kind or layer.name)
-        found.append(NodeTime(name or layer.name, operator, (), layer.samples_ms))
-    return NodeTimes(tuple(found), runs_ms)
+        nodes.append(NodeTime(name or layer.name, operator, (), layer.samples_ms))
+    return NodeTimes(tuple(nodes), runs_ms)
 
 
 def layer_table(rows: Mapping[str, Any]) -> Table:
-    """The layers that take the most, the others summed, and the end: what was not attributed, and the total."""
+    """A table of the slowest layers, the sum of the others, the time of no known layer, and the total."""
     who = list(rows["total"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"layer, ms in {RUNTIMES[rows['runtime']].title}, batch {rows['batch']}")

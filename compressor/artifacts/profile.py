@@ -1,7 +1,7 @@
-"""What networks and files cost, side by side: counted exactly, and timed interleaved in one process.
+"""Costs of networks and files, side by side: counted exactly, and timed interleaved in one process.
 
-Two subjects at most are compared, and they are called teacher and student here as everywhere; a
-single one is simply measured. ``latency`` times them, ``layers`` says where the time goes.
+At most two subjects are compared; they are called teacher and student. A single one is only measured.
+``latency`` has the times of whole runs, ``layers`` those of each layer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from compressor.recipe import ProfileRecipe
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of each network and file, a latency row for each batch and runtime, the device.
+    """Counts of each network and file, a latency row for each batch and runtime, and the device.
 
-    ``notes``: what was not counted and not measured, with the reason.
+    ``notes``: everything that was not counted or not measured, with the reason.
     """
 
     counts: Mapping[str, Counts]
@@ -35,7 +35,7 @@ class Profile:
     device: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     layers: Mapping[str, Any] | None = None
-    """Where the time goes, if that was asked (`compressor.artifacts.layer_times`)."""
+    """Times of every layer, if requested (`compressor.artifacts.layer_times`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -53,18 +53,18 @@ class Profile:
 def profiled(
     networks: Mapping[str, nn.Module], files: Mapping[str, Path], image: Tensor, recipe: ProfileRecipe
 ) -> Profile:
-    """Count all subjects for one image, and time them in the runtimes and at the batches that the recipe says."""
+    """Count all subjects for one image, and time them in the runtimes and batches of the recipe."""
     file_counts: dict[str, FileCounts] = {}
     notes: list[str] = []
     for name, path in files.items():
         if kind_of(path) != "file":
             notes.append(
-                f"`{path}` is {KINDS[kind_of(path)][0]}: what it computes is counted in its ONNX file"
+                f"`{path}` is {KINDS[kind_of(path)][0]}, which cannot be counted; count its ONNX file instead"
             )
             continue
         try:
             file_counts[name] = count_file(path, side=image.shape[2:])
-        except ProfileError as error:  # what cannot be counted can still be timed
+        except ProfileError as error:  # a file that cannot be counted can still be timed
             notes.append(str(error))
     rows, left_out = latencies(networks, files, image, recipe)
     return Profile(
@@ -78,7 +78,7 @@ def profiled(
 
 
 def costs_alike(profile: Profile, name: str) -> Check:
-    """The multiply-adds counted in a file against those counted in its network."""
+    """Check that the MACs counted in a file equal those counted in its network."""
     file, network = profile.file_counts[name].macs, profile.counts[name].macs
     return Check(
         f"{name}.onnx costs the MACs of the network",

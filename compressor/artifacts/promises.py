@@ -1,6 +1,6 @@
-"""From the trained student to a folder and to figures that are proven to be its own.
+"""Save the trained student and verify it: the folder loads back exactly, and the planned costs are the counted ones.
 
-Each step here ends in a check that goes into the report; none of them decides what to do when it fails.
+Each function returns a check for the report; none of them decides what to do when it fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def saved(student: Student, folder: Path, name: str = "student") -> Check:
 
 
 def counted(network: nn.Module, plan: Plan, image: Tensor) -> Check:
-    """The costs that the plan promised against an independent count of the real network."""
-    found = count(network, (image,))
-    off = max(abs(found.macs - plan.costs["macs"][1]), abs(found.params - plan.costs["params"][1]))
+    """Check the costs that the plan expects against an independent count of the real network."""
+    counts = count(network, (image,))
+    off = max(abs(counts.macs - plan.costs["macs"][1]), abs(counts.params - plan.costs["params"][1]))
     return Check("planned cost equals counted cost", off == 0, float(off), 0.0)

@@ -1,6 +1,6 @@
-"""Whether a file is the network: one comparison for every format and every runtime, and one row of a table for each.
+"""Prove that a file computes the same as its network: one comparison, and one table row, per format and runtime.
 
-Nothing here decides what happens to a file that fails, and nothing here writes one.
+This module writes no file, and does not decide what happens to a file that fails.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ Answers = Callable[[Array], Any]
 
 @dataclass(frozen=True)
 class Truth:
-    """What files are compared with: a network, or the ONNX file that they were made of; and on which images.
+    """The reference for files: a network, or the ONNX file from which they were made; and the images to compare on.
 
-    ``data``: where it is known, files are also asked how often they are right on its test half, as the truth was
-    (``accuracy``).
+    ``data``: if known, the accuracy of each file on the test half is compared with the reference's (``accuracy``).
     """
 
     answers: Answers
@@ -58,12 +57,12 @@ class Truth:
 
     @property
     def name(self) -> str:
-        """Who is right by definition."""
+        """The name of the reference."""
         return self.origin.name if isinstance(self.origin, Path) else "PyTorch"
 
 
 def truth_of_network(network: nn.Module, images: Tensor, data: Data | None = None) -> Truth:
-    """The network as PyTorch runs it here."""
+    """The outputs of a network in PyTorch on this machine."""
 
     def answers(batch: Array) -> Any:
         with torch.no_grad():
@@ -75,7 +74,7 @@ def truth_of_network(network: nn.Module, images: Tensor, data: Data | None = Non
 
 
 def truth_of_file(path: Path, images: Tensor, data: Data | None = None) -> Truth:
-    """An ONNX file as ONNX Runtime runs it here."""
+    """The outputs of an ONNX file in ONNX Runtime on this machine."""
     return _with_data(Truth(open_session(path).answers, images.numpy(), path), data)
 
 
@@ -87,7 +86,7 @@ def _with_data(truth: Truth, data: Data | None) -> Truth:
 
 @dataclass(frozen=True)
 class Proof:
-    """One file in one runtime. ``passed`` is none where it was not run; ``detail`` is a sentence, or why not."""
+    """One file in one runtime. ``passed`` is None where it was not run; ``detail``: the result, or the reason."""
 
     file: str
     format: str
@@ -103,7 +102,7 @@ class Proof:
     samples: int = 0
     accuracy: float | None = None
     timing: Mapping[str, Any] | None = None
-    """Milliseconds, and how many times as fast as the file that it is timed against."""
+    """Milliseconds, and the speedup over the file that it is timed against."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, which have no infinity."""
@@ -114,7 +113,7 @@ class Proof:
 
 
 def in_pytorch(name: str, truth: Truth) -> Proof:
-    """The first row of the table: what the others are compared with."""
+    """The first row of the table: the reference of all others."""
     return Proof(
         name, "network", "fp32", truth.name, True, "what the files are compared with", accuracy=truth.accuracy
     )
@@ -123,13 +122,13 @@ def in_pytorch(name: str, truth: Truth) -> Proof:
 def proven(
     artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bool = True
 ) -> tuple[list[Proof], list[Check]]:
-    """The artifact in each runtime of its format that is here: rows of the table, and what they are checked for.
+    """Prove the artifact in each installed runtime of its format: rows of the table, and their checks.
 
-    One that does not ship, as a teacher's, is proven in the first runtime alone.
+    A file that does not ship, as a teacher's, is proven in the first runtime alone.
     """
     proofs, checks = [], []
     for runner in _runners(artifact) if ships else FORMATS[artifact.format].runs_in[:1]:
-        proof, found = _in(runner, artifact, truth, recipe)
+        proof, own_checks = _in(runner, artifact, truth, recipe)
         proofs.append(proof)
         # A runtime that happens to be installed has its row; it rejects no file that another one runs.
         if runner == FORMATS[artifact.format].runs_in[0] or _is_named(runner, recipe):
@@ -138,7 +137,7 @@ def proven(
 
 
 def _runners(artifact: Artifact) -> Iterator[str]:
-    """The first always, so that its absence is told; the others where they are installed."""
+    """The first runtime always, so that its absence is reported; the others if they are installed."""
     first, *others = FORMATS[artifact.format].runs_in
     yield first
     for name in others:
@@ -159,7 +158,7 @@ def _in(runner: str, artifact: Artifact, truth: Truth, recipe: ExportRecipe) -> 
         return _compared(runner, RUNNERS[runner].opens(artifact.path), about, name, artifact, truth, recipe)
     except NotHereError as error:
         return Proof(*about, None, f"not run here: {error}"), []
-    except ExportError as error:  # the runtime is here, and the file does not open or run in it
+    except ExportError as error:  # the runtime is installed, but the file does not open or run in it
         return Proof(*about, False, str(error)), [
             Check(name, False, math.inf, 0.0, str(error), file=about[0], runtime=about[3])
         ]
@@ -199,11 +198,11 @@ def _compared(
             runtime=about[3],
         )
     ]
-    right = None
+    top1 = None
     if truth.data is not None and truth.accuracy is not None:
-        right = _accuracy(session.answers, truth.data)
-        where = f"{artifact.path.name} keeps the accuracy in {RUNNERS[runner].title}"
-        kept = kept_accuracy(where, truth.accuracy, right, recipe.max_accuracy_drop)
+        top1 = _accuracy(session.answers, truth.data)
+        title = f"{artifact.path.name} keeps the accuracy in {RUNNERS[runner].title}"
+        kept = kept_accuracy(title, truth.accuracy, top1, recipe.max_accuracy_drop)
         checks.append(replace(kept, file=about[0], runtime=about[3]))
     proof = Proof(
         *about,
@@ -215,16 +214,16 @@ def _compared(
         cosine=verdict.cosine,
         agreement=verdict.agreement,
         samples=verdict.samples,
-        accuracy=right,
+        accuracy=top1,
     )
     return proof, checks
 
 
 def kept_accuracy(name: str, before: float, after: float, allowed_points: float) -> Check:
-    """Top-1 of a file against that of what it was made of."""
+    """Check the top-1 accuracy of a file against that of its source."""
     lost = before - after
     detail = f"top-1 {after:.2%}, {before:.2%} before"
-    # 0.75 - 0.745 is a little more than half a point.
+    # Allow for rounding: in floating point 0.75 - 0.745 is a little more than half a point.
     return Check(name, lost * 100 <= allowed_points + 1e-9, lost, allowed_points / 100, detail)
 
 
@@ -237,13 +236,13 @@ def _accuracy(answers: Answers, data: Data) -> float:
 
 
 def _first_layer(path: Path, truth: Truth, tolerance: Tolerance) -> str:
-    """Where the file parts from its network, or from the file that it was made of."""
+    """The first layer in which the file differs from its network, or from the file that it was made from."""
     image, origin = truth.images[:1], truth.origin
     try:
         if isinstance(origin, Path):
-            found = between_files(origin, path, image, tolerance.relative)
+            layer = between_files(origin, path, image, tolerance.relative)
         else:
-            found = from_pytorch(origin, path, torch.from_numpy(image), tolerance.relative)
-    except Exception as error:  # it explains another failure, and must not hide it
+            layer = from_pytorch(origin, path, torch.from_numpy(image), tolerance.relative)
+    except Exception as error:  # this text explains another failure: an error here must not hide that one
         return f"the first layer could not be found: {str(error).splitlines()[0]}"
-    return str(found) if found else "no single layer differs by more than the tolerance"
+    return str(layer) if layer else "no single layer differs by more than the tolerance"

@@ -1,6 +1,6 @@
-"""Who can run a network or a file: one row for each runtime. A new one is a row, and the function that opens it.
+"""Runtimes for networks and files: one row for each. To add one, add a row and the function that opens it.
 
-Nothing heavy is imported before a row is opened, so recipes and reports may know the names.
+Heavy packages are imported only when a row is opened, so recipes and reports can use the names.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "ir": ("an OpenVINO file", "OpenVINO files"),
     "program": ("an ExecuTorch program", "ExecuTorch programs"),
 }
-"""What can be run, and what one and many of it are called."""
+"""Kinds of subjects, with their names in singular and plural."""
 SUFFIXES: dict[str, Kind] = {".onnx": "file", ".engine": "engine", ".xml": "ir", ".pte": "program"}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a runtime is to run."""
+class RunSettings:
+    """Settings of a runtime."""
 
     threads: int
     precision: str = "fp32"
@@ -46,118 +46,118 @@ class Asked:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What it is called, what it runs, how that becomes a call on these images, and what has to be there.
+    """A runtime: its title, the kinds it takes, the function that opens one for given images, and what it needs.
 
-    A runtime of networks runs in the precision that is asked for; in a file the precision is written down.
+    A runtime of networks runs in the requested precision; a file has its own precision.
     """
 
     title: str
     takes: tuple[Kind, ...]
-    open: Callable[[Any, Tensor, Asked], Call]
+    open: Callable[[Any, Tensor, RunSettings], Call]
     needs: str | None = None
-    """A row of ``NEEDS``."""
+    """Key of a row of ``NEEDS``."""
     cuda: bool = False
     usual_for: Kind | None = None
-    """What it is chosen for where no runtime is named."""
+    """The kind for which it is chosen where no runtime is named."""
 
     def can_run(self, kinds: Iterable[Kind]) -> bool:
-        """Whether one of these is taken, or can be made into what is: a network into a file."""
-        there = set(kinds)
-        return bool(there & set(self.takes)) or ("network" in there and "file" in self.takes)
+        """True if it takes one of these kinds; a network can also be written to a file."""
+        available = set(kinds)
+        return bool(available & set(self.takes)) or ("network" in available and "file" in self.takes)
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file is, by its name."""
+    """Kind of a file, by its suffix."""
     return SUFFIXES.get(path.suffix, "file")
 
 
-def _pytorch(network: nn.Module, images: Tensor, asked: Asked) -> Call:
-    network, images = _in_precision(network, images, asked.precision)
+def _pytorch(network: nn.Module, images: Tensor, settings: RunSettings) -> Call:
+    network, images = _in_precision(network, images, settings.precision)
     return lambda: network(images)
 
 
-def _compiled(network: nn.Module, images: Tensor, asked: Asked) -> Call:
+def _compiled(network: nn.Module, images: Tensor, settings: RunSettings) -> Call:
     import torch
 
-    network, images = _in_precision(network, images, asked.precision)
+    network, images = _in_precision(network, images, settings.precision)
     compiled = torch.compile(network)
     return lambda: compiled(images)
 
 
-def _pytorch_cuda(network: nn.Module, images: Tensor, asked: Asked) -> Call:
+def _pytorch_cuda(network: nn.Module, images: Tensor, settings: RunSettings) -> Call:
     from compressor.profiling.cuda_timing import CudaCall, as_graph, peak_bytes
 
-    network, images = _in_precision(network, images, asked.precision)
+    network, images = _in_precision(network, images, settings.precision)
     network, images = copy.deepcopy(network).cuda(), images.cuda()
 
     def enqueue() -> object:
         return network(images)
 
     memory = peak_bytes(enqueue)
-    return CudaCall(as_graph(enqueue) if asked.cuda_graph else enqueue, memory)
+    return CudaCall(as_graph(enqueue) if settings.cuda_graph else enqueue, memory)
 
 
-def _onnxruntime(path: Path, images: Tensor, asked: Asked) -> Call:
+def _onnxruntime(path: Path, images: Tensor, settings: RunSettings) -> Call:
     from compressor.exporting import open_session
 
-    return _fed(open_session(path, threads=asked.threads), images)
+    return _fed(open_session(path, threads=settings.threads), images)
 
 
-def _openvino(path: Path, images: Tensor, asked: Asked) -> Call:
+def _openvino(path: Path, images: Tensor, settings: RunSettings) -> Call:
     from compressor.exporting import open_openvino
 
-    return _fed(open_openvino(path, threads=asked.threads), images)
+    return _fed(open_openvino(path, threads=settings.threads), images)
 
 
-def _executorch(path: Path, images: Tensor, asked: Asked) -> Call:
+def _executorch(path: Path, images: Tensor, settings: RunSettings) -> Call:
     from compressor.exporting import open_program
 
-    return _fed(open_program(path, threads=asked.threads), images)
+    return _fed(open_program(path, threads=settings.threads), images)
 
 
-def _onnxruntime_cuda(path: Path, images: Tensor, asked: Asked) -> Call:
-    """Input and output stay on the GPU: transfers are not timed, as they are not for PyTorch."""
+def _onnxruntime_cuda(path: Path, images: Tensor, settings: RunSettings) -> Call:
+    """Keep input and output on the GPU: as for PyTorch, transfers are not timed."""
     import onnxruntime
     import torch
 
     from compressor.exporting import open_on_cuda
     from compressor.profiling.cuda_timing import CudaCall
 
-    session = open_on_cuda(path, stream=torch.cuda.current_stream().cuda_stream, graph=asked.cuda_graph)
-    given, binding = session.inputs[0], session.runtime.io_binding()
-    held = {given.name: onnxruntime.OrtValue.ortvalue_from_numpy(_array(session, images), "cuda", 0)}
-    binding.bind_ortvalue_input(given.name, held[given.name])
+    session = open_on_cuda(path, stream=torch.cuda.current_stream().cuda_stream, graph=settings.cuda_graph)
+    network_input, binding = session.inputs[0], session.runtime.io_binding()
+    held = {network_input.name: onnxruntime.OrtValue.ortvalue_from_numpy(_array(session, images), "cuda", 0)}
+    binding.bind_ortvalue_input(network_input.name, held[network_input.name])
     for output in session.outputs:
         shape = [size if isinstance(size, int) else len(images) for size in output.shape]
         held[output.name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, output.dtype, "cuda", 0)
         binding.bind_ortvalue_output(output.name, held[output.name])
     options = onnxruntime.RunOptions()
-    # Otherwise a run waits for the GPU, and handing the work over would look as slow as the work.
+    # Otherwise a run waits for the GPU, and launching the work would seem as slow as the work itself.
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return CudaCall(lambda: session.runtime.run_with_iobinding(binding, options), held=held)
 
 
-def _tensorrt(path: Path, images: Tensor, asked: Asked) -> Call:
-    """Input and output stay on the GPU, as with the other runtimes there."""
+def _tensorrt(path: Path, images: Tensor, settings: RunSettings) -> Call:
+    """Keep input and output on the GPU, as with the other CUDA runtimes."""
     from compressor.profiling.cuda_timing import CudaCall, as_graph
 
     engine = engine_for(path, len(images))
-    given = engine.inputs[0]
-    held = engine.bind({given.name: images.cpu().numpy().astype(given.dtype)})
-    return CudaCall(as_graph(engine.start) if asked.cuda_graph else engine.start, held=(engine, held))
+    network_input = engine.inputs[0]
+    held = engine.bind({network_input.name: images.cpu().numpy().astype(network_input.dtype)})
+    return CudaCall(as_graph(engine.start) if settings.cuda_graph else engine.start, held=(engine, held))
 
 
 def engine_for(path: Path, batch: int) -> Engine:
-    """An engine as it is, or one for exactly this batch: built of an ONNX file, or taken from the cache."""
+    """Load an engine file; or build one for exactly this batch from an ONNX file, or take it from the cache."""
     from compressor.base.cache import cache_root
-    from compressor.exporting import Asked as AskedOfFile
+    from compressor.exporting import Asked as FileOptions
     from compressor.exporting import EngineAsk, derived, load_engine
 
     if kind_of(path) == "engine":
         return load_engine(path)
     ask = EngineAsk((batch, batch, batch), cache=cache_root() / "engines")
     with TemporaryDirectory() as folder:
-        made = derived("tensorrt", path, Path(folder) / f"{path.stem}.engine", AskedOfFile(engine=ask))
+        made = derived("tensorrt", path, Path(folder) / f"{path.stem}.engine", FileOptions(engine=ask))
         return load_engine(made.path)
 
 
@@ -178,41 +178,41 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def choose(
-    asked: tuple[str, ...], precision: str, given: Mapping[str, Iterable[Kind]]
+    requested: tuple[str, ...], precision: str, kinds_of: Mapping[str, Iterable[Kind]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The runtimes to measure, and why others are left out. ``given``: what there is of each subject.
+    """The runtimes to measure, and why others are left out. ``kinds_of``: the kinds that exist of each subject.
 
-    A runtime asked for by name has to work for every subject. Without names the usual ones are chosen, as far as
-    they take something that is there; with ``all``, what this machine has.
+    A runtime chosen by name has to work for every subject. Without names the usual runtime of each existing kind is
+    chosen; with ``all``, every runtime that this machine has.
     """
     chosen, left_out = [], []
-    there = {kind for kinds in given.values() for kind in kinds}
-    usual = (name for name, row in RUNTIMES.items() if row.usual_for in there)
-    for name in runtimes_named(asked) if asked else usual:
-        problem = _problem(name, precision, given if asked else {})
+    available = {kind for kinds in kinds_of.values() for kind in kinds}
+    usual = (name for name, row in RUNTIMES.items() if row.usual_for in available)
+    for name in runtimes_named(requested) if requested else usual:
+        problem = _problem(name, precision, kinds_of if requested else {})
         if problem is None:
             chosen.append(name)
-        elif ALL in asked or not asked:
+        elif ALL in requested or not requested:
             left_out.append(f"{name} is left out: {problem}")
         else:
             raise problem
     if not chosen:
-        raise UsageError("no runtime is left to measure in", "; ".join(left_out) or None)
+        raise UsageError("no runtime can measure these subjects here", "; ".join(left_out) or None)
     return tuple(chosen), tuple(left_out)
 
 
-def _problem(name: str, precision: str, given: Mapping[str, Iterable[Kind]]) -> UsageError | None:
+def _problem(name: str, precision: str, kinds_of: Mapping[str, Iterable[Kind]]) -> UsageError | None:
     runtime = RUNTIMES[name]
     if "network" not in runtime.takes and precision != "fp32":
         return UsageError(
             f"`{name}` runs a file in the precision that it was written in, not in {precision}",
             f"{precision} is for {_for('network')}",
         )
-    for who, kinds in given.items():
+    for subject, kinds in kinds_of.items():
         if not runtime.can_run(kinds):
             kind = next(iter(kinds))
             return UsageError(
-                f"`{name}` runs {' and '.join(KINDS[each][1] for each in runtime.takes)}, and the {who} is "
+                f"`{name}` runs {' and '.join(KINDS[taken][1] for taken in runtime.takes)}, and the {subject} is "
                 f"{KINDS[kind][0]}",
                 f"for {KINDS[kind][1]}: {_for(kind)}",
             )

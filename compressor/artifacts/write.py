@@ -1,6 +1,6 @@
-"""The files of a network: written in each format that is asked for, proven, and rejected where the proof fails.
+"""Write the files of a network in each requested format, prove them, and reject those whose proof fails.
 
-Networks come from names and folders (``subjects``) or from the run itself (``pipeline``); this file knows neither.
+Networks come from names and folders (``subjects``) or from the run itself (``pipeline``); this file imports neither.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from compressor.recipe.names import ALL, AUTO
 Array = np.ndarray[Any, np.dtype[Any]]
 REJECTED = ".rejected"
 NO_ENGINE = (
-    "TensorRT is not installed, so no engine was built; where it is: "
+    "TensorRT is not installed, so no engine was built; on a machine with TensorRT: "
     "compress export student.onnx --to tensorrt --out student.engine"
 )
 SEEN = 32
@@ -52,9 +52,9 @@ CALIBRATION_IMAGES, CALIBRATION_BATCH = 128, 32
 
 @dataclass(frozen=True)
 class Source:
-    """What files are made of: the network, where there is one, and its ONNX file.
+    """The source of files: the network, if there is one, and its ONNX file.
 
-    ``stem``: where the files go, a path without the suffix of a format.
+    ``stem``: the path of the files without the suffix of a format.
     """
 
     onnx: Path
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Written:
-    """A file, and what was found when it ran. One that could not be written has a check that says why."""
+    """A file with the results of its runs. A file that could not be written has a check with the reason."""
 
     artifact: Artifact | None
     proofs: tuple[Proof, ...] = ()
@@ -77,12 +77,12 @@ class Written:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed; what could not be run here has not failed."""
+        """True if no check failed; a proof that was not run here has not failed."""
         return all(check.passed for check in self.checks)
 
 
 def formats_of(recipe: ExportRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The formats to write, and why others are left out. What is asked for by name has to be possible.
+    """The formats to write, and why others are left out. A format chosen by name has to be possible.
 
     ``auto`` is ONNX, and an engine where TensorRT is installed; ``all`` is every format that can be written here.
     """
@@ -103,11 +103,11 @@ def formats_of(recipe: ExportRecipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(left_out))
 
 
-def _wanted(asked: Iterable[str]) -> list[tuple[str, bool]]:
-    """Formats, each with whether it was asked for by its name."""
+def _wanted(requested: Iterable[str]) -> list[tuple[str, bool]]:
+    """The formats to write; the flag is True if the format was chosen by its name."""
     groups = {AUTO: ("onnx", "tensorrt"), ALL: tuple(FORMATS)}
-    named = {name for name in asked if name not in groups}
-    return [(name, name in named) for each in asked for name in groups.get(each, (each,))]
+    named = {name for name in requested if name not in groups}
+    return [(name, name in named) for choice in requested for name in groups.get(choice, (choice,))]
 
 
 def calibration_images(data: Data, seed: int) -> tuple[Array, ...]:
@@ -117,7 +117,7 @@ def calibration_images(data: Data, seed: int) -> tuple[Array, ...]:
     return tuple(batch.images.numpy() for batch in chosen)
 
 
-def asked_of(
+def export_options(
     recipe: ExportRecipe, calibration: Sequence[Array] = (), metadata: Mapping[str, str] | None = None
 ) -> Asked:
     """What a recipe says of the formats."""
@@ -134,12 +134,12 @@ def asked_of(
 def written_onnx(
     network: nn.Module, image: Any, path: Path, recipe: ExportRecipe, metadata: Mapping[str, str]
 ) -> Artifact:
-    """The network as an ONNX file, which is not proven yet."""
-    return FORMATS["onnx"].function(network, image, path, asked_of(recipe, metadata=metadata))
+    """Write the network as an ONNX file, without a proof."""
+    return FORMATS["onnx"].function(network, image, path, export_options(recipe, metadata=metadata))
 
 
 def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bool = True) -> Written:
-    """A file that was written, and what it is found to be."""
+    """Prove a file that was written; an engine that ran also gets the times of its layers."""
     proofs, checks = proven(artifact, truth, recipe, ships=ships)
     unproven = [f"{proof.file} in {proof.runtime}: {proof.detail}" for proof in proofs if not proof.passed]
     notes = tuple(f"{artifact.path.name}: {note}" for note in artifact.notes)
@@ -149,7 +149,7 @@ def checked(artifact: Artifact, truth: Truth, recipe: ExportRecipe, *, ships: bo
 
 
 def _layers(path: Path, truth: Truth) -> tuple[EngineLayer, ...]:
-    """Timed at the fewest images that the engine takes; one that does not load has failed its proof already."""
+    """Time the layers at the engine's smallest batch; empty for an engine that does not load (its proof failed)."""
     try:
         engine = load_engine(path)
     except ExportError:
@@ -164,39 +164,39 @@ def written(
     """Write one format beside the others, or as ``target``, and prove it."""
     row = FORMATS[name]
     target = target or source.stem.with_name(source.stem.name + row.suffix)
-    asked = asked_of(
-        recipe, source.calibration
-    )  # half precision looks at the images too, where there are some
+    # Half precision uses the calibration images too, if there are any.
+    options = export_options(recipe, source.calibration)
     if row.calibrated:
         if not source.calibration:
             raise UsageError(f"`{name}` needs images to calibrate on", "give a run folder, or --data")
         return _within_the_drop(name, source, truth, recipe, target)
     if row.of is not None:
-        return checked(derived(name, source.onnx, target, asked), truth, recipe)
+        return checked(derived(name, source.onnx, target, options), truth, recipe)
     if source.network is None:
         raise UsageError(
-            f"`{name}` is made of a network, and `{source.onnx}` is a file",
-            "give the run, the student folder or the model name in its place",
+            f"`{name}` is made from a network, and `{source.onnx}` is a file",
+            "give the run, the student folder or the model name instead",
         )
-    return checked(row.function(source.network, source.image, target, asked), truth, recipe)
+    return checked(row.function(source.network, source.image, target, options), truth, recipe)
 
 
 def _within_the_drop(name: str, source: Source, truth: Truth, recipe: ExportRecipe, target: Path) -> Written:
-    """In INT8, but for as few layers as may stay float32 if the file is to pass; as it comes if no such few do."""
-    asked = asked_of(recipe, source.calibration)
+    """Write an INT8 file with the fewest float32 layers with which it passes; with none if it never passes."""
+    options = export_options(recipe, source.calibration)
 
     def made(exclude: tuple[str, ...]) -> Written:
-        artifact = derived(name, source.onnx, target, replace(asked, exclude=exclude))
+        artifact = derived(name, source.onnx, target, replace(options, exclude=exclude))
         return checked(artifact, truth, recipe)
 
     first = made(())
     if first.passed:
         return first
+    # Sensitivities need an INT8 file in ONNX: for another format, that of the format it is made from.
     with TemporaryDirectory() as folder:
         row = FORMATS[name]
         quantised = name if row.suffix.endswith(".onnx") else str(row.of)
-        plain = derived(quantised, source.onnx, Path(folder) / "int8.onnx", asked).path
-        order = sensitivities(source.onnx, plain, np.concatenate(source.calibration)[:SEEN])
+        plain = derived(quantised, source.onnx, Path(folder) / "int8.onnx", options).path
+        order = sensitivities(source.onnx, plain, np.concatenate(source.calibration)[:RANKING_IMAGES])
     tried: dict[tuple[str, ...], bool] = {}
     last = first
 
@@ -206,29 +206,30 @@ def _within_the_drop(name: str, source: Source, truth: Truth, recipe: ExportReci
         tried[exclude] = last.passed
         return last.passed
 
-    found = fewest(list(order), passes)
-    if found is None:
+    exclude = fewest(list(order), passes)
+    if exclude is None:
         most = max(map(len, tried), default=0)
-        told = f"{target.name}: it fails also with the {most} most sensitive layers in float32"
+        note = f"{target.name}: it also fails with the {most} most sensitive layers in float32"
         last = made(())
-        return replace(last, notes=(*last.notes, told))
-    return last if found == next(reversed(tried)) else made(found)
+        return replace(last, notes=(*last.notes, note))
+    # The file on disk is the one that was tried last.
+    return last if exclude == next(reversed(tried)) else made(exclude)
 
 
 def written_all(names: Iterable[str], source: Source, truth: Truth, recipe: ExportRecipe) -> list[Written]:
-    """Each format but ONNX, which is there. Where one cannot be written the rest is worth keeping."""
-    found = []
+    """Write each format except ONNX, which exists already. One that cannot be written does not stop the others."""
+    files = []
     for name in names:
         if name == "onnx":
             continue
         try:
-            found.append(written(name, source, truth, recipe))
+            files.append(written(name, source, truth, recipe))
         except ExportError as error:
             by_name = dict(_wanted(recipe.to))[name]
             fact = f"{name} could not be written: {error}"
             failed = Check(f"{name} is written", False, float("inf"), 0.0, str(error))
-            found.append(Written(None, checks=(failed,)) if by_name else Written(None, notes=(fact,)))
-    return found
+            files.append(Written(None, checks=(failed,)) if by_name else Written(None, notes=(fact,)))
+    return files
 
 
 def engine_rows(files: Iterable[Written]) -> dict[str, list[dict[str, Any]]]:
@@ -241,7 +242,7 @@ def engine_rows(files: Iterable[Written]) -> dict[str, list[dict[str, Any]]]:
 
 
 def settled(file: Written) -> Written:
-    """A file of which a check failed gets the suffix ``.rejected``: nobody ships it by mistake."""
+    """Add the suffix ``.rejected`` to a file with a failed check, so that nobody ships it by mistake."""
     if file.passed or file.artifact is None:
         return file
     path = file.artifact.path.with_name(file.artifact.path.name + REJECTED)

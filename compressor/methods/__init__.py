@@ -1,6 +1,6 @@
-"""How a student comes to know what its teacher knows: the methods of distillation, and the controls beside them.
+"""Methods that train a student: distillation, and controls to compare it with.
 
-The table is `compressor.recipe.method_table`: names, titles and epochs are needed where no torch is loaded.
+The table of methods is `compressor.recipe.method_table`: names, titles and epochs are needed without torch.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Several students of one run, taught by what they say together (Walawalkar, Shen, Savvides 2020).
+"""Several students of one run, taught by the mean of their own logits (Walawalkar, Shen, Savvides 2020).
 
-Each learns from the labels and from the mean of all their answers, which learns from the labels as well. So one
-training ends with a network for each of several budgets. Unlike in the cascade they share no weights.
+Each learns from the labels and from the mean of all logits, and that mean learns from the labels as well. So one
+training gives a network for each of several budgets. Unlike in the cascade they share no weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from compressor.training.refusals import check_sense
 
 
 def ensemble(task: Task) -> tuple[Training, ...]:
-    """All networks of the path at once, the student last; every one of them is handed out."""
+    """Train all networks of the path at once, the student last; every one of them ships."""
     schedule = task.distilling.schedule
     check_sense(task.data, schedule, taught=True)
     arithmetic = Arithmetic.on(task.device, schedule.precision)
@@ -108,7 +108,7 @@ class AtOnce:
     def tested(self, accuracy: float) -> None: ...
 
     def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-        """By the labels: what all say together is moved by each of them."""
+        """The loss by the labels alone: the mean of all logits changes with each network, so it is no fixed target."""
         return cross_entropy(network(images).float(), labels, label_smoothing=self._schedule.label_smoothing)
 
     def state(self) -> dict[str, Tensor]:

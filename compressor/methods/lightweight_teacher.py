@@ -1,9 +1,9 @@
-"""Learning from a lightweight teacher (Liu, Zhang, Wang 2020): it knows numbers, and nothing of the student's data.
+"""Distillation from a lightweight teacher (Liu, Zhang, Wang 2020), which knows numbers and not the student's data.
 
-It is trained in seconds on pictures of numbers, as many as there are classes. For each image of class y the student is
-told what that teacher says of some picture of number y: a soft answer that differs from image to image. A judge learns
-to tell the student's answers from those, and the student to be mistaken for them. The paper names neither network
-nor constants; those here are ours.
+It is trained in seconds on pictures of as many numbers as there are classes. For each image of class y the student's
+target is that teacher's output for some picture of number y: a soft target that differs from image to image. A
+discriminator learns to tell the student's outputs from those, and the student learns to deceive it. The paper names
+neither network nor constants; those here are our own choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from compressor.training import Guide, Schedule, Trained, train
 from compressor.training.label_teachers import Drawn
 
 IMAGES = 200
-"""Of each class to learn from; half as many are answered."""
+"""Pictures per class to train on; half as many are used for the answers."""
 ADVERSARIAL = "adversarial=0.1"
 SCHEDULE = Schedule(
     epochs=LIGHTWEIGHT_EPOCHS, batch=64, learning_rate=0.05, warmup_epochs=0.5, test_every=LIGHTWEIGHT_EPOCHS
@@ -28,7 +28,7 @@ SCHEDULE = Schedule(
 
 
 def lightweight_teacher(task: Task) -> tuple[Training, ...]:
-    """The student, told by a teacher of numbers beside the labels."""
+    """Train the student by the labels and a teacher of numbers."""
     start = begun(task)
     numbers = _numbers(task)
     small = train(
@@ -67,7 +67,7 @@ def lenet(classes: int) -> nn.Module:
 
 @torch.no_grad()
 def answers(small: Trained, numbers: Data) -> torch.Tensor:
-    """What it says of the numbers it was not trained on: (classes, images, classes)."""
+    """Logits of the teacher for pictures it was not trained on: (classes, images, classes)."""
     device = next(small.network.parameters()).device
     batches = list(numbers.test.batches(512))
     logits = torch.cat([small.network(batch.images.to(device)) for batch in batches])

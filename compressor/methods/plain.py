@@ -1,4 +1,4 @@
-"""What the cascade must beat: the same student, taught in the plain ways. Every one of them is one word away."""
+"""Baselines of the cascade: the same student, trained in simpler ways; each is a name for ``--method``."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ ITSELF_LOSSES = ("drg", "dsr")
 
 
 def repair(task: Task) -> tuple[Training, ...]:
-    """Nothing is trained: the cut student's layers are fitted to the teacher's, and that is all."""
+    """Fit the cut student's layers to the teacher's, without training."""
     return _untaught(task, begun(task))
 
 
 def cut_only(task: Task) -> tuple[Training, ...]:
-    """Not even that: running statistics are measured anew."""
+    """Cut the student and measure its running statistics again, without repair or training."""
     return _untaught(task, begun(replace(task, repairing=Repairing(0))))
 
 
 def finetune(task: Task) -> tuple[Training, ...]:
-    """Labels alone, and no smoothing of them."""
+    """Train by labels alone, with the schedule's own smoothing."""
     return _alone(task, task.distilling.schedule)
 
 
 def label_smoothing(task: Task) -> tuple[Training, ...]:
-    """Labels alone, smoothed: how much of a teacher's help is mere caution (Müller et al. 2019)."""
+    """Train by smoothed labels alone: the part of a teacher's effect that is regularisation (Müller et al. 2019)."""
     return _alone(task, replace(task.distilling.schedule, label_smoothing=SMOOTHING))
 
 
 def itself(task: Task) -> tuple[Training, ...]:
-    """Labels, a head in the student's middle, and the shape of its answers to the batch before (Xu et al. 2023)."""
+    """Train by labels, a head in the student's middle, and its own logits of the batch before (Xu et al. 2023)."""
     start = begun(task)
     trained = taught(task, task.student, start, task.distilling.schedule, more=ITSELF_LOSSES)
     return (Training(task.student, "itself", trained, start),)
@@ -49,12 +49,12 @@ def kd(task: Task) -> tuple[Training, ...]:
 
 
 def steps(task: Task) -> tuple[Training, ...]:
-    """One after the other: each network is cut from the trained larger one, which then teaches it."""
+    """Train the networks one after another: each is cut from the trained larger one, which then teaches it."""
     return _in_steps(task, all_at_the_end=False)
 
 
 def multi_teacher(task: Task) -> tuple[Training, ...]:
-    """The same, but the student is taught by all larger networks at once."""
+    """The same as `steps`, but all larger networks teach the student at once."""
     return _in_steps(task, all_at_the_end=True)
 
 

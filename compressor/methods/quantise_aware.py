@@ -1,7 +1,7 @@
-"""After a student is taught: a few epochs more by the same teacher, computing as its INT8 file will.
+"""Quantisation-aware training: a few more epochs by the same teacher, with the rounding of the INT8 file.
 
-Prune, distil, quantise: what eight bits take is learnt back before the file is written. The student that is handed out
-is the one of after that, in float32; its INT8 file is what gains.
+Prune, distil, quantise: the student recovers accuracy lost to INT8 before the file is written. The float32 student is
+returned after this training; its INT8 file gains accuracy.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from compressor.training import accuracy
 from compressor.training.fake_int8 import can_round, rounding, without_rounding
 
 SLOWER = 0.05
-"""Of the schedule's learning rate: the student knows its task already."""
+"""Factor on the schedule's learning rate: the student is trained already."""
 CALIBRATION_BATCHES, CALIBRATION_IMAGES = 4, 32
 
 
 def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Training, str]:
-    """The student's training as it was and what it learnt after it, and a sentence that says what that changed."""
+    """The student's training extended by the quantisation-aware epochs, and a sentence about their effect."""
     asked, before = task.distilling, training.trained.network
     if not can_round(before):
         return training, (
-            "distil.quantise_aware_epochs was passed over: the student is a program, whose layers cannot be rounded"
+            "distil.quantise_aware_epochs was ignored: the student is a program, whose layers cannot be rounded"
         )
     batches = islice(task.data.train.batches(CALIBRATION_IMAGES, shuffle=task.seed), CALIBRATION_BATCHES)
     rounded = rounding(before, [batch.images for batch in batches], WEIGHT_STEPS[weight_bits])
@@ -36,15 +36,15 @@ def in_eight_bits(task: Task, training: Training, weight_bits: int) -> tuple[Tra
         epochs=asked.quantise_aware_epochs,
         learning_rate=asked.schedule.learning_rate * SLOWER,
         warmup_epochs=0.0,
-        compile=False,  # it would have to see through the rounding
+        compile=False,  # torch.compile does not support the rounding
     )
     guides = (task.guide,) if asked.asks_teacher else ()
     trained = taught(task, replace(training.stage, name=EIGHT_BITS), Start(rounded), schedule, guides)
     student = without_rounding(trained.network, before).to(task.device).eval()
     right = accuracy(student, task.data.test, device=task.device)
     told = (
-        f"in eight bits (simulated) the student had {first:.2%}, after {trained.epochs} epochs {trained.accuracy:.2%}; "
-        f"in float32 {training.trained.accuracy:.2%}, after them {right:.2%}"
+        f"quantisation-aware training, {trained.epochs} epochs: top-1 in simulated INT8 {first:.2%} before and "
+        f"{trained.accuracy:.2%} after, in float32 {training.trained.accuracy:.2%} before and {right:.2%} after"
     )
     whole = replace(
         training.trained,

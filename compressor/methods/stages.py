@@ -1,6 +1,6 @@
-"""Which networks stand between teacher and student.
+"""Plans of the student and of the assistants between teacher and student.
 
-One set of scores gives nested plans, the student's inside the last assistant's inside the first's.
+One set of scores gives nested plans: the student's inside the last assistant's inside the first's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from compressor.recipe.budget import Budget
 
 @dataclass(frozen=True)
 class Stage:
-    """A network on the way: its name, its plan from the teacher, and why it misses its share, if it does.
+    """A network to train: its name, its plan from the teacher, and the reason where it misses its share (``missed``).
 
-    ``remove``: of which cost how much it was to lose, so that other scores can choose again; none where its widths
-    were chosen by what was measured, and only the channels may change.
+    ``remove``: the cost and the share of it to remove, so that other scores can choose widths again; None where widths
+    were chosen by measurements, and only the channels may change.
     """
 
     name: str
@@ -61,26 +61,26 @@ def stages(
     student: Allocation | None = None,
     measured: Mapping[str, Costing] | None = None,
 ) -> tuple[Stage, ...]:
-    """The assistants, largest first, and the student; what they remove is evenly spaced, or the shares ``between``.
+    """The assistants, largest first, and the student; assistants remove evenly spaced shares, or those of ``between``.
 
-    ``student``: its widths, where they were chosen already. Where there are limits and no share, assistants go by the
-    share of MACs that the student loses.
+    ``student``: its widths, if they were chosen already. With limits and no share, the assistants' shares are of the
+    MACs that the student loses.
     """
     fixed = budget.is_searched
     student = student or allocate(graph, scores, budget, measured=measured)
     of, remove = (budget.cost, budget.remove) if budget.remove else ("macs", student.plan.removed("macs"))
     if of in (measured or {}):
-        # What was measured of the student may be less than its blocks promise, and assistants go by that promise.
+        # The measured share of the student may differ from the sum of its blocks; assistants are chosen by that sum.
         remove = min(remove, _promised(graph, student.plan, (measured or {})[of]))
     result = [Stage("student", student.plan, student.missed, None if fixed else (of, remove))]
     evenly = [remove * number / (assistants + 1) for number in range(1, assistants + 1)]
     for number, share in reversed(list(enumerate(between or evenly, start=1))):
         if not share:
-            continue  # nothing goes: the teacher itself
+            continue  # nothing is removed: the teacher itself
         if share >= remove:
             raise UsageError(
                 f"distil.between has {share:g}, and the student loses {remove:g} of the {of}",
-                "networks between teacher and student lose less than the student",
+                "give shares below the student's: assistants lose less than the student",
             )
         less = budget.share_of(of, share)
         assistant = allocate(graph, scores, less, containing=result[0].plan, measured=measured)

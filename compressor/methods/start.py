@@ -1,4 +1,4 @@
-"""How a student begins: cut from a larger network, proved, and repaired; kept with the run, so that it is done once."""
+"""Create the student before its training: cut it from a larger network, prove the cut, repair it, and store it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 PROOF_IMAGES = 4
 
 STATISTICS_BATCHES = 20
-"""Batches over which running statistics are measured anew after a cut that is not repaired."""
+"""Batches over which running statistics are measured again after a cut without repair."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """A network before it learns, what was proved of it, and how often it is right.
+    """A network before its training, the checks of its cut, and its accuracy.
 
-    ``repair``: what was fitted, as a report has it; none where nothing was cut or no repair was asked for.
+    ``repair``: the result of the repair, as in a report; None where nothing was cut or no repair was requested.
     """
 
     network: nn.Module
@@ -50,17 +50,17 @@ class Start:
 
     @property
     def is_repaired(self) -> bool:
-        """Whether its layers were fitted, so that it is nearly what it is to become."""
+        """True if a repair improved it, so that it is close to the trained network already."""
         return self.repair is not None and bool(self.repair["helped"])
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of a repair did not go as it should."""
+        """Problems of the repair."""
         if self.repair is None:
             return ()
         if not self.is_repaired:
             return (
-                "fitted layers brought its outputs no nearer to the teacher's, so it begins as it was cut: "
+                "the repair brought its outputs no nearer to the teacher's, so training begins without it: "
                 "use more images (repair.images)",
             )
         left = self.repair["left"]
@@ -72,17 +72,17 @@ class Start:
 
 
 def begun(task: Task) -> Start:
-    """The student before it learns: the one that was given, or cut from the teacher."""
+    """The student before its training: the user's own, or one cut from the teacher."""
     return given(task.given) or cut_and_repaired(task.teacher, task.student.plan, task, task.student.name)
 
 
 def given(network: nn.Module | None) -> Start | None:
-    """A network that is not cut from another, where there is one: nothing needs to be proved."""
+    """The start of a network that is not cut from another; None if there is no network. It needs no proof."""
     return None if network is None else Start(network)
 
 
 def cut_and_repaired(network: nn.Module, plan: Plan, task: Task, name: str) -> Start:
-    """The smaller network, proved to be the silenced larger one and then fitted to it; ``name`` is whose it will be."""
+    """Cut ``network``, prove that the result equals the silenced larger one, and repair it; ``name``: its stage."""
     smaller = cut(network, plan)
     checks = proved(network, smaller, plan, task.data)
     repair = None
@@ -97,14 +97,14 @@ def cut_and_repaired(network: nn.Module, plan: Plan, task: Task, name: str) -> S
 
 
 def merely_cut(network: nn.Module, task: Task) -> nn.Module:
-    """A cut network with running statistics of its own: those of the larger one no longer fit."""
+    """Measure the running statistics of a cut network again: those of the larger one no longer fit."""
     return reestimate(
         network, task.data.train, batches=STATISTICS_BATCHES, seed=task.seed, device=task.device
     )
 
 
 def proved(network: nn.Module, smaller: nn.Module, plan: Plan, data: Data) -> tuple[Check, ...]:
-    """The proof on images of the data; an error where it fails."""
+    """Prove the cut on images of the data; raise an error where that fails."""
     images = next(iter(data.test.batches(PROOF_IMAGES))).images
     checks = check_cut(network, smaller, plan, (images,))
     require(checks)
@@ -112,7 +112,7 @@ def proved(network: nn.Module, smaller: nn.Module, plan: Plan, data: Data) -> tu
 
 
 def images_of(data: Data, count: int, seed: int, part: Part | None = None) -> Iterator[tuple[int, Inputs]]:
-    """So many training images without augmentation, in batches; of several processes each has its piece of them."""
+    """``count`` training images without augmentation, in batches; each process gets its part of every batch."""
     part, size = part or here().part, min(BATCH, count, len(data.train))
     mine = part.piece(torch.arange(size))
     batches = data.train.plain.batches(size, shuffle=seed, part=part)
@@ -125,7 +125,7 @@ def images_of(data: Data, count: int, seed: int, part: Part | None = None) -> It
 def _repaired(
     network: nn.Module, smaller: nn.Module, plan: Plan, task: Task, name: str
 ) -> tuple[nn.Module, dict[str, Any], Check]:
-    """The repaired network: the one that was kept with the run, or fitted now and kept."""
+    """The repaired network: the one stored with the run, or fitted now and stored."""
     world, data, count = here(), task.data, task.repairing.images
     identity = {
         "network": digest(network),
@@ -159,7 +159,7 @@ def _repaired(
 
 
 def _keep(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
-    """One file with the tensors, what is to be told of the repair, and a hash over both."""
+    """Write a file with the tensors, the facts about the repair, and a hash over both."""
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in named_tensors(network).items()
@@ -169,7 +169,7 @@ def _keep(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
 
 
 def _kept(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """What was kept; none if there is nothing, or if it is not what was written: then it is made again."""
+    """The stored tensors and facts; None if there is no file or its hash does not match: then it is made again."""
     if not path.exists():
         return None
     try:

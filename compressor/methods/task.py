@@ -1,4 +1,4 @@
-"""What every method is given, and what it gives back."""
+"""The input and the result of every method."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _in_silence(name: str, done: float) -> None: ...
 
 @dataclass(frozen=True)
 class Task:
-    """A teacher, the way to its student as far as scores say, and how to teach.
+    """A teacher, the plans of the networks to train (``path``), and the training options.
 
-    ``guide``: who is asked at the top, the teacher itself or a stronger network that knows the same classes.
-    ``given``: a student that is not cut from the teacher, as it begins, and ``auxiliary`` the network between, if the
-    method has one; the path then has their names and costs alone.
-    ``checkpoints`` and ``progress`` are told which training it is, ``repairs`` which network is fitted and how far it
-    is.
+    ``guide``: the network that teaches first, the teacher itself or a stronger network with the same classes.
+    ``given``: a student that is not cut from the teacher, before its training, and ``auxiliary`` the network between,
+    if the method has one; the path then has only their names and costs.
+    ``checkpoints`` and ``progress`` get the name of the training, ``repairs`` the name of the network that is being
+    repaired and the share that is done.
     """
 
     teacher: nn.Module
@@ -61,9 +61,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Training:
-    """How one network was taught, and how it began: the proof that it was cut rightly, and its repair.
+    """The training of one network, and its start: the proof of its cut, and its repair.
 
-    ``ships``: it is wanted for itself, not only on the way to the student.
+    ``ships``: True if the network is a result of the run, not only a step towards the student.
     """
 
     stage: Stage
@@ -88,9 +88,9 @@ def taught(
     more: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> Trained:
-    """One training of the task, of the network that the stage leaves; one that was repaired is not to end worse.
+    """Train the network of one stage; a repaired network must not end worse than it began (``guarded``).
 
-    ``more``: losses of the method beside those of the recipe; ``only``: these, and none of the recipe.
+    ``more``: losses of the method in addition to those of the recipe; ``only``: these instead of the recipe's.
     """
     name, asked = stage.name, task.distilling
     told = [term.text for term in terms_of(asked.losses) if guides or LOSSES[term.name].alone]

@@ -1,6 +1,6 @@
-"""Without a larger network: a teacher that is made up, and the student as its own (Yuan et al. 2020).
+"""Distillation without a larger network: a virtual teacher, or the student as its own teacher (Yuan et al. 2020).
 
-What these reach of a teacher's help is regularisation; they are the harder controls.
+The part of a teacher's effect that these reach is regularisation; they are the stronger baselines.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from compressor.training import Guide
 from compressor.training.label_teachers import VirtualTeacher
 
 CORRECT = 0.99
-"""How sure the virtual teacher is of the label."""
+"""The virtual teacher's probability of the label."""
 TEMPERATURE, WEIGHT = 20.0, 0.1
-"""How it is followed, by the paper."""
+"""Temperature and weight of its loss, as in the paper."""
 ITSELF = "itself"
-"""The name of the training whose student teaches the next."""
+"""The name of the first training, whose student teaches the second."""
 
 
 def teacher_free(task: Task) -> tuple[Training, ...]:
-    """A made-up teacher that is always right and spreads the rest evenly: labels, softened by a temperature."""
+    """Train by a virtual teacher that is always right and spreads the rest evenly: labels softened by a temperature."""
     start = begun(task)
     guide = Guide("virtual", VirtualTeacher(len(task.data.classes), CORRECT), by_labels=True)
     asked = task.distilling.schedule
@@ -31,7 +31,7 @@ def teacher_free(task: Task) -> tuple[Training, ...]:
 
 
 def teacher_free_self(task: Task) -> tuple[Training, ...]:
-    """The student is trained by labels, and teaches the same student from the start."""
+    """Train the student by labels; it then teaches the same student from the start."""
     start = begun(task)
     schedule = task.distilling.schedule
     itself = replace(task.student, name=ITSELF)

@@ -1,1 +1,1 @@
-"""Networks by name, their weights, and the built-in one."""
+"""Build networks by name, load their weights, and the built-in network."""

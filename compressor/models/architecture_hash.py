@@ -1,4 +1,4 @@
-"""What the tensors of a network are called and look like: enough to tell a plan's own teacher from any other."""
+"""Names, types and shapes of a network's tensors: enough to tell a plan's own teacher from any other network."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor, nn
 from compressor.errors import CompressError
 
 Look = tuple[str, tuple[int, ...]]
-"""Precision and shape."""
+"""Number type and shape of a tensor."""
 Architecture = Mapping[str, Look]
 
 
 def registered(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, tied ones once. Plain attributes are not counted: a forward pass may leave some."""
+    """Parameters and buffers, tied ones once. Plain attributes are excluded: a forward pass may create some."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def architecture_of(network: nn.Module) -> dict[str, Look]:
-    """The look of every parameter and buffer."""
+    """Type and shape of every parameter and buffer."""
     return {name: look_of(tensor) for name, tensor in registered(network).items()}
 
 
 def look_of(tensor: Tensor) -> Look:
-    """The look of one tensor."""
+    """Type and shape of one tensor."""
     return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
 
 
 def require_same(found: Architecture, expected: Architecture, who: str, hint: str | None = None) -> None:
-    """Return if the two are alike; else name the first tensor that differs, and how."""
+    """Raise an error that names the first tensor that differs, and how; return if there is none."""
     for name, (dtype, shape) in expected.items():
         if name not in found:
             raise CompressError(f"{who} has no tensor `{name}`, expected {dtype} of shape {shape}", hint)
@@ -42,7 +42,7 @@ def require_same(found: Architecture, expected: Architecture, who: str, hint: st
     extra = next((name for name in found if name not in expected), None)
     if extra is not None:
         dtype, shape = found[extra]
-        raise CompressError(f"{who} has a tensor `{extra}`, {dtype} of shape {shape}, too many", hint)
+        raise CompressError(f"{who} has an unexpected tensor `{extra}`, {dtype} of shape {shape}", hint)
 
 
 def to_json(architecture: Architecture) -> dict[str, Any]:

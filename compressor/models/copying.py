@@ -1,7 +1,7 @@
-"""Copies of a network with other tensors in place of its own: without data, sliced, shared, in another precision.
+"""Copy a network with other tensors in place of its own: without data, sliced, shared, in another precision.
 
-Shared modules and tied weights stay shared, whatever is not a tensor is copied, and the network given is never
-changed. Every tensor counts: parameters, buffers, and those that a module keeps as plain attributes.
+Shared modules and tied weights stay shared, everything that is not a tensor is copied, and the original network never
+changes. All tensors are replaced: parameters, buffers, and those that a module keeps as plain attributes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_with(network: nn.Module, change: Change) -> nn.Module:
-    """A copy in which ``change(name, tensor)`` stands for each tensor. What it returns is used as it is."""
+    """A copy in which each tensor is replaced by the result of ``change(name, tensor)``, without a further copy."""
     return copy_and_paths(network, change)[0]
 
 
@@ -46,7 +46,7 @@ def copy_and_paths(network: nn.Module, change: Change) -> tuple[nn.Module, Paths
     with torch.no_grad():
         for name, tensor in _named(paths, simple).items():
             changed = change(name, tensor)
-            # The first question is needed for speed only: the class of parameters takes its time with the second.
+            # The first condition is for speed only: isinstance is slow for the class of parameters.
             if (
                 type(tensor) is not type(changed)
                 and isinstance(tensor, nn.Parameter)
@@ -65,42 +65,42 @@ def copy_and_paths(network: nn.Module, change: Change) -> tuple[nn.Module, Paths
 
 
 def require_numbers(network: nn.Module) -> None:
-    """Refuse a network whose tensors have shapes only."""
+    """Raise an error if a tensor of the network has no data (meta device)."""
     name = next((name for name, tensor in named_tensors(network).items() if tensor.is_meta), None)
     if name is not None:
         raise CompressError(
-            f"`{name}` is on the meta device: it has a shape and no numbers",
+            f"`{name}` is on the meta device: it has a shape and no data",
             "load the weights first (`network.to_empty(device=...)`, then `load_state_dict`)",
         )
 
 
 def _paths(network: nn.Module) -> Paths:
-    """``named_modules``, several times faster."""
-    found: Paths = []
-    seen: set[int] = set()
+    """The same as ``named_modules``, several times faster."""
+    paths: Paths = []
+    visited: set[int] = set()
 
     def visit(path: str, module: nn.Module) -> None:
-        if id(module) in seen:
+        if id(module) in visited:
             return
-        seen.add(id(module))
-        found.append((path, module))
+        visited.add(id(module))
+        paths.append((path, module))
         prefix = f"{path}." if path else ""
         for name, child in module._modules.items():
             if child is not None:
                 visit(prefix + name, child)
 
     visit("", network)
-    return found
+    return paths
 
 
 def _named(paths: Paths, simple: dict[int, bool]) -> dict[str, Tensor]:
-    """Every tensor by name; ``simple`` is told which modules are."""
+    """Every tensor by name. Fills ``simple``: module id -> the result of `_is_simple`."""
     named: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    added: set[int] = set()
 
     def add(name: str, tensor: Tensor) -> None:
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
+        if id(tensor) not in added:
+            added.add(id(tensor))
             named[name] = tensor
 
     for path, module in paths:
@@ -132,7 +132,7 @@ def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _copy(module: Any, memo: dict[int, Any], simple: dict[int, bool]) -> Any:
-    """``copy.deepcopy``, but a plain module is copied attribute by attribute: some ten times faster."""
+    """Like ``copy.deepcopy``, but copies a plain module attribute by attribute: some ten times faster."""
     if id(module) in memo:
         return memo[id(module)]
     kind = type(module)
@@ -141,19 +141,19 @@ def _copy(module: Any, memo: dict[int, Any], simple: dict[int, bool]) -> Any:
     new: Any = object.__new__(kind)
     memo[id(module)] = new
     state = new.__dict__
-    given = module.__dict__
+    original = module.__dict__
     if simple.get(id(module)):
-        state.update(given)
+        state.update(original)
         for key in _HOOKS:
             state[key] = OrderedDict()
     else:
-        for key, item in given.items():
+        for key, item in original.items():
             if key not in _REGISTERED:
                 state[key] = _copied_attribute(item, memo, simple)
     for key in ("_parameters", "_buffers"):
-        tensors = given[key]
+        tensors = original[key]
         state[key] = type(tensors)((name, t if t is None else memo[id(t)]) for name, t in tensors.items())
-    children = given["_modules"]
+    children = original["_modules"]
     state["_modules"] = type(children)((name, _copy(child, memo, simple)) for name, child in children.items())
     return new
 
@@ -173,9 +173,9 @@ _plain_kinds: dict[type, bool] = {}
 
 
 def _is_plain(kind: type) -> bool:
-    """Whether a module class says nothing of its own about copying."""
+    """True if a module class does not define how it is copied."""
     if kind not in _plain_kinds:
-        # What torch's own layers do there only fills in what old pickles lack. Recurrent ones also keep references.
+        # torch's own layers override these methods only to read old pickles. Recurrent layers also keep references.
         _plain_kinds[kind] = not issubclass(kind, nn.RNNBase) and all(
             getattr(kind, name, None) is getattr(nn.Module, name, None)
             or getattr(kind, name).__module__.startswith("torch.nn.modules.")
@@ -185,7 +185,7 @@ def _is_plain(kind: type) -> bool:
 
 
 def _is_simple(module: nn.Module) -> bool:
-    """A layer of torch itself, without hooks and with nothing put on it: its attributes are numbers."""
+    """True for a layer of torch itself without hooks or added attributes: its attributes are plain values."""
     kind = type(module)
     if not _is_torchs_own(kind) or module._forward_pre_hooks or module._forward_hooks:
         return False
@@ -207,7 +207,7 @@ def _is_torchs_own(kind: type) -> bool:
 
 
 def in_float64(network: nn.Module) -> nn.Module:
-    """A copy on the CPU in float64 and in evaluation mode, where a mistake is no rounding."""
+    """A copy on the CPU in float64 and in evaluation mode, so that a difference is an error and not rounding."""
 
     def wide(name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().cpu()

@@ -1,12 +1,12 @@
 """The built-in teacher: a small residual network for the built-in glyphs.
 
-It is here so that a whole run can be tried with no download and no GPU. It is a real ResNet of
-basic blocks, with the two things that make channel removal hard: identity shortcuts, which tie
-many layers to one set of channels, and projections, which cut that tie. Its size was chosen by
-measurement: large enough to lose most of its accuracy when 70 % of its MACs are merely cut away,
-small enough to be trained on two CPU cores in well under a minute.
+With it a whole run needs no download and no GPU. It is a real ResNet of basic blocks, with the two
+structures that make channel removal hard: identity shortcuts, which tie many layers to one set of
+channels, and projections, which end that tie. Its size was chosen by measurement: large enough to
+lose most of its accuracy when 70 % of its MACs are cut without training, small enough to be trained
+on two CPU cores in well under a minute.
 
-Training lives elsewhere; pretrained weights are left out on purpose.
+There are no pretrained weights: a run trains it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class GlyphNet(nn.Module):
                 "at least 2 classes, and 1 of everything else",
             )
         first, second, third = widths
-        # Stride 2 at once: at full resolution the stem and first stage would be three quarters of the cost.
+        # Stride 2 in the stem: at full resolution, stem and first stage would be three quarters of the cost.
         self.stem = nn.Sequential(_conv(channels, first, 2), nn.BatchNorm2d(first), nn.ReLU())
         self.stage1 = _stage(first, first, blocks, stride=1)
         self.stage2 = _stage(first, second, blocks, stride=2)

@@ -1,7 +1,7 @@
-"""From a name to a fresh network: how a teacher's class is built, today and when a student is loaded.
+"""Build a network from a name, for a new run and when a student is loaded.
 
-A ``ModelSource`` is all that is needed to build the same architecture again, so it is what a student
-folder keeps. Weights are a separate matter (``weights.py``).
+A ``ModelSource`` is enough to build the same architecture again, so a student folder stores it.
+Weights are loaded separately (``weights.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Builder = Callable[[int | None], Any]
 class ModelSource:
     """A name (torchvision, ``timm:``, ``hf:``, ``smp:``, ``package.module:factory``, ``glyphnet``) and its classes.
 
-    ``tensors``: what the network's tensors look like, where that is known, as it is of a student's teacher.
+    ``tensors``: types and shapes of the network's tensors, if known, as for a student's teacher.
     """
 
     name: str
@@ -56,7 +56,7 @@ def build(source: ModelSource) -> nn.Module:
 
 
 def builder_of(name: str) -> Builder:
-    """What builds the network of this name for a number of classes; an unknown name is an error at once."""
+    """The function that builds this network for a number of classes; an unknown name is an error immediately."""
     if name == BUILTIN:
         return _builtin
     for prefix, library in LIBRARIES.items():
@@ -88,7 +88,7 @@ def _torchvision(name: str) -> Builder:
         raise unknown_name("model", name, [*known, BUILTIN])
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary heads exist for the first training only, and turn the output into a tuple.
+        # Auxiliary heads are for training from scratch only, and make the output a tuple.
         options = {"aux_logits": False, "init_weights": False}
     elif "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         options = {"weights_backbone": None}

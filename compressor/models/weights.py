@@ -1,6 +1,6 @@
-"""Weights from a file into a network, never by unpickling: safetensors, or torch with ``weights_only``.
+"""Load weights from a file into a network, never by unpickling: safetensors, or torch with ``weights_only``.
 
-The error that matters names the first tensor that does not fit and both shapes.
+Errors name the first tensor that does not fit and both shapes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ PRETRAINED = "pretrained"
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill ``network`` (ours, fresh) from a file; every tensor must be there and fit."""
+    """Fill a newly built ``network`` from a file; every tensor must exist and fit."""
     fit(network, read_tensors(path), str(path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, by name."""
     if not path.is_file():
-        raise UsageError(f"no weights file `{path}`", f"a file, or `{PRETRAINED}` for the published weights")
+        raise UsageError(
+            f"no weights file `{path}`", f"give a file, or `{PRETRAINED}` for the published weights"
+        )
     try:
         if path.suffix == ".safetensors":
             return _state_dict(load_file(path), path)
@@ -38,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise CompressError(
             f"cannot read weights `{path}` safely: {str(error).partition(chr(10))[0] or type(error).__name__}",
-            "save the state dict alone, best as safetensors; pickled modules are not loaded",
+            "save only the state dict, preferably as safetensors; pickled modules are not loaded",
         ) from error
     return _state_dict(value, path)
 
@@ -60,7 +62,7 @@ def fetch_pretrained(network: nn.Module, source: ModelSource) -> None:
     except Exception as error:
         raise CompressError(
             f"cannot fetch the published weights of `{source.name}`: {type(error).__name__}: {error}",
-            "download them by other means and give the file to --weights",
+            "download them in another way and give the file to --weights",
         ) from error
     known = set(network.state_dict())
     auxiliary = ("aux1.", "aux2.", "AuxLogits.")
@@ -81,7 +83,7 @@ def fit(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
             raise CompressError(
                 f"{origin} does not fit: `{name}` has shape {tuple(state[name].shape)}, "
                 f"the network expects {tuple(tensor.shape)}",
-                "another number of classes or another width; is it the right model?",
+                "check the model: these weights are for another number of classes or another width",
             )
     extra = next((name for name in state if name not in wanted), None)
     if extra is not None:
@@ -93,7 +95,7 @@ def fit(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """Unwrap the usual envelopes of training scripts (``state_dict``, ``model``; ``module.`` prefixes)."""
+    """Unwrap the usual containers of training scripts (``state_dict``, ``model``; ``module.`` prefixes)."""
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]

@@ -1,14 +1,14 @@
-"""A run folder: the names of its files, and whether it may be used for this recipe.
+"""A run folder: the names of its files, and the check that it belongs to this recipe.
 
 runs/NAME/
-  recipe.toml          the whole intent; the same recipe continues the run, another is refused
-  graph.json           channel groups, and what was left whole and why
+  recipe.toml          all settings; the same recipe continues the run, another is refused
+  graph.json           channel groups, and the channels left whole, with the reason
   scores.safetensors   the score of every unit
-  plan.json            the widths that were chosen, what was asked and what is reached
-  checkpoints/NAME/    the two latest of every training, for going on after a break; the built-in teacher
+  plan.json            the chosen widths, the requested costs and the costs reached
+  checkpoints/NAME/    the two latest of every training, to continue after an interruption; the built-in teacher
   student/             plan.json + weights.safetensors
   teacher.onnx  student.onnx
-  NAME/  NAME.onnx     the same of every other network that a method hands out (ensemble)
+  NAME/  NAME.onnx     the same of every other network that a method ships (ensemble)
   log.jsonl            one line per step, epoch and warning
   events/NAME/         the curves of every training, for TensorBoard
   report.json  report.md
@@ -53,7 +53,7 @@ class RunFolder:
         return self.path / "student"
 
     def beside(self, network: str) -> Path:
-        """The folder of another network that is handed out."""
+        """The folder of another network that ships."""
         return self.path / network
 
     @property
@@ -90,9 +90,9 @@ class RunFolder:
 
 
 def open_run(path: Path, recipe: Recipe) -> RunFolder:
-    """The folder for this recipe: a new one, or the one in which this very recipe was begun.
+    """The folder for this recipe: a new one, or the folder of an earlier run of the same recipe.
 
-    A run that failed before it had trained or chosen anything is taken over by a corrected recipe.
+    The folder of a run that failed before it trained or chose anything can be used by a corrected recipe.
     """
     folder = RunFolder(path)
     if folder.recipe.exists():
@@ -107,13 +107,15 @@ def open_run(path: Path, recipe: Recipe) -> RunFolder:
             )
         return folder
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"`{path}` exists and is no run folder", "choose another --out; nothing was changed")
+        raise UsageError(
+            f"`{path}` exists and is not a run folder", "choose another --out; nothing was changed"
+        )
     write_atomic(folder.recipe, recipe.to_toml())
     return folder
 
 
 def free_name(root: Path, stem: str) -> Path:
-    """The first of ``stem``, ``stem-2``, ``stem-3`` … that is not there yet."""
+    """The first of ``stem``, ``stem-2``, ``stem-3`` … that does not exist."""
     number = 1
     while (candidate := root / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

@@ -1,7 +1,7 @@
-"""A student of the user's own, which is not cut from the teacher, and an optional network between.
+"""A user's own student (not cut from the teacher), and an optional auxiliary network between.
 
 Nothing is scored, planned or proved for it; everything after its training (export, checks, measurements, report) is the
-same. The network between is named by the recipe, or it is the student's own class twice as wide.
+same. The auxiliary network is named by the recipe, or it is the student's own class at twice the width.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from compressor.run.teacher import build_model, model_named, outputs_of
 
 FORM = "a network of its own, not cut from the teacher"
 AUXILIARY = "auxiliary"
-"""The name of the network between."""
+"""The name of the auxiliary network."""
 
 
 def given_student(recipe: Recipe, data: Data, teacher: nn.Module) -> Origin:
-    """The student that the recipe names, and the network between where the method has one."""
+    """The student that the recipe names, and the auxiliary network if the method needs one."""
     distil, image = recipe.distil, torch.zeros(1, *data.shape)
     named = model_named(distil.student, recipe.model.trust)
     network, source, done = _built(named, data, recipe, "student")
@@ -67,9 +67,9 @@ def _built(model: ModelRecipe, data: Data, recipe: Recipe, whose: str) -> tuple[
     outputs = outputs_of(found[0], data, whose)
     if outputs != len(data.classes):
         raise UsageError(
-            f"the {whose} `{model.name}` tells {outputs} classes apart, the teacher `{recipe.model.name}` "
+            f"the {whose} `{model.name}` has {outputs} outputs, the teacher `{recipe.model.name}` "
             f"{len(data.classes)}",
-            "a teacher and its student must answer with the same classes",
+            "a teacher and its student must have the same classes",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Costs and latency of teacher and student, and the time of every file that ships."""
+"""Measure costs and latency of teacher and student, and the time of every file that ships."""
 
 from __future__ import annotations
 

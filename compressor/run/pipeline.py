@@ -1,8 +1,8 @@
-"""A whole run: one value that flows through a line of steps, each a function from run to run.
+"""A whole run: a sequence of steps, each a function from a `Run` to a `Run`.
 
     prepare -> start -> teach -> ship -> measure -> report
 
-Each step stands in a file of its own and can be called alone.
+Each step is in its own file and can be called alone.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from compressor.training.distributed.world import World, join, leave
 
 
 def compress(recipe: Recipe, out: Path, *, listener: Listener | None = None, fresh: bool = False) -> Report:
-    """Run the recipe in the folder ``out``; a run that was broken off there goes on.
+    """Run the recipe in the folder ``out``; an interrupted run in that folder continues.
 
-    A finished run is not repeated: its report is read. ``fresh`` ignores the cache of built-in teachers. Of several
-    processes that torchrun started all train, and the first one alone writes, in its ``out``; each gets the report.
+    A finished run is not repeated: its report is read. ``fresh`` ignores the cache of built-in teachers. With several
+    processes (torchrun) all train, and only the first writes, in its ``out``; each gets the report.
     """
     with ExitStack() as stack:
         world = stack.enter_context(join(choose_device(recipe.device)))
-        # One path for all: files of the other processes go to a folder that is thrown away.
+        # The same code for all processes: the others write to a temporary folder.
         own = out if world.first else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         report = _compress(completed(recipe), own, world, listener or Silent(), fresh)
         report = world.from_first(lambda: report)

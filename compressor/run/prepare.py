@@ -1,4 +1,4 @@
-"""The first step of a run: refusals, data, teacher, and the teacher's channel graph."""
+"""First step of a run: check the request, load data and teacher, and trace the teacher's channel graph."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from compressor.training.refusals import check_enough, check_sense
 
 
 def completed(recipe: Recipe) -> Recipe:
-    """The recipe with the one setting that follows from another: no teacher means random weights."""
+    """The recipe with the one default that depends on another setting: without a teacher, random weights."""
     if recipe.distil.teacher == TEACHER_NONE and not recipe.model.weights:
         return replace(recipe, model=replace(recipe.model, weights=RANDOM))
     return recipe
 
 
 def check_request(recipe: Recipe, world: World) -> None:
-    """Refuse before data is read: unknown names, missing weights, a device or processes that are not there."""
+    """Before data is read, refuse unknown names, missing weights, and an unavailable device or kernel."""
     criterion_named(recipe.saliency.criterion)
     check_teacher(recipe.model)
     for text in (recipe.distil.student, recipe.distil.layerwise.auxiliary):
@@ -46,7 +46,7 @@ def check_request(recipe: Recipe, world: World) -> None:
 
 
 def prepare(run: Run) -> Run:
-    """Load the data, the teacher and whoever teaches, and trace the teacher."""
+    """Load the data, the teacher and the guide, and trace the teacher."""
     recipe, world, steps, device = run.recipe, run.world, run.steps, run.world.device
     with steps.step("Build teacher and data") as step:
         data = world.first_then_others(lambda: load_data(recipe.data, recipe.seed))
@@ -86,12 +86,12 @@ def prepare(run: Run) -> Run:
 
 
 def _check_data(recipe: Recipe, data: Data, world: World) -> None:
-    """Refuse, before anything is trained, what could not be learnt from this data."""
+    """Before any training, refuse settings that this data does not allow."""
     criterion = criterion_named(recipe.saliency.criterion)
     if not recipe.distil.student and criterion.needs_labels and not data.train.labelled:
         raise UsageError(
             f"criterion `{recipe.saliency.criterion}` needs labels, and `{recipe.data.unlabelled}` has none",
-            "lamp, l2 and hrank need none",
+            "choose a criterion without labels: lamp, l2 or hrank",
         )
     if recipe.distil.trains:
         taught = recipe.distil.asks_teacher

@@ -1,4 +1,4 @@
-"""What a run says on its way: to the listener, into its log and its curves, and as warnings at the end of a step."""
+"""Progress of a run: listener, log.jsonl, TensorBoard, and warnings at the end of a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compressor.training import Progress
 from compressor.training.distributed.world import World
 
 CURVE_STEPS = 10
-"""A point of the curves every so many steps."""
+"""Number of steps between two points of the curves."""
 
 
 class Logged:
@@ -42,7 +42,7 @@ class Logged:
 def training_progress(
     steps: Steps, step: Step, epochs: Mapping[str, int], run: RunFolder
 ) -> Callable[[str, Progress], None]:
-    """Tells the listener how far the trainings are, all together, the log of every epoch, and the curves."""
+    """A function that reports a training to the listener, writes each epoch to the log, and adds to the curves."""
     names, whole = list(epochs), sum(epochs.values())
     events = Events(run.events)
 
@@ -68,7 +68,7 @@ def training_progress(
 
 
 def repair_progress(steps: Steps, step: Step) -> Callable[[str, float], None]:
-    """Tells the listener how many layers of a network are fitted; of all trainings none has begun then."""
+    """A function that reports the repair of a network to the listener; the share of trainings done stays 0."""
     return lambda name, done: steps.listener.moved(step, 0.0, f"{name}: repair, {done:.0%} of its layers")
 
 
@@ -87,7 +87,7 @@ def warn_of_unsupported(graph: ChannelGraph, steps: Steps) -> None:
 
 
 def warn_of_damage(data: Data, steps: Steps, world: World) -> None:
-    """What could not be read while the student learnt, by name."""
+    """Warn of samples that could not be read during training, by name."""
     for title, half in (("to train on", data.train), ("to test", data.test)):
         bad = list(dict.fromkeys(each for found in world.gathered(half.bad) for each in found))
         if bad:

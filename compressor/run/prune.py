@@ -1,4 +1,4 @@
-"""The student is cut from the teacher: scores, widths (chosen now, or read from a broken run), cut and proof."""
+"""Cut the student from the teacher: scores, widths (chosen now, or read from an interrupted run), cut and proof."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def scored(
 
 
 def chosen_widths(run: Run, scores: Scores, step: Step) -> Chosen:
-    """The stages; their widths by counting, or by timing real networks where latency is what they cost."""
+    """The stages; their widths by counted costs, or by measuring real networks if latency or bytes are limited."""
     budget, distil, graph = run.recipe.budget, run.recipe.distil, run.graph
     if not budget.needs:
         return Chosen(stages(graph, scores, budget, distil.assistants, between=distil.between))
@@ -90,7 +90,7 @@ def chosen_widths(run: Run, scores: Scores, step: Step) -> Chosen:
             lambda text: steps.listener.moved(step, 0.75, text),
         )
     if fitted.chosen.contended:
-        steps.warn("other programs took the processor while students were timed: widths may miss the latency")
+        steps.warn("other programs used the processor while students were timed: widths may miss the latency")
     path = stages(
         graph,
         scores,
@@ -104,7 +104,7 @@ def chosen_widths(run: Run, scores: Scores, step: Step) -> Chosen:
 
 
 def begun(run: RunFolder) -> Chosen | None:
-    """The widths that a broken run had chosen: gradients and times may not repeat, so scores may differ now."""
+    """The widths that an interrupted run chose: scores and times may differ now, so they are not computed again."""
     if not run.plan.exists():
         return None
     try:
@@ -118,7 +118,7 @@ def prune(run: Run) -> Run:
     """Score the teacher's channels, choose widths, cut, and prove the cut."""
     recipe, world, steps, teacher = run.recipe, run.world, run.steps, run.teacher.network
     with steps.step(f"Score channels by {recipe.saliency.criterion}") as step:
-        # By one process: gradients and times may not repeat, and all must keep the same channels.
+        # In one process only: gradients and times may vary, and all processes must keep the same channels.
         scores = world.from_first(lambda: scored(recipe, teacher, run.graph, run.data, world.device))
         write_atomic(run.folder.scores, scores.to_bytes())
         _warn_of_scores(recipe, scores, steps)
@@ -161,7 +161,7 @@ def _warn_of_scores(recipe: Recipe, scores: Scores, steps: Steps) -> None:
         steps.warn(f"scores were computed by {scores.backend}: {scores.fallback}")
     if scores.unscored:
         steps.warn(
-            f"{recipe.saliency.criterion} sees nothing in {', '.join(scores.unscored)}: all units alike"
+            f"{recipe.saliency.criterion} cannot score {', '.join(scores.unscored)}: all units there get the same score"
         )
 
 

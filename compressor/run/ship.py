@@ -1,4 +1,4 @@
-"""The student leaves the run: its folder, its files in every format, and the proof that each file is the network."""
+"""Ship the student: write its folder and its files in every format, and prove that each file equals the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ship(run: Run) -> Run:
 
 
 def _save(run: Run) -> tuple[Run, dict[str, Artifact]]:
-    """The folders of the networks that are handed out, and their ONNX files beside the teacher's."""
+    """Write the folders of the networks that ship, their ONNX files, and the teacher's."""
     recipe, folder, origin, image = run.recipe, run.folder, run.origin, torch.zeros(1, *run.data.shape)
     about = dict(origin.about)
     if run.repair and origin.is_cut:
@@ -71,7 +71,7 @@ def _verify(run: Run, files: dict[str, Artifact]) -> Run:
             run.steps.warn(note)
         proofs = (in_pytorch("student", truth), *(proof for file in written for proof in file.proofs))
         first = next(proof for proof in proofs if proof.file == files["student"].path.name)
-        if first.accuracy is None:  # it does not even run: there is nothing to profile
+        if first.accuracy is None:  # the file does not run at all: there is nothing to profile
             raise CompressError(first.detail)
         step.outcome = f"top-1 {first.accuracy:.2%} from the file"
     checks = [check for file in written for check in file.checks]

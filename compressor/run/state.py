@@ -1,4 +1,4 @@
-"""The value that flows through a run, and how its student comes to be."""
+"""The state of a run, passed from step to step, and the origin of its student."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _LATER: Any = None
 
 @dataclass(frozen=True)
 class Origin:
-    """How the student comes to be: cut from the teacher, or a network of the user's own.
+    """The origin of the student: cut from the teacher, or a network of the user's own.
 
-    ``network`` is cut, or taught as it is; ``source`` builds its class and ``done`` is the cut it has had before.
-    ``request``, ``form`` and ``about`` are the origin's lines of the report and of the files' metadata.
+    ``network`` is cut, or trained as it is; ``source`` builds its class and ``done`` is a cut from before this run.
+    ``request``, ``form`` and ``about`` are entries of the report and of the files' metadata.
     """
 
     network: nn.Module
@@ -44,7 +44,7 @@ class Origin:
     """The networks between teacher and student, largest first, and the student."""
     scores: Scores = field(default_factory=lambda: Scores("none", {}))
     fit: dict[str, Any] | None = None
-    """The search for widths by measured latency, where there was one."""
+    """The search for widths by measured latency or bytes, if there was one."""
     auxiliary: nn.Module | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
     form: str | None = None
@@ -83,9 +83,9 @@ class Run:
     trainings: tuple[Training, ...] = _LATER
     # ship
     networks: Mapping[str, nn.Module] = _LATER
-    """The networks that have files: the teacher, the student, and others that the method hands out."""
+    """The networks that have files: the teacher, the student, and others that the method ships."""
     written: tuple[Written, ...] = _LATER
-    """Every file with what was found when it ran, those of ``networks`` first and in that order."""
+    """Every file with the results of its runs, those of ``networks`` first and in that order."""
     proofs: tuple[Proof, ...] = _LATER
     # measure
     profile: Profile = _LATER
@@ -97,14 +97,14 @@ class Run:
 
     @property
     def repair(self) -> Mapping[str, Any] | None:
-        """The repair of the network that the student began as, if one helped."""
+        """The repair that the student began with, if it helped."""
         starts = [training.start for training in self.trainings if training.start.repair]
         return starts[-1].repair if starts and starts[-1].is_repaired else None
 
     def images(self, count: int) -> Tensor:
-        """The first test images."""
+        """The first ``count`` test images."""
         return next(iter(self.data.test.batches(count))).images
 
     def proven(self, *checks: Check, **accuracy: float) -> Run:
-        """The run with more checks and accuracies."""
+        """A copy of the run with these checks and accuracies added."""
         return replace(self, checks=(*self.checks, *checks), accuracy={**self.accuracy, **accuracy})

@@ -1,4 +1,4 @@
-"""The steps of a run as they happen: who listens is told, and what was done is kept with its seconds."""
+"""The steps of a run: report each to the listener, and keep it with its seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 @dataclass
 class Step:
-    """One step: its name, its seconds once it is over, and one line about what came of it."""
+    """One step: its name, its seconds once it is over, and one line about its result."""
 
     name: str
     seconds: float = 0.0
@@ -19,23 +19,23 @@ class Step:
 
 
 class Listener(Protocol):
-    """Whoever wants to see a run while it goes on."""
+    """Receives the progress of a run."""
 
     def started(self, step: Step) -> None:
         """A step begins."""
 
     def moved(self, step: Step, done: float, text: str) -> None:
-        """A long step is this share (0 to 1) on its way."""
+        """This share (0 to 1) of a long step is done."""
 
     def ended(self, step: Step) -> None:
         """A step is over; its seconds and outcome are set."""
 
     def warned(self, message: str) -> None:
-        """Something the user should know, at once and again in the report."""
+        """A warning for the user, reported now and again in the report."""
 
 
 class Silent:
-    """Listens to nothing."""
+    """A listener that does nothing."""
 
     def started(self, step: Step) -> None: ...
     def moved(self, step: Step, done: float, text: str) -> None: ...
@@ -45,7 +45,7 @@ class Silent:
 
 @dataclass
 class Steps:
-    """The account of one run. The rule between calls: a step that ended is in ``done``, in order."""
+    """The steps and warnings of one run. ``done`` has every step that ended, in order."""
 
     listener: Listener = field(default_factory=Silent)
     done: list[Step] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Run a block as a step. A block that fails is no step that was done."""
+        """Run a block as a step. A block that fails is not added to ``done``."""
         step = Step(name)
         self.listener.started(step)
         start = time.perf_counter()
@@ -63,7 +63,7 @@ class Steps:
         self.listener.ended(step)
 
     def warn(self, message: str) -> None:
-        """Say something once, now and in the report."""
+        """Report a warning once, now and in the report."""
         if message not in self.warnings:
             self.warnings.append(message)
             self.listener.warned(message)

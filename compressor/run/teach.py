@@ -1,4 +1,4 @@
-"""The student is repaired and taught by the recipe's method, and counted."""
+"""Repair the student, train it by the recipe's method, and count its costs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _task(run: Run, step: Step) -> Task:
         training_progress(run.steps, step, epochs, run.folder),
         given=None if origin.is_cut else origin.network,
         auxiliary=origin.auxiliary,
-        # Nobody needs to resemble a network that knows nothing.
+        # A repair is useless without a teacher: the cut network has random weights.
         repairing=Repairing(0) if recipe.distil.teacher == TEACHER_NONE else recipe.repair,
         repairs=repair_progress(run.steps, step),
     )

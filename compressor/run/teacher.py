@@ -1,4 +1,4 @@
-"""The teacher of a run: a network with weights that know the data, and how its class is built.
+"""The teacher of a run: a network with weights that were trained on the data, and how its class is built.
 
 Four origins: the built-in network, trained on first use and cached; a student folder of an earlier
 run; a name with a weights file or published weights; a factory that returns a trained network.
@@ -44,7 +44,7 @@ BUILTIN_SCHEDULE = Schedule(
     label_smoothing=0.1,
     test_every=13,
 )
-"""How the built-in teacher is trained: strong decay and smoothing give answers that are worth distilling."""
+"""Schedule of the built-in teacher: strong decay and smoothing give logits that are useful for distillation."""
 
 
 INGREDIENTS = (
@@ -69,16 +69,16 @@ INGREDIENTS = (
     "recipe/optimizer_text.py",
     "recipe/schedule.py",
 )
-"""The code that decides what the built-in teacher becomes: a change in it is another cache entry."""
+"""The code that determines the built-in teacher's weights: a change in it gives a new cache entry."""
 
 
 KEPT = "built-in.safetensors"
-"""The built-in teacher of a run, in the folder of its checkpoints."""
+"""File name of the built-in teacher of a run, in the folder of its checkpoints."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network in evaluation mode, how to build its class, and the cut it has had already."""
+    """A network in evaluation mode, how to build its class, and the cut that was applied already (``done``)."""
 
     network: nn.Module
     source: ModelSource
@@ -88,7 +88,7 @@ class Teacher:
 
 
 def check_teacher(model: ModelRecipe) -> None:
-    """Fail at once, before data is read, if this cannot become a teacher."""
+    """Raise an error before data is read, if this cannot be a teacher."""
     if is_student(Path(model.name)):
         return
     _refuse_other_folder(Path(model.name))
@@ -103,7 +103,7 @@ WEIGHTS_HINT = (
 
 
 def check_weights(model: ModelRecipe, hint: str = WEIGHTS_HINT) -> None:
-    """A name alone builds random weights, which nobody wants by accident; a factory may bring its own."""
+    """Refuse a name without weights: random weights must be requested explicitly. A factory may load its own."""
     has_own = ":" in model.name and not model.name.startswith("timm:")
     if not model.weights and not has_own:
         builder_of(model.name)
@@ -124,8 +124,8 @@ def load_teacher(
 ) -> Teacher:
     """The teacher that the recipe names, ready for this data.
 
-    ``checkpoints`` and ``fresh`` are for the built-in one: where its training can be taken up again, and
-    whether to train it although it is in the cache.
+    ``checkpoints`` and ``fresh`` are for the built-in one: the folder to resume its training from, and
+    True to train it although it is in the cache.
     """
     if recipe.model.name == BUILTIN and not recipe.model.weights:
         teacher = _trained_builtin(recipe, data, device, progress, checkpoints, fresh)
@@ -135,19 +135,20 @@ def load_teacher(
     outputs = outputs_of(teacher.network, data)
     if outputs != len(data.classes):
         raise UsageError(
-            f"`{recipe.model.name}` tells {outputs} classes apart, `{data.name}` has {len(data.classes)}",
+            f"the teacher `{recipe.model.name}` has {outputs} outputs, "
+            f"the data `{data.name}` {len(data.classes)} classes",
             "the teacher must be trained on this data: give its weights with --weights",
         )
     return teacher
 
 
 def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, ModelSource, Plan]:
-    """The network that a recipe names, with weights if it names any; for looking at it, without data."""
+    """The network that a recipe names, with its weights if it names any; needs no data."""
     path = Path(model.name)
     if is_student(path):
         if model.weights:
             raise UsageError(
-                f"`{model.name}` is a student folder and has its own weights", "leave out others"
+                f"`{model.name}` is a student folder and has its own weights", "leave out --weights"
             )
         student = load_student(path, trust=model.trust)
         return student.network, student.source, student.plan
@@ -163,7 +164,9 @@ def build_model(model: ModelRecipe, classes: int | None) -> tuple[nn.Module, Mod
 
 def _refuse_other_folder(path: Path) -> None:
     if path.is_dir():
-        raise UsageError(f"folder `{path}` is no student folder: it needs plan.json and weights.safetensors")
+        raise UsageError(
+            f"folder `{path}` is not a student folder: it needs plan.json and weights.safetensors"
+        )
 
 
 def model_named(text: str, trust: bool) -> ModelRecipe:
@@ -175,9 +178,9 @@ def model_named(text: str, trust: bool) -> ModelRecipe:
 
 
 def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, device: torch.device) -> Guide:
-    """Who teaches at the top: the network that the recipe names for it, or the one that is cut.
+    """The guide: the network that the recipe names as teacher, or the one that is cut.
 
-    ``right`` is how often that one is. Whoever teaches must know more than chance does.
+    ``right`` is the accuracy of the one that is cut. A guide must be better than chance.
     """
     asked = recipe.distil
     if asked.teacher in ("", TEACHER_NONE):
@@ -192,9 +195,9 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
         outputs = outputs_of(found.network, data)
         if outputs != len(data.classes):
             raise UsageError(
-                f"the teacher `{model.name}` tells {outputs} classes apart, "
+                f"the teacher `{model.name}` has {outputs} outputs, "
                 f"the student of `{recipe.model.name}` {len(data.classes)}",
-                "a teacher and its student must answer with the same classes",
+                "a teacher and its student must have the same classes",
             )
         network = found.network.eval()
         guide = Guide(model.name, network, accuracy(network, data.test, device=device))
@@ -205,13 +208,13 @@ def load_guide(recipe: Recipe, data: Data, teacher: Teacher, right: float, devic
         raise UsageError(
             f"`{asked.teacher or recipe.model.name}` is right on {guide.accuracy:.1%} of `{data.name}`, "
             f"which is chance ({chance:.1%}): there is nothing to learn from it",
-            "give its weights (--weights FILE, --teacher NAME=FILE), or data that it was trained on, scaled as then",
+            "give its weights (--weights FILE, --teacher NAME=FILE), or the data and the scaling of its own training",
         )
     return guide
 
 
 def _named(model: ModelRecipe, data: Data, device: torch.device) -> Teacher:
-    """A teacher that somebody else trained."""
+    """A teacher that was trained outside this run."""
     classes = None if model.weights == PRETRAINED else len(data.classes)
     network, source, done = build_model(model, classes)
     origin = {"": "its own weights", RANDOM: "random weights"}.get(model.weights, model.weights)
@@ -227,21 +230,21 @@ def _trained_builtin(
     checkpoints: Path | None,
     fresh: bool,
 ) -> Teacher:
-    """The built-in network: from the cache, or trained now and put there."""
+    """The built-in network: from the cache, or trained now and cached."""
     source = ModelSource(BUILTIN, len(data.classes))
     ingredients = _ingredients(
         replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed, device, source
     )
     key = cache.key_of(ingredients)
-    # Only the rendered set is known by its recipe; what a folder or a factory holds may change under its name.
+    # Cache only for the rendered data: the content of a folder or a factory may change under the same name.
     cached = recipe.data.name == RENDERED
-    # All processes train it, or none: the first one's files decide.
+    # All processes train it, or none: the files of the first process decide.
     stored, origin = here().from_first(lambda: _stored(key if cached and not fresh else None, checkpoints))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         network = build(source)
     outputs_of(network, data)
-    if not data.train.labelled:  # it is the student that learns from these; its teacher needs the labels
+    if not data.train.labelled:  # only the student learns from unlabelled images; its teacher needs labels
         data = load_data(replace(recipe.data, unlabelled="", teacher_augment=""), recipe.seed)
     if stored is not None:
         network.load_state_dict(stored)
@@ -262,9 +265,9 @@ def _trained_builtin(
 
 
 def keep_teacher(recipe: Recipe, teacher: Teacher, checkpoints: Path) -> None:
-    """Keep the built-in teacher beside the checkpoints of the networks that it teaches.
+    """Store the built-in teacher with the checkpoints of the networks that it teaches.
 
-    With another number of threads the cache has another one, which is no less good, but not the one they began with.
+    With another number of threads the cache has a different teacher, equally good, but not the one they began with.
     """
     path = checkpoints / KEPT
     if recipe.model.name == BUILTIN and not recipe.model.weights and not path.exists():
@@ -273,7 +276,7 @@ def keep_teacher(recipe: Recipe, teacher: Teacher, checkpoints: Path) -> None:
 
 
 def _stored(key: str | None, checkpoints: Path | None) -> tuple[dict[str, Tensor] | None, str]:
-    """The built-in teacher with which this run went on before, or the one in the cache; and where it comes from."""
+    """The built-in teacher stored with this run, or the one in the cache; and its origin."""
     path = checkpoints / KEPT if checkpoints is not None else None
     if path is None or not path.exists():
         return cache.read_tensors("teachers", key) if key else None, f"cache entry {key}"
@@ -284,7 +287,7 @@ def _stored(key: str | None, checkpoints: Path | None) -> tuple[dict[str, Tensor
 
 
 def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: ModelSource) -> dict[str, object]:
-    """All that decides the built-in teacher's weights, the code that makes it included."""
+    """Everything that determines the built-in teacher's weights, including the code that trains it."""
     folder = Path(__file__).parents[1]
     code = hashlib.sha256()
     for part in INGREDIENTS:
@@ -304,7 +307,7 @@ def _ingredients(data: DataRecipe, seed: int, device: torch.device, source: Mode
 
 
 def outputs_of(network: nn.Module, data: Data, whose: str = "teacher") -> int:
-    """How many classes the network tells apart, for an image of this data."""
+    """The number of outputs of the network, for an image of this data."""
     device = next(network.parameters()).device
     image = torch.zeros(1, *data.shape, device=device)
     try:

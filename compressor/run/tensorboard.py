@@ -1,10 +1,10 @@
-"""Curves for TensorBoard: scalars in event files, written without TensorBoard.
+"""Write scalars to TensorBoard event files, without TensorBoard.
 
     events/TRAINING/events.out.tfevents.SECONDS
 
-A file is a row of records (length, checksum, content, checksum); a content is a protobuf `Event` with a time, a step
-and scalars. A new file begins where the process does: it tells TensorBoard to forget what an earlier, killed process
-wrote from that step on. Left out: pictures, histograms and graphs, which nobody decides on.
+A file is a sequence of records (length, checksum, content, checksum); a content is a protobuf `Event` with a time, a
+step and scalars. Each process begins a new file, which tells TensorBoard to drop everything that an earlier, killed
+process wrote from that step on. Pictures, histograms and graphs are not written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Events:
         self._files: dict[str, BinaryIO] = {}
 
     def add(self, training: str, step: int, scalars: Mapping[str, float]) -> None:
-        """Note ``scalars`` of ``step``; they are on disk when this returns."""
+        """Write ``scalars`` of ``step``; they are on disk when this returns."""
         values = b"".join(
             _field(1, _field(1, name.encode()) + b"\x15" + struct.pack("<f", value))
             for name, value in scalars.items()
@@ -89,7 +89,7 @@ _TABLE = _table()
 
 
 def _checksum(content: bytes) -> bytes:
-    """CRC-32C, rotated and shifted as the format wants it."""
+    """CRC-32C, rotated and shifted as the format requires."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -61,22 +61,16 @@ class Trained:
 
     @property
     def accuracy(self) -> float:
-        return self._tested[-1][0]
+        return self._tested[-1]
 
     @property
     def best_accuracy(self) -> float:
-        return max(accuracy for accuracy, _ in self._tested)
+        return max(self._tested)
 
     @property
-    def best_epoch(self) -> int:
-        """The first epoch, from 1, with the best accuracy; 0 where nothing was trained."""
-        return next(epoch for accuracy, epoch in self._tested if accuracy == self.best_accuracy)
-
-    @property
-    def _tested(self) -> list[tuple[float, int]]:
-        numbered = enumerate(self.history, start=1)
-        tested = [(epoch.accuracy, number) for number, epoch in numbered if epoch.accuracy is not None]
-        return tested if self.before is None else [(self.before, 0), *tested]
+    def _tested(self) -> list[float]:
+        tested = [epoch.accuracy for epoch in self.history if epoch.accuracy is not None]
+        return tested if self.before is None else [self.before, *tested]
 
     @property
     def images_per_second(self) -> float:

@@ -19,7 +19,7 @@ from compressor.pruning.scoring.criteria import (
     OTHER,
     SCALE,
     WEIGHT,
-    Seen,
+    MeasuredSlot,
 )
 
 VALUE = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 0.0, 0.5]], dtype=torch.float64)
@@ -28,7 +28,7 @@ GRADIENT = torch.tensor([[0.5, 1.0, 1.0], [1.0, 7.0, 2.0]], dtype=torch.float64)
 
 def seen(
     value: Tensor = VALUE, axis: int = 0, kind: str = WEIGHT, produces: bool = True, **measured: Tensor
-) -> Seen:
+) -> MeasuredSlot:
     sums = {
         "abs_w": value.abs(),
         "w2": value.square(),
@@ -36,7 +36,7 @@ def seen(
     }
     others = [dim for dim in range(value.dim()) if dim != axis]
     taken = {name: each.sum(others) if others else each for name, each in sums.items()}
-    return Seen("weight", axis, kind, produces, value, {**taken, **measured})
+    return MeasuredSlot("weight", axis, kind, produces, value, {**taken, **measured})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_a_layer_gives_out_is_judged_where_it_is_made() -> None:
 
 def test_by_lot_is_repeatable_and_another_seed_gives_other_scores() -> None:
     def lot(seed: int, tensor: str = "weight") -> list[float]:
-        return criteria.random(Seen(tensor, 0, WEIGHT, True, torch.zeros(9, 2), {}, seed)).tolist()
+        return criteria.random(MeasuredSlot(tensor, 0, WEIGHT, True, torch.zeros(9, 2), {}, seed)).tolist()
 
     assert lot(1) == lot(1)
     assert lot(1) != lot(2)

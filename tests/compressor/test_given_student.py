@@ -79,7 +79,7 @@ def test_a_given_student_is_taught_exported_measured_and_comes_back(method: str,
     assert [row["network"] for row in report.trainings] == names.get(method, ["student"])
     shown = Console(file=StringIO(), width=200)
     print_report(report, shown)
-    assert f"The student `{HERE}:small` was given" in shown.file.getvalue()
+    assert f"The student is your own network `{HERE}:small`" in shown.file.getvalue()
     assert "not cut from the teacher" in shown.file.getvalue()
     assert open_run(tmp_path / "run", asked).path == tmp_path / "run"  # its recipe reads back as it was
 
@@ -94,7 +94,7 @@ def test_the_network_between_has_twice_the_channels_or_is_named(tmp_path: Path) 
 
 
 def test_another_number_of_classes_is_one_line_before_training(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the student `.*three` tells 3 classes apart, the teacher `.*` 4"):
+    with pytest.raises(UsageError, match=r"the student `.*three` has 3 outputs, the teacher `.*` 4"):
         compress(recipe(distil__method="kd", distil__student=f"{HERE}:three"), tmp_path / "run")
     assert not (tmp_path / "run/checkpoints").exists()
 

@@ -81,7 +81,7 @@ def test_every_layer_finds_its_block_in_the_file(network: nn.Module, bench: Benc
 def test_a_file_of_another_network_is_refused(network: nn.Module, bench: Bench) -> None:
     graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)), images(1))
     macs = [layer.macs for layer in count_file(bench.file).layers]
-    with pytest.raises(CompressError, match="cannot tell the time of layers"):
+    with pytest.raises(CompressError, match="cannot measure layers"):
         patterns(graph, blocks_of(bench.file), macs)
 
 
@@ -302,7 +302,7 @@ def test_a_limit_below_what_always_stays_says_how_much_that_is(network: nn.Modul
     graph = trace(network, images(1, side=32))
     scores = score(network, graph, Scoring("l2"))
     with pytest.raises(
-        UsageError, match=r"cannot meet --max-params 10: at least [\d,]+ parameters stay"
+        UsageError, match=r"cannot meet --max-params 10: at least [\d,]+ parameters must stay"
     ) as caught:
         allocate(graph, scores, Budget(0.0, max_params=10))
     enough = re.search(r"use --max-params (\d+) or more", str(caught.value.hint))

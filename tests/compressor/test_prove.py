@@ -169,12 +169,12 @@ def test_the_layers_that_harm_are_found_in_a_file_of_one_batch(source: Source) -
     path = of_one_batch(source.onnx, 4)
     strict = replace(truth_of_file(path, IMAGES, few()), accuracy=1.5)  # more than any file can have
     file = written("onnx-int8", Source(path, source.stem, calibration=source.calibration), strict, RECIPE)
-    assert any("it fails also with the" in note for note in file.notes)
+    assert any("it also fails with the" in note for note in file.notes)
     assert "first" in file.checks[0].detail or file.checks[0].passed
 
 
 def test_what_is_made_of_a_network_is_not_made_of_a_file(source: Source) -> None:
-    with pytest.raises(UsageError, match="`executorch` is made of a network"):
+    with pytest.raises(UsageError, match="`executorch` is made from a network"):
         written("executorch", Source(source.onnx, source.stem), truth_of_file(source.onnx, IMAGES), RECIPE)
 
 
@@ -201,7 +201,7 @@ def test_an_int8_file_that_no_few_layers_can_mend_says_so(network: nn.Module, so
     strict = replace(truth_of_network(network, IMAGES, few()), accuracy=1.5)  # more than any file can have
     file = written("onnx-int8", source, strict, replace(RECIPE, max_accuracy_drop=0.0))
     assert not file.passed
-    assert any("it fails also with the" in note for note in file.notes)
+    assert any("it also fails with the" in note for note in file.notes)
     assert not any("stays float32" in note for note in file.notes)
 
 

@@ -54,7 +54,7 @@ def test_another_recipe_is_refused_and_the_first_difference_named(
 
 def test_a_folder_of_somebody_else_is_refused_untouched(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(UsageError, match="exists and is no run folder") as caught:
+    with pytest.raises(UsageError, match="exists and is not a run folder") as caught:
         open_run(tmp_path, Recipe())
     assert "nothing was changed" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
@@ -62,7 +62,7 @@ def test_a_folder_of_somebody_else_is_refused_untouched(tmp_path: Path) -> None:
 
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UsageError, match="exists and is no run folder"):
+    with pytest.raises(UsageError, match="exists and is not a run folder"):
         open_run(tmp_path / "run", Recipe())
     assert (tmp_path / "run").read_text() == "mine"
 

@@ -184,5 +184,5 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
 def test_a_criterion_that_sees_nothing_is_refused() -> None:
     teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     graph = trace(teacher, images(1))
-    with pytest.raises(UsageError, match="`bn-scale` has nothing to look at"):
+    with pytest.raises(UsageError, match="`bn-scale` can score no group"):
         score(teacher, graph, "bn-scale")

@@ -186,7 +186,7 @@ def test_where_narrow_layers_cost_more_than_wide_ones_the_cheapest_widths_are_fo
     wider = solve.solve(choices, ranked, {"latency": (latency, 11.0)})
     assert wider.value == 14  # 8 and 6 cost 9 + 2, 7 and 7 cost 5 + 5; 8 and 7 cost 9 + 5
     with pytest.raises(
-        UsageError, match=r"at least 3.000 ms stay \(82.4% of the teacher's 17.000 ms can go\)"
+        UsageError, match=r"at least 3.000 ms must stay \(82.4% of the teacher's 17.000 ms can be removed\)"
     ):
         widths_within(ranked, choices, {"latency": Allowed(latency, 2.9, "--max-latency-ms 2.9")})
 

@@ -82,7 +82,7 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(network(), tmp_path / "w.pth")
     with pytest.raises(CompressError, match="safely") as caught:
         read_tensors(tmp_path / "w.pth")
-    assert "save the state dict alone" in str(caught.value.hint)
+    assert "save only the state dict" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])

@@ -55,7 +55,7 @@ MISTAKES = [
     Mistake("time of a file not written", usual(IN_INT8), WRONG, ("--to onnx-int8",)),
     Mistake("unknown cost", usual("--set budget.of=time"), WRONG, ("`time`", "latency")),
     Mistake("fewer parameters than must stay", usual("--max-params 3"), WRONG, ("cannot meet --max-params 3",)),
-    Mistake("unreachable ratio", usual("", share="0.999"), WRONG, ("the most that can go is", "use --ratio 0.")),
+    Mistake("unreachable ratio", usual("", share="0.999"), WRONG, ("can be removed", "use --ratio 0.")),
     Mistake("unknown model", usual("--weights random", model="resnt18"), WRONG, ("`resnt18`", "`resnet18`")),
     Mistake("model without weights", usual("", model="resnet18"), WRONG, ("no weights", "--weights FILE")),
     Mistake("unknown factory", usual("", model="mypkg:teachr"), WRONG, ("teachr", "`mypkg:teacher`")),

@@ -57,8 +57,8 @@ def test_a_student_learns_on_for_eight_bits(folder: Path) -> None:
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    (told,) = [warning for warning in report["warnings"] if "in eight bits" in warning]
-    assert "after 1 epochs" in told
+    (told,) = [warning for warning in report["warnings"] if "in simulated INT8" in warning]
+    assert "quantisation-aware training, 1 epochs" in told
     (row,) = report["trainings"]
     assert row["epochs"] == 3
     assert row["accuracy"] == report["accuracy"]["student"] == report["accuracy"]["onnx"]
@@ -134,7 +134,7 @@ def test_a_network_becomes_a_program_for_executorch_and_a_file_does_not(after_ru
 
     refused = warm_shell(after_run, "export", "runs/a/student.onnx", "--to", "executorch")
     assert refused.code == 2
-    assert "`executorch` is made of a network, and `runs/a/student.onnx` is a file" in refused.err
+    assert "`executorch` is made from a network, and `runs/a/student.onnx` is a file" in refused.err
 
 
 def test_an_onnx_file_takes_any_size_if_asked(after_run: Path) -> None:

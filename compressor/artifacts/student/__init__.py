@@ -1,4 +1,4 @@
-"""Students on disk: a folder without pickle, that loads back bit for bit and executes nothing."""
+"""Student folders: without pickle, exact to the bit, and loaded without running code from them."""
 
 from compressor.artifacts.student.planfile import read_plan
 from compressor.artifacts.student.student_folder import (

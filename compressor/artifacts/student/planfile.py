@@ -1,4 +1,4 @@
-"""``plan.json``: all that a student folder says about itself, in a form that is checked from end to end when read."""
+"""``plan.json``: the description of a student folder, fully validated when it is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLAN = "plan.json"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program.json"
 FILES = {"module": (WEIGHTS,), "program": (WEIGHTS, PROGRAM)}
-"""Which files lie beside the plan, for each form of a student."""
+"""The files beside the plan, for each form of a student."""
 
 MOST_DIMENSIONS = 64
 HEXADECIMAL = frozenset("0123456789abcdef")
@@ -39,10 +39,10 @@ HEXADECIMAL = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class PlanFile:
-    """How the teacher was built and what it looked like, the cut, and the hashes of the files beside.
+    """The source and tensor shapes of the teacher, the cut, and the hashes of the other files.
 
-    ``layout`` gives, for a tensor that does not lie in memory in the order of its dimensions, the order in which it
-    does: another order is other kernels, whose sums round differently.
+    ``layout``: for a tensor whose memory order is not that of its dimensions, its order: with another order, other
+    kernels run, whose sums round differently.
     """
 
     form: str
@@ -55,11 +55,11 @@ class PlanFile:
 
     @property
     def teacher(self) -> Architecture:
-        """What the tensors of the teacher looked like before the cut."""
+        """Types and shapes of the teacher's tensors before the cut."""
         return self.source.tensors or {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, with the hash of them all."""
+        """Plain JSON values, with a hash over all of them."""
         return sealed(
             {
                 "schema": SCHEMA,
@@ -76,14 +76,14 @@ class PlanFile:
 
     @staticmethod
     def from_dict(value: Any) -> PlanFile:
-        """What ``to_dict`` wrote; damaged where it is not."""
+        """Read the values that ``to_dict`` wrote; anything else raises a DamageError."""
         value = unsealed(entries(value, "it", ("sha256", "schema", *_PARTS)))
         form = text(value["form"], "`form`", FILES)
         teacher = _teacher(value["teacher"])
         files = entries(value["files"], "`files`", FILES[form])
         for name, digest in files.items():
             if len(text(digest, f"the hash of {name}")) != 64 or not HEXADECIMAL.issuperset(digest):
-                raise DamageError(f"the hash of {name} is none")
+                raise DamageError(f"the hash of {name} is not a SHA-256 in hexadecimal digits")
         return PlanFile(
             form,
             _source(value["model"], teacher),
@@ -100,7 +100,7 @@ _PARTS = ["form", "model", "input_shape", "about", "files", "layout", "teacher",
 
 
 def read_plan(path: Path) -> PlanFile:
-    """What a ``plan.json`` says, given the file or the folder it is in."""
+    """Read a ``plan.json``, given the file or its folder."""
     file = path / PLAN if path.is_dir() else path
     if not file.exists():
         raise UsageError(f"no file `{file}`", "a run writes it to runs/NAME/student")
@@ -111,7 +111,7 @@ def read_plan(path: Path) -> PlanFile:
         if schema == SCHEMA:
             return PlanFile.from_dict(value)
     except ValueError as error:
-        raise CompressError(f"`{file}` is damaged: {error}", "take it from where it was written") from error
+        raise CompressError(f"`{file}` is damaged: {error}", "copy it again from its original") from error
     raise CompressError(
         f"`{file}` has schema {schema}, this version reads {SCHEMA}",
         "a newer version wrote it: update this one"
@@ -186,7 +186,7 @@ def _axes(value: Any, name: str, teacher: Architecture) -> dict[int, tuple[int, 
 
 
 def _size(name: str, axis: int, teacher: Architecture) -> int:
-    """How many indices an axis has; tensors that are plain attributes are looked at when they are cut."""
+    """The number of indices of an axis; tensors that are plain attributes are checked when they are cut."""
     if name not in teacher:
         return 2**31
     shape = teacher[name][1]
@@ -201,5 +201,5 @@ _AXES = frozenset(map(str, range(MOST_DIMENSIONS)))
 def _order(value: Any, name: str) -> tuple[int, ...]:
     order = tuple(whole(dim, f"`{name[:80]}` in `layout`", 0, MOST_DIMENSIONS) for dim in items(value, name))
     if sorted(order) != list(range(len(order))):
-        raise DamageError(f"`{name[:80]}` in `layout` is no order of dimensions")
+        raise DamageError(f"`{name[:80]}` in `layout` is not an order of its dimensions")
     return order

@@ -1,13 +1,13 @@
-"""A student on disk: how its teacher was built, which indices stay, the weights, and what runs on them.
+"""A student folder: the source of its teacher, the kept indices, the weights, and the program if there is one.
 
     student/
-      plan.json            the source and the look of the teacher, the plan, hashes of the files beside (`planfile`)
+      plan.json            source and tensor shapes of the teacher, the plan, hashes of the other files (`planfile`)
       weights.safetensors  every tensor of the network: parameters, buffers, persistent or not, plain attributes
       program.json         the rewritten operators, where the teacher's own class could not be kept
 
-A student of its own class is that class, built anew and cut, with every tensor set from the file: what a constructor
-draws or computes does not matter. A program needs no class at all. Nothing is unpickled, and nothing that a file names
-is imported, unless the caller says that the folder is trusted. ``plan.json`` alone cuts a fresh teacher again
+To load a student of the teacher's class, the class is built again and cut, and every tensor is set from the file:
+values that a constructor draws or computes do not matter. A program needs no class. Nothing is unpickled, and no code
+that a file names is imported, unless the caller trusts the folder. ``plan.json`` alone can cut a fresh teacher again
 (``apply_plan``). Not stored: tensors that a forward pass left in a list or dictionary of a module.
 """
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Student:
-    """A cut network with all that is needed to build it again."""
+    """A cut network with everything that is needed to build it again."""
 
     network: nn.Module
     source: ModelSource
@@ -74,7 +74,7 @@ def save_student(student: Student, folder: Path) -> None:
     shape = tuple(student.input_shape)
     plan = PlanFile(form, source, student.plan, shape, student.about, layout, hashes).to_dict
     written = _plain_json(plan)
-    _plain_json(lambda: PlanFile.from_dict(written).to_dict())  # what would not be read is not written
+    _plain_json(lambda: PlanFile.from_dict(written).to_dict())  # never write a plan that cannot be read
     with folder_appearing_whole(folder) as scratch:
         for name, content in files.items():
             write_atomic(scratch / name, content)
@@ -88,14 +88,14 @@ def load_student(folder: Path, *, trust: bool = False) -> Student:
     """
     if not is_student(folder):
         raise UsageError(
-            f"`{folder}` is no student folder: it needs {PLAN} and {WEIGHTS}",
+            f"`{folder}` is not a student folder: it needs {PLAN} and {WEIGHTS}",
             "a run writes it to runs/NAME/student",
         )
     file = read_plan(folder)
     if file.form == "module" and file.source.names_code and not trust:
         raise UsageError(
             f"`{folder / PLAN}` names code that would be imported and run: `{file.source.name}`",
-            "if you trust where the folder comes from: `trust=True` in Python, `--trust` on the command line",
+            "if you trust the source of the folder: `trust=True` in Python, `--trust` on the command line",
         )
     contents = {name: _genuine(folder / name, digest) for name, digest in file.files.items()}
     tensors = _from_file(folder / WEIGHTS, lambda: tensors_of(contents[WEIGHTS], file.layout))
@@ -117,18 +117,18 @@ def apply_plan(network: nn.Module, path: Path) -> nn.Module:
 
 
 def is_student(path: Path) -> bool:
-    """Whether the path is a student folder."""
+    """True if the path is a student folder."""
     return (path / PLAN).is_file() and (path / WEIGHTS).is_file()
 
 
 def _built(source: ModelSource, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The teacher's network, fresh, without a trace in the caller's random numbers."""
+    """Build the teacher's network, without changing the state of the caller's random numbers."""
     if weights is not None and not source.names_code and source.classes is not None:
-        # A number from a file must not fill the memory: classes are never cut, so the weights have them too.
+        # A wrong number in a file must not fill the memory: classes are never cut, so a weight must have that size.
         sizes = {size for tensor in weights.values() if tensor.numel() for size in tensor.shape}
         if not any(size and size % source.classes == 0 for size in sizes):
             raise CompressError(
-                f"no tensor in {WEIGHTS} is for {source.classes} classes, as {PLAN} says of `{source.name}`"
+                f"`{source.name}` has {source.classes} classes in {PLAN}, but no tensor in {WEIGHTS} has that size"
             )
     with torch.random.fork_rng(devices=[]):
         network = build(replace(source, tensors=None))
@@ -139,20 +139,21 @@ def _built(source: ModelSource, weights: Mapping[str, Tensor] | None = None) -> 
 
 
 def _stored(student: Student, fresh: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is written of a student of its own class, once it is known that it comes back from its source."""
+    """The tensors to write for a student of the teacher's class, after checking that its source can rebuild it."""
     small = sliced(fresh, student.plan)
     known = named_tensors(small)
     own = {name: tensor for name, tensor in tensors.items() if name in known or _vacant(small, name)}
-    found = {name: ("data", tuple(tensor.shape)) for name, tensor in registered(student.network).items()}
+    actual = {name: ("data", tuple(tensor.shape)) for name, tensor in registered(student.network).items()}
     expected = {name: ("data", tuple(tensor.shape)) for name, tensor in registered(small).items()}
-    left = {name: look for name, look in found.items() if name in expected or name not in own}
-    hint = f"is `{student.source.name}` what it was cut from, and this the plan that it was cut by?"
-    require_same(left, expected, "the student", hint)
+    # Tensors that a forward pass created need not be in the rebuilt network.
+    compared = {name: look for name, look in actual.items() if name in expected or name not in own}
+    hint = f"check that it was cut from `{student.source.name}`, and by this plan"
+    require_same(compared, expected, "the student", hint)
     return own
 
 
 def _filled(fresh: nn.Module, file: PlanFile, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The teacher's network, cut, with the tensors of the file in place of its own."""
+    """Cut the teacher's network and replace its tensors by those of the file."""
     small = sliced(fresh, file.plan)
     for name, tensor in registered(small).items():
         if name not in tensors:
@@ -173,7 +174,7 @@ def _filled(fresh: nn.Module, file: PlanFile, tensors: Mapping[str, Tensor]) -> 
 
 
 def _vacant(network: nn.Module, name: str) -> bool:
-    """Whether this is an attribute that holds nothing as yet: one that a forward pass fills."""
+    """True if this attribute is None and may be filled by a forward pass."""
     path, _, key = name.rpartition(".")
     try:
         owner = network.get_submodule(path)
@@ -185,18 +186,18 @@ def _vacant(network: nn.Module, name: str) -> bool:
 
 
 def _genuine(path: Path, digest: str) -> bytes:
-    """The content of a file, if it is what was written."""
+    """The content of a file, if it has the hash in the plan."""
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise CompressError(
             f"`{path}` is damaged: it was changed after it was written, it does not have the hash in {PLAN}",
-            "take it from where it was written",
+            "copy it again from its original",
         )
     return content
 
 
 def _from_file(path: Path, make: Callable[[], T]) -> T:
-    """What is made of a file's content. Whatever goes wrong is the file's fault, and is said as such."""
+    """Call ``make`` on a file's content; any error is reported as damage of this file."""
     try:
         return make()
     except CompressError:
@@ -209,11 +210,11 @@ def _from_file(path: Path, make: Callable[[], T]) -> T:
 
 
 def _plain_json(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is to be written, or why JSON has no words for it."""
+    """The values to write as plain JSON, or an error with the reason why JSON cannot hold them."""
     try:
-        given = make()
-        canonical(given)
-        value: dict[str, Any] = json.loads(json.dumps(given))
+        made = make()
+        canonical(made)
+        value: dict[str, Any] = json.loads(json.dumps(made))
     except (TypeError, ValueError, RecursionError) as error:
         raise CompressError(f"cannot write the student: {error}") from error
     return value

@@ -1,7 +1,7 @@
-"""Tensors as the bytes of a safetensors file, and back as they lay in memory.
+"""Convert tensors to the bytes of a safetensors file, and back with the same memory order.
 
-The format knows one order of dimensions. Weights in another (``channels_last``) take other kernels, whose sums round
-differently, so that order is kept beside the file.
+The format stores one order of dimensions. With weights in another order (``channels_last``) other kernels run, whose
+sums round differently, so the order is stored separately.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def bytes_of(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def tensors_of(content: bytes, layout: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors in the content of a safetensors file, laid out as they were."""
+    """The tensors of a safetensors file, in their original memory order."""
     tensors = load(content)
     for name, order in layout.items():
         if name not in tensors or tensors[name].dim() != len(order):
             raise DamageError(f"it has no tensor `{name[:80]}` of {len(order)} dimensions")
-    # Copies, so that each lies in memory as torch would have put it.
+    # Copies, so that each tensor has its own memory, allocated by torch.
     return {
         name: _empty(tensor, layout.get(name, range(tensor.dim()))).copy_(tensor)
         for name, tensor in tensors.items()
@@ -40,7 +40,7 @@ def tensors_of(content: bytes, layout: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def order_of(tensor: Tensor) -> tuple[int, ...] | None:
-    """The order in which the dimensions of a tensor lie in memory, if that is not the usual one."""
+    """The memory order of a tensor's dimensions, or None if it is the default one."""
     if tensor.stride() == _empty(tensor, range(tensor.dim()), "meta").stride():
         return None
     order = tuple(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
@@ -48,7 +48,7 @@ def order_of(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 def same_bits(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks hold exactly the same tensors, buffers that are not in a state dict included."""
+    """True if two networks hold exactly the same tensors, including buffers that are not in a state dict."""
     first, second = ({**network.state_dict(), **registered(network)} for network in (one, other))
     return first.keys() == second.keys() and all(
         tensor.dtype == second[name].dtype
@@ -63,7 +63,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _empty(like: Tensor, order: Any, device: str = "cpu") -> Tensor:
-    """A tensor of this shape whose dimensions lie in memory in this order, the longest stride first."""
+    """An empty tensor of this shape whose dimensions have this memory order, the longest stride first."""
     shape = [like.shape[dim] for dim in order]
     back = sorted(range(len(shape)), key=list(order).__getitem__)
     return torch.empty(shape, dtype=like.dtype, device=device).permute(back)

@@ -1,1 +1,1 @@
-"""All networks of a cascade learn together while channels are chosen."""
+"""Train all networks of a cascade together while their channels are chosen."""

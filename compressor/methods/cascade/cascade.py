@@ -1,8 +1,8 @@
-"""The cascade (Miles and Mikolajczyk 2020): all networks learn together while channels are chosen; then the student
-learns on, taught by one after the other.
+"""The cascade (Miles and Mikolajczyk 2020): all networks are trained together while channels are chosen; then the
+student is trained further by one larger network after another.
 
-The second stage begins when masks are final and channels are gone for good. The first guide is the weakest; as soon as
-the student is right more often than the network that teaches it, the next larger one takes over.
+The second stage begins when the masks are final and the channels are removed. The first guide is the smallest; as soon
+as the student has a higher accuracy than the network that teaches it, the next larger one replaces it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from compressor.training.refusals import check_sense
 
 
 def cascade(task: Task) -> tuple[Training, ...]:
-    """Both stages; the first alone where the schedule leaves no epochs for the second."""
+    """Run both stages; the first alone where the schedule leaves no epochs for the second."""
     asked = task.distilling
     arithmetic = Arithmetic.on(task.device, asked.schedule.precision)
     check_sense(task.data, asked.schedule, taught=True)
@@ -72,7 +72,7 @@ def _guide(member: Member, task: Task) -> Guide:
 
 
 def with_costs(graph: ChannelGraph, plan: Plan) -> Plan:
-    """The plan with what it costs, before and after."""
+    """The plan with its counted costs, before and after."""
     before = np.array([group.units for group in graph.groups], dtype=np.int64)
     after = np.array([plan.widths[group.name][1] for group in graph.groups], dtype=np.int64)
     counted = {name: (cost.of(before), cost.of(after)) for name, cost in costs_of(graph).items()}

@@ -1,10 +1,10 @@
-"""Student, assistants and the whole network trained at once, while their channels are chosen.
+"""Train student, assistants and the whole network at once, while their channels are chosen.
 
-They share the weights of convolutions and products. Norms, the classifier and the first layer are each network's own
-(Miles and Mikolajczyk 2020, section 4). Each is taught by the next larger one, the whole network by the guide. What is
-masked is not multiplied by zero but left out: a network here is the cut teacher, so a masked network costs what
-the cut one costs, and the two cannot differ. Only what its teacher has is told of by gradients; the whole network has
-everything, so every channel can come back by way of it.
+They share the weights of convolutions and matrix products. Norms, the classifier and the first layer are each
+network's own (Miles and Mikolajczyk 2020, section 4). Each is taught by the next larger one, the whole network by the
+guide. Masked channels are not multiplied by 0 but cut out: each network is a cut teacher, so masking costs no time and
+masked and cut networks cannot differ. A network's scores move only for channels that its teacher has; the whole
+network has all of them, so every channel can come back.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from compressor.training.optimizers import Named
 WHOLE = "whole"
 """The network that is not cut, between the assistants and the guide."""
 MASKS_EVERY = 20
-"""Steps after which channels are chosen anew."""
+"""Number of steps after which channels are chosen again."""
 MASKS_SHARE = 0.8
 """The share of the steps in which channels may change."""
 SCORE_TRAVEL = 1.0
-"""The distance that a channel may go among all (0 the least, 1 the most important) if its gradient never turns."""
+"""The distance that a score can move (ranks from 0 to 1) if its derivative never changes its sign."""
 
 
 @dataclass
 class Member:
-    """One of the networks: what was asked of it, the units it has now, and it itself, cut to them.
+    """One of the networks: its stage, its current units, and the network cut to them.
 
     ``buffers``: its running statistics at full width, as they were when its units last changed.
     """
@@ -112,7 +112,7 @@ class Together:
                 member.moving = Moving(start, arithmetic.device)
             self.members.append(member)
 
-    # ------------------------------------------------------------------ what the loop asks
+    # ------------------------------------------------------------------ called by the training loop
 
     @property
     def network(self) -> nn.Module:
@@ -148,7 +148,7 @@ class Together:
         backward: Backward,
         theirs: Tensor | None = None,
     ) -> Tensor:
-        """The largest first: what it says is what the next is told. Each is done before the next begins."""
+        """Train the largest first: its logits are the target of the next. Each is done before the next begins."""
         told = self._answers()(images if theirs is None else theirs, index)
         total = torch.zeros((), device=images.device)
         for member in reversed(self.members):
@@ -161,7 +161,7 @@ class Together:
         return total / len(self.members)
 
     def before_step(self) -> None:
-        """Every network's gradients go to the weights it shares; the derivatives by its masks to its student."""
+        """Add every network's gradients to the shared weights; keep its mask derivatives for its student."""
         self._flat.gradients.zero_()
         for number, member in enumerate(self.members):
             if self._learns and number:
@@ -177,7 +177,7 @@ class Together:
         moving = round(steps * MASKS_SHARE)
         if not self._learns or step > moving:
             return
-        # The distances of all steps add up to the travel; they shrink as the learning rate does.
+        # The distances of all steps sum to SCORE_TRAVEL; they shrink like the learning rate.
         distance = SCORE_TRAVEL * 2 * (1 - step / (moving + 1)) / moving
         for number, derivative in self._derivatives.items():
             mover = self.members[number].moving
@@ -189,7 +189,7 @@ class Together:
     def tested(self, accuracy: float) -> None: ...
 
     def watched(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-        """Its channels change, and with them what could be expected of it."""
+        """No loss to watch: its channels change, and the expected loss with them."""
         return None
 
     def state(self) -> dict[str, Tensor]:
@@ -217,10 +217,10 @@ class Together:
     def identity(self) -> Mapping[str, object]:
         return self._identity
 
-    # ------------------------------------------------------------------ what comes of it
+    # ------------------------------------------------------------------ results
 
     def at_full_width(self, member: Member) -> nn.Module:
-        """The network of a member with nothing cut: the teacher's class with the member's weights and statistics."""
+        """The uncut network of a member: the teacher's class with the member's weights and statistics."""
         self._keep_buffers(member)
         network = copy.deepcopy(self._teacher)
         state = {**self._flat.tensors(member.stage.name), **member.buffers}
@@ -230,7 +230,7 @@ class Together:
     # ------------------------------------------------------------------ masks
 
     def _choose(self) -> None:
-        """Every network's units anew, the largest first, each within the next larger one."""
+        """Choose every network's units again, the largest first, each within the next larger one."""
         within = np.ones(self._units.count, dtype=np.bool_)
         for number in range(len(self.members) - 2, -1, -1):
             member = self.members[number]
@@ -262,13 +262,13 @@ class Together:
         return Member(stage, kept, plan, network, part, buffers, moving)
 
     def _keep_buffers(self, member: Member) -> None:
-        """The running statistics of the units that are there go to where they are kept at full width."""
+        """Copy the running statistics of the current units to the buffers at full width."""
         for name, buffer in member.network.named_buffers():
             if name in member.buffers:
                 member.buffers[name] = _put_back(member.buffers[name], buffer.cpu(), member.plan, name)
 
     def _kept_by(self, plan: Plan) -> NDArray[np.bool_]:
-        """The units that a plan keeps, told by the first slot of each group."""
+        """The units that a plan keeps, read from the first slot of each group."""
         row = np.ones(self._units.count, dtype=np.bool_)
         for group in self._units.graph.groups:
             slot = group.slots[0]
@@ -288,7 +288,7 @@ class Together:
 
 
 def own_tensors(network: nn.Module, graph: ChannelGraph) -> frozenset[str]:
-    """The parameters that each network has for itself: of norms, of the classifier, of the first layer."""
+    """The parameters that are not shared: of norms, of the classifier, of the first layer."""
     norms = (
         nn.modules.batchnorm._NormBase,
         nn.GroupNorm,

@@ -1,13 +1,13 @@
-"""Which channels a network has while it learns: scores that move, and the threshold over them.
+"""Channel masks during training: scores that move, and the threshold over them.
 
-Every unit of the graph has a score in each network; the units with the lowest are masked. A score moves against the
-derivative of a loss by the unit's mask m, and that loss is the one of the network's TEACHER (Miles and Mikolajczyk
-2020, equation 4.5): γ_i ← γ_i − α · dL_{i+1}/dm. There the unit may still be alive while it is masked here, so that it
-can come back.
+Every unit of the graph has a score in each network; the units with the lowest scores are masked. A score moves against
+the derivative of a loss by the unit's mask m, and that loss is the one of the network's TEACHER (Miles and Mikolajczyk
+2020, equation 4.5): γ_i ← γ_i − α · dL_{i+1}/dm. The teacher may still have the unit while it is masked here, so that
+the unit can come back.
 
 With the mask at the unit's consumers, dL/dm = Σ w · dL/dw over the weights that read the unit, which is what our
-kernel sums. That is the place where silence is removal, also through a norm: in front of a batch norm a mask
-changes nothing but its sign, and the derivative there is zero but for rounding.
+kernel sums. At this place a mask of 0 equals removal, also behind a norm: before a batch norm only the sign of a mask
+has an effect, and the derivative there is 0 up to rounding.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from compressor.pruning.widths.plan import Plan, plan_keeping
 from compressor.recipe.budget import Budget
 
 FRICTION = 0.9
-"""Of the scores' momentum."""
+"""Momentum of the scores."""
 MEMORY = 0.99
-"""Of the running mean of squares by which derivatives are brought to one scale."""
+"""Decay of the running mean of squares that normalises the derivatives."""
 
 
 class Units:
-    """The units of all groups in one row, and where their consumers' weights are."""
+    """The units of all groups in one row, and the slots of their consumers' weights."""
 
     def __init__(self, graph: ChannelGraph, parameters: Mapping[str, Tensor]) -> None:
         self.graph = graph
@@ -48,21 +48,21 @@ class Units:
         }
 
     def places(self, scores: Scores) -> NDArray[np.float64]:
-        """The place of every unit among all by these scores, from 0 (least) to 1; equals share a place."""
+        """The rank of every unit by these scores, scaled from 0 (least) to 1; equal scores share a rank."""
         values = np.concatenate([scores.of(group.name) for group in self.graph.groups])
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         ends = np.cumsum(counts)
         return np.asarray(((ends - counts / 2) / len(values))[inverse], dtype=np.float64)
 
     def scores(self, row: NDArray[np.float64]) -> Scores:
-        """A row as the scores of groups."""
+        """Convert a row to the scores of groups."""
         by_group = {
             name: row[start : start + self.graph.group(name).units] for name, start in self.starts.items()
         }
         return Scores("learned", by_group, normalise="none")
 
     def kept(self, plan_units: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
-        """Which units stay, as a row."""
+        """The kept units as a boolean row."""
         row = np.ones(self.count, dtype=np.bool_)
         for name, kept in plan_units.items():
             start, units = self.starts[name], self.graph.group(name).units
@@ -84,9 +84,9 @@ class Units:
 def chosen(
     units: Units, row: NDArray[np.float64], stage: Stage, budget: Budget, within: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """The units that one threshold over the scores leaves to a stage, as far as its budget goes.
+    """The units that a stage keeps by one threshold over the scores, within its budget.
 
-    A unit that the network above has masked comes last. Where widths were chosen by what was measured they stay, and
+    A unit that the next larger network has masked comes last. Widths that were chosen by measurements stay fixed, and
     the scores choose the units.
     """
     wanted = np.where(within, row, -np.inf)
@@ -158,7 +158,7 @@ class Derivatives:
 
 
 class Moving:
-    """The scores of one network, and how derivatives move them."""
+    """The scores of one network, moved by derivatives."""
 
     def __init__(self, row: NDArray[np.float64], device: torch.device) -> None:
         self.row = torch.from_numpy(row.copy()).to(device)
@@ -167,8 +167,8 @@ class Moving:
         self.steps = torch.zeros((), dtype=torch.int64)
 
     def move(self, derivative: Tensor, distance: float) -> None:
-        """One step: a derivative that always says the same moves a score by about ``distance``."""
-        # Gradients in fp16 overflow now and then, and the optimizer passes over such a step.
+        """One step: a constant derivative moves a score by about ``distance``."""
+        # Gradients in fp16 overflow now and then; the optimizer skips such a step.
         derivative = torch.where(derivative.isfinite(), derivative, 0.0)
         self.steps += 1
         squares = derivative.square()
@@ -183,7 +183,7 @@ class Moving:
         return {f"{prefix}.{name}": getattr(self, name) for name in ("row", "speed", "squares", "steps")}
 
     def restore(self, prefix: str, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state`` gave."""
+        """Load the tensors that ``state`` returned."""
         for name in ("row", "speed", "squares", "steps"):
             getattr(self, name).copy_(state[f"{prefix}.{name}"])
 
@@ -191,10 +191,10 @@ class Moving:
 def _readers(
     slots: tuple[Slot, ...], produces: tuple[Slot, ...], parameters: Mapping[str, Tensor]
 ) -> tuple[Slot, ...]:
-    """The slots in which other layers read a group; those that make it, where nobody reads it through weights.
+    """The slots in which other layers read a group; the slots that produce it, if no layer reads it with weights.
 
-    A matrix or a filter reads along one axis and makes along the other. What is scaled one by one on the way, as by a
-    norm or a depthwise filter, is both and says nothing of its own.
+    A matrix or a filter reads along one axis and produces along the other. Per-channel scales between them, of a norm
+    or a depthwise filter, do both and are used only where there is nothing else.
     """
     made = {(slot.tensor, slot.axis) for slot in produces}
     known = [slot for slot in slots if slot.tensor in parameters]
@@ -205,5 +205,5 @@ def _readers(
 
 
 def _one_by_one(weight: Tensor) -> bool:
-    """Whether this looks like a depthwise filter: one input for every output."""
+    """True if this looks like a depthwise filter: one input for every output."""
     return weight.ndim > 2 and weight.shape[1] == 1

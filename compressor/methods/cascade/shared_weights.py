@@ -1,8 +1,8 @@
-"""Many networks that share weights: one vector with every weight there is, and each network's part of it.
+"""Networks that share weights: one vector with all weights, and each network's part of it.
 
 A network that is cut from the same teacher holds an index for each of its weights. Before a step its own vector is
 read from the large one, afterwards its gradients are added there: two operations for a network of any depth. Tensors
-of four dimensions lie channels last in both, as convolutions want to read them.
+of four dimensions are stored channels last in both, because convolutions read them faster.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from compressor.pruning.widths.plan import Plan
 
 
 class Flat:
-    """The large vector, in two parts: what weight decay pulls at comes first.
+    """The large vector, in two parts: weights with weight decay come first.
 
-    A tensor has one place for all networks (``shared``), or one for each of the ``members``.
+    A tensor has one place for all networks (``shared``), or one place for each of the ``members``.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Flat:
         self._border = border
 
     def place(self, member: str, name: str) -> int:
-        """Where the tensor of a member starts."""
+        """The start of a member's tensor in the vector."""
         return self.starts.get((member, name), self.starts.get(("", name), -1))
 
     def index(self, member: str, plan: Plan, names: Iterable[str]) -> Tensor:
-        """The places of all weights that the plan leaves to a member, tensor by tensor."""
+        """The places of all weights that a member keeps by the plan, tensor by tensor."""
         device = self.values.device
         parts = []
         for name in names:
@@ -74,13 +74,13 @@ class Flat:
         return found
 
     def show_gradients(self) -> None:
-        """Give the two parts the gradients that were added up."""
+        """Assign the summed gradients to the two parts."""
         self.decayed.grad = self.gradients[: self._border]
         self.kept.grad = self.gradients[self._border :]
 
 
 class Part:
-    """A network of which the weights are read from a `Flat`, and the gradients are added to it."""
+    """A network whose weights are read from a `Flat`, and whose gradients are added to it."""
 
     def __init__(self, flat: Flat, member: str, network: nn.Module, plan: Plan) -> None:
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -96,26 +96,26 @@ class Part:
             start = stop
 
     def read(self) -> None:
-        """Take over the weights that the large vector has now."""
+        """Copy the current weights from the large vector."""
         torch.index_select(self._flat.values, 0, self.index, out=self.values)
 
     def forget(self) -> None:
-        """Begin the gradients anew without having given them."""
+        """Set the gradients to 0 without adding them to the large vector."""
         self.gradients.zero_()
 
     def give(self) -> None:
-        """Add the gradients to the large vector's, and begin anew."""
+        """Add the gradients to the large vector's, and set them to 0."""
         self._flat.gradients.index_add_(0, self.index, self.gradients)
         self.gradients.zero_()
 
 
 def _laid_out(tensor: Tensor) -> Tensor:
-    """In the order in which its numbers lie in memory here: channels last where there are four dimensions."""
+    """The tensor in the vector's memory order: channels last if it has four dimensions."""
     return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
 
 
 def _found(numbers: Tensor, shape: torch.Size) -> Tensor:
-    """A tensor of this shape whose numbers lie so in memory."""
+    """A tensor of this shape as a view of numbers in that memory order."""
     if len(shape) != 4:
         return numbers.view(shape)
     outputs, inputs, height, width = shape

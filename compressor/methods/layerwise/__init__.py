@@ -1,1 +1,1 @@
-"""Methods that compare layers: information flow, and one layer after the other."""
+"""Methods that compare layers: information flow, and InDistill (one layer after another)."""

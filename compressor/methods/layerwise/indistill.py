@@ -1,8 +1,8 @@
-"""InDistill (Sarridis et al. 2022): one layer after the other, shallow to deep, then all that the schedule asks for.
+"""InDistill (Sarridis et al. 2022): a warm-up of one layer after another, shallow to deep, then the main training.
 
 In the warm-up the student imitates the outputs of its teacher's layers in as many channels as it has itself, by mean
-squared error and nothing else; layer l (from 0) gets ``FIRST`` + 1 + l epochs. Both are trainings of the schedule:
-what the warm-up takes is left out of the second one.
+squared error alone; layer l (from 0) gets ``FIRST`` + 1 + l epochs. The epochs of the warm-up are taken from those of
+the schedule; the main training has the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compressor.training import Trained
 from compressor.training.layer_outputs import Places
 
 WARMED = "warm-up"
-"""The name of the training of one layer after the other."""
+"""The name of the training of one layer after another."""
 
 FIRST = 2
 """a in the a + 1 + l epochs of layer l."""
@@ -56,7 +56,7 @@ def indistill(task: Task) -> tuple[Training, ...]:
 
 
 def shown_channels(task: Task, student: nn.Module, pairs: Sequence[tuple[str, str]]) -> dict[str, Kept]:
-    """Of each of the teacher's layers the channels that the student has, or as many as it has."""
+    """The teacher's channels to imitate, by layer: those that the student kept, or as many as it has."""
     teacher = task.guide.network
     image = torch.zeros(1, *task.data.shape, device=next(teacher.parameters()).device)
     if task.given is None and teacher is task.teacher:
@@ -66,25 +66,25 @@ def shown_channels(task: Task, student: nn.Module, pairs: Sequence[tuple[str, st
 
 
 def _noted(trained: Trained, epochs: Sequence[int], whole: int) -> Trained:
-    """With a warning where layers had fewer epochs than they should."""
+    """Add a warning where layers had fewer epochs than in the paper."""
     asked = sum(lengths(len(epochs)))
     if sum(epochs) == asked:
         return trained
     told = ", ".join(map(str, epochs))
     note = (
         f"its {len(epochs)} layers have {told} epochs instead of {asked} together: "
-        f"half of {whole} are left for the main loss"
+        f"half of all {whole} epochs are kept for the main training"
     )
     return replace(trained, warnings=(*trained.warnings, note))
 
 
 def lengths(layers: int) -> list[int]:
-    """The epochs of each layer, as the paper has them."""
+    """The epochs of each layer, as in the paper."""
     return [FIRST + 1 + layer for layer in range(layers)]
 
 
 def curriculum(layers: int, most: int) -> tuple[int, ...]:
-    """The epochs of each layer, at most so many together: where they are too few, each gets its share of them."""
+    """The epochs of each layer, at most ``most`` together: if that is too few, each gets its share of them."""
     asked = lengths(layers)
     whole = sum(asked)
     if whole <= most:
@@ -94,7 +94,7 @@ def curriculum(layers: int, most: int) -> tuple[int, ...]:
 
 
 def warm_up_losses(pairs: Sequence[tuple[str, str]], epochs: Sequence[int]) -> tuple[str, ...]:
-    """One layer at a time, as lines of ``distil.losses``."""
+    """The losses of one layer at a time, as lines of ``distil.losses``."""
     ends = [sum(epochs[:done]) for done in range(len(epochs) + 1)]
     return tuple(
         f"same-channels=1, layers={mine}/{theirs}, start={start}, until={stop}"

@@ -1,8 +1,8 @@
-"""Information flow (Passalis et al. 2020): a student learns how its teacher's layers arrange images, through an
-auxiliary teacher that resembles it.
+"""Information flow (Passalis et al. 2020): a student learns the similarities of images in its teacher's layers,
+through an auxiliary teacher of similar architecture.
 
-PKT compares how the images of a batch lie to each other, so widths and kinds of networks need not agree. In the first
-epochs layers inside count most (the critical period, in which connections form); soon only the embedding does.
+PKT compares the similarities of the images of a batch, so widths and kinds of networks need not agree. In the first
+epochs inner layers have the largest weight (the critical period, in which connections form), later the embedding.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from compressor.training import Guide, Schedule
 from compressor.training.layer_outputs import EMBEDDING
 
 INITIAL, DECAY = 100.0, 0.7
-"""What a layer inside counts in epoch k: 100 · 0.7^k (equation 10); the embedding counts 1."""
+"""Weight of an inner layer in epoch k: 100 · 0.7^k (equation 10); the embedding has weight 1."""
 FORM = "code"
-"""PKT as its authors released it, to which these weights belong.
+"""PKT as in its authors' code, for which these weights are made.
 
-The paper's sums are as many times larger as a batch has images: beside labels they leave little of what a student that
-was cut knows (built-in pair, 8 epochs: 89.9 instead of 95.9 %).
+The paper's sums are larger by the number of images of a batch: with labels beside them a cut student loses much of
+its accuracy (built-in pair, 8 epochs: 89.9 instead of 95.9 %).
 """
 
 
 def information_flow(task: Task) -> tuple[Training, ...]:
-    """The teacher teaches the last assistant by its embedding, and that one the student by all of its stages.
+    """The teacher trains the last assistant by its embedding; the assistant trains the student by all of its stages.
 
-    The assistant also follows answers and labels as the schedule says, the student labels alone; with a
-    ``teacher_loss`` of none both do as the schedule says.
+    The assistant also learns from logits and labels as in the schedule, the student from labels alone; with
+    ``teacher_loss`` none, both follow the schedule.
     """
     if len(task.path) < 2:
         raise UsageError(
-            "method `information-flow` teaches through an auxiliary network, and none stands between",
-            "remove more, or choose kd",
+            "method `information-flow` needs an assistant between teacher and student, and there is none",
+            "set distil.assistants to 1 or more, or choose the method kd",
         )
     asked, stage = task.distilling, task.path[-2]
     start = given(task.auxiliary) or cut_and_repaired(task.teacher, stage.plan, task, stage.name)
@@ -57,7 +57,7 @@ def information_flow(task: Task) -> tuple[Training, ...]:
 
 
 def without_answers(schedule: Schedule) -> Schedule:
-    """Labels alone, unless the schedule says already what is to count beside losses on layers."""
+    """The schedule without a loss on logits; unchanged if its ``teacher_loss`` is none already."""
     if schedule.teacher_loss == NO_ANSWERS:
         return schedule
     return replace(schedule, teacher_loss=NO_ANSWERS, teacher_weight=0.0)

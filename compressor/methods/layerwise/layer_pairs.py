@@ -1,7 +1,7 @@
-"""Which layers of a student and its teacher are compared: named, paired by place, or by what they know of the labels.
+"""Pairs of student and teacher layers to compare: by name, by position, or by their information about the labels.
 
-The flow of information through a network is, layer by layer, how much each says about the labels; a layer of the
-student belongs to the one of the teacher that says nearest as much (Passalis et al. 2020).
+The information flow of a network is each layer's information about the labels; a layer of the student is paired with
+the teacher's layer of the most similar information (Passalis et al. 2020).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from compressor.training.losses.features import pooled
 Pairs = list[tuple[str, str]]
 
 ASKED_IMAGES = 512
-"""Images by which it is estimated what a layer knows; at least ``ASKED_OF_EACH`` times the classes."""
+"""Images to estimate a layer's information; at least ``ASKED_OF_EACH`` times the classes."""
 ASKED_OF_EACH = 10
 
 
 def compared_layers(task: Task, student: nn.Module, teacher: nn.Module) -> Pairs:
-    """The pairs that ``distil.layerwise.layers`` asks for."""
+    """The pairs of ``distil.layerwise.layers``."""
     method, layers = f"method `{task.distilling.method}`", task.distilling.layerwise.layers
     mine, theirs = (
         Places(network, torch.zeros(1, *task.data.shape, device=next(network.parameters()).device), whose)
@@ -58,14 +58,14 @@ def compared_layers(task: Task, student: nn.Module, teacher: nn.Module) -> Pairs
 
 
 def label_information(network: nn.Module, layers: Sequence[str], data: Data, seed: int) -> list[float]:
-    """What each layer knows of the labels: how often the nearest mean of a class is that of the image's own class.
+    """Each layer's information about the labels: the accuracy of a nearest-class-mean classifier on its features.
 
-    Of some hundred training images, each channel averaged over the image and brought to one scale; an image is left
-    out of the mean that it is compared with, so that a layer that knows nothing is as good as chance.
+    On some hundred training images, each channel averaged over the image and standardised; an image is left out of
+    the mean that it is compared with, so that a layer without information is as good as chance.
     """
     if not data.train.labelled:
         raise UsageError(
-            f"what layers know of labels needs some, and the pictures of `{data.name}` have none"
+            f"distil.layerwise.layers = information needs labels, and the pictures of `{data.name}` have none"
         )
     wanted, device = max(ASKED_IMAGES, ASKED_OF_EACH * len(data.classes)), next(network.parameters()).device
     batch = min(128, len(data.train))
@@ -82,7 +82,7 @@ def label_information(network: nn.Module, layers: Sequence[str], data: Data, see
 
 
 def nearest_mean_accuracy(features: Tensor, labels: Tensor, classes: int) -> float:
-    """How often the mean of a class that is nearest to a row, itself left out, is that of its own class."""
+    """The share of rows whose nearest class mean, computed without the row itself, is that of its own class."""
     features = (features - features.mean(0)) / features.std(0).clamp_min(1e-9)
     own = F.one_hot(labels, classes).to(features.dtype)
     counts, sums = own.sum(0), own.t() @ features
@@ -90,16 +90,16 @@ def nearest_mean_accuracy(features: Tensor, labels: Tensor, classes: int) -> flo
     distances[:, counts == 0] = float("inf")
     others = (counts[labels] - 1).clamp_min(1)[:, None]
     without = (sums[labels] - features) / others
-    alone = counts[labels] == 1  # nobody else to be near to
+    alone = counts[labels] == 1  # without this row its class has no mean
     mine = (features - without).norm(dim=1).masked_fill(alone, float("inf"))
     distances.scatter_(1, labels[:, None], mine[:, None])
     return float((distances.argmin(1) == labels).double().mean())
 
 
 def nearest_in_order(mine: Sequence[float], theirs: Sequence[float]) -> list[int]:
-    """For each number of the first the place of one of the second, never going back, the last for the last.
+    """Pair each number of ``mine`` with an index of ``theirs``, in rising order, the last with the last.
 
-    The sum of the differences is the least there is; of several such ways the shallowest.
+    Dynamic programming: the sum of the differences is minimal; of equal solutions the one with the smallest indices.
     """
     best: list[list[tuple[float, list[int]]]] = []
     for number, value in enumerate(mine):

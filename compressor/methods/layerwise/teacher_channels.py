@@ -1,8 +1,8 @@
-"""Which channels of a teacher's layer a narrower student is shown.
+"""Choose the channels of a teacher's layer that a narrower student imitates.
 
-A student that was cut from the teacher has some of its very channels. Any other is shown those that are made by the
-filters with the largest L1 norm (Sarridis et al. 2022). Which convolutions make the channels of a layer is found by
-changing their filters and looking at what the layer gives out: nothing is guessed from names.
+A student that was cut from the teacher has some of the teacher's channels. Any other student imitates those of the
+filters with the largest L1 norm (Sarridis et al. 2022). The convolutions that produce the channels of a layer are
+found by changing their filters and comparing the layer's output: nothing is guessed from names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kept = tuple[int, ...]
 
 
 def kept_by_plan(network: nn.Module, layer: str, plan: Plan, image: Tensor) -> Kept:
-    """The channels of a layer that the plan leaves to the student; all of them if it takes none."""
+    """The channels of a layer that the plan keeps for the student; all of them if it removes none."""
     makers, channels = makers_of(network, layer, image)
     return plan.slices.get(f"{makers[0]}.weight", {}).get(0, tuple(range(channels)))
 
@@ -32,7 +32,7 @@ def largest_filters(network: nn.Module, layer: str, count: int, image: Tensor) -
     makers, channels = makers_of(network, layer, image)
     if count > channels:
         raise UsageError(
-            f"layer `{layer}` of the teacher has {channels} channels, the student's beside it {count}",
+            f"layer `{layer}` of the teacher has {channels} channels, the student's layer has {count}",
             "a teacher is at least as wide as its student: name other layers in distil.layerwise.layers",
         )
     weights = [network.get_submodule(maker).weight for maker in makers]
@@ -41,9 +41,9 @@ def largest_filters(network: nn.Module, layer: str, count: int, image: Tensor) -
 
 
 def makers_of(network: nn.Module, layer: str, image: Tensor) -> tuple[list[str], int]:
-    """The convolutions whose filter i makes channel i of what the layer gives out, and nothing else; and the width.
+    """The convolutions whose filter i affects only channel i of the layer's output; and the number of channels.
 
-    Those after which everything works channel by channel: norms, activations, pooling, a sum with a shortcut.
+    After them every operator works channel by channel: norms, activations, pooling, a sum with a shortcut.
     """
     changed = copy.deepcopy(network).eval()
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
@@ -72,7 +72,7 @@ def makers_of(network: nn.Module, layer: str, image: Tensor) -> tuple[list[str],
 
 
 def _alike(after: Tensor, before: Tensor, channels: Sequence[int]) -> bool:
-    """The same up to rounding: a kernel may sum in another order where other filters are in its block."""
+    """True if equal up to rounding: a kernel may sum in another order when other filters of its block change."""
     index = torch.tensor(channels, device=before.device, dtype=torch.int64)
     return torch.allclose(after[:, index], before[:, index], rtol=1e-4, atol=1e-6)
 

@@ -2,16 +2,16 @@
 
     W, b  minimise  |Y − W X − b|² + λ |W − W₀|²     over some hundred images
 
-X is what the layer reads in the **student**, whose layers before it are fitted already; Y is what it gives out in the
-**teacher**, at the channels that remain. Where its output goes into a sum whose other part has drifted, the drift is
-made good: Y + (other_T − other_S) / f, f the factor between layer and sum (a norm's γ/σ). Where an activation is
-constant outside a range, Y is put to where the student is, as long as that is on the right side.
+X is the layer's input in the **student**, whose earlier layers are fitted already; Y is its output in the **teacher**,
+at the remaining channels. Where the output goes into a sum whose other part has drifted, the target corrects the
+drift: Y + (other_T − other_S) / f, f the factor between layer and sum (a norm's γ/σ). Where an activation is
+constant outside a range, Y is set to the student's value, as long as that is on the correct side of the range.
 
-The constant goes into the layer's bias, or into the running mean of the norm behind it. In the end every batch norm
-is given the statistics of what it really reads, and γ and β that undo the change: what the network computes stays,
-and it computes nearly the same with the statistics of a batch, so that training begins where the repair ended.
-Measuring statistics anew instead costs two points: a fit gives the mean of what it cannot know, whose variance is
-smaller than the teacher's, and a norm with that variance blows up what is uncertain.
+The constant goes into the layer's bias, or into the running mean of the norm after it. At the end every batch norm
+gets the statistics of its real input, and γ and β that undo this change: the network's outputs stay the same, and are
+nearly the same with the statistics of a batch, so that training begins where the repair ended. Measuring the
+statistics without changing γ and β costs two points: a fit predicts the mean of everything it cannot know, so its
+variance is smaller than the teacher's, and a norm with that variance amplifies what is uncertain.
 
 Neither labels nor gradients are used. Memory is that of one layer's equations and one batch.
 """
@@ -42,18 +42,18 @@ from compressor.training.seeds import repeatable
 
 CPU = torch.device("cpu")
 BATCH = 32
-"""Images that run through the networks at once."""
+"""Images per batch."""
 SAME = 1e-3
-"""How far the repaired network's outputs may be from those that were fitted, relative to the largest."""
+"""Largest difference of the repaired network's outputs from the fitted ones, relative to the largest output."""
 CUT = "cut"
-"""Where a batch's values have what the student gave before it was repaired."""
+"""Key of a batch's values for the outputs of the student before its repair."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """The result of a repair. Without help for its outputs (``helped``) the network is as it was cut.
+    """The result of a repair. If it did not improve the outputs (``helped``), the network is as it was cut.
 
-    ``before``, ``after``: the squared error of its outputs, relative to the squares of the teacher's.
+    ``before``, ``after``: the squared error of the outputs, relative to the squares of the teacher's.
     """
 
     network: nn.Module
@@ -76,9 +76,9 @@ class Repaired:
             "helped": self.helped,
             "output_error": {"before": self.before, "after": self.after},
             "layers": [
-                {"name": each.layer, "before": each.before, "after": each.after} for each in self.layers
+                {"name": error.layer, "before": error.before, "after": error.after} for error in self.layers
             ],
-            "left": [{"name": each.layer, "reason": each.reason} for each in self.left],
+            "left": [{"name": layer.layer, "reason": layer.reason} for layer in self.left],
         }
 
 
@@ -93,8 +93,8 @@ def repaired(
 ) -> Repaired:
     """A copy of the ``student``, which ``plan`` cut from the ``teacher``, fitted on batches of ``images``.
 
-    Each batch comes with the number of its first image. Of several processes each has a piece of every batch, and all
-    get the same network.
+    Each batch comes with the number of its first image. With several processes, each has a part of every batch, and
+    all get the same network.
     """
     _require_plan(student, teacher, plan)
     before = copy.deepcopy(student).to(device).eval()
@@ -105,10 +105,10 @@ def repaired(
         both = Lockstep(fixed, network, plan, inputs, frontier)
         example = None
         for first, batch in images:
-            given = batch.map(lambda tensor: tensor.to(device))
-            _require_images(given, inputs, first)
-            both.add(given, first, {CUT: dict(enumerate(_outputs(before, given)))})
-            example = example or given
+            on_device = batch.map(lambda tensor: tensor.to(device))
+            _require_images(on_device, inputs, first)
+            both.add(on_device, first, {CUT: dict(enumerate(_outputs(before, on_device)))})
+            example = example or on_device
         if example is None:
             raise UsageError("a repair needs images, and there are none")
         layers = both.any_recorded.layers
@@ -126,19 +126,19 @@ def repaired(
 
 
 def numbered(images: Given | Iterable[Given]) -> Iterator[tuple[int, Inputs]]:
-    """Batches with the number of their first image: of one input that holds all of them, or of several."""
+    """Batches with the number of their first image, from one input with all images or from several inputs."""
     batches: Iterable[Given | Inputs] = images  # type: ignore[assignment]
     if isinstance(images, Tensor | tuple | Mapping):
         batches = _batches(images)
     first = 0
-    for each in batches:
-        inputs = inputs_of(each)
+    for batch in batches:
+        inputs = inputs_of(batch)
         yield first, inputs
         first += int(inputs.tensors[0].shape[0])
 
 
 def _batches(given: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Iterator[Inputs]:
-    """An input in pieces of `BATCH`; tensors of it that are not so many stay whole."""
+    """Split an input into batches of `BATCH`; its tensors of another length stay whole."""
     if isinstance(given, Tensor) and not len(given):
         return
     inputs = inputs_of(given)
@@ -149,10 +149,10 @@ def _batches(given: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Iterator[In
 
 
 def _finish(both: Lockstep, norms: _Norms) -> tuple[tuple[float, float], list[Tensor]]:
-    """Run to the end: the relative errors of the student's outputs as cut and now, and those of the first batch."""
+    """Run to the end: the relative errors of the student's outputs as cut and now, and its outputs of one batch."""
     steps = len(both.any_recorded.steps)
     first: list[Tensor] | None = None
-    squares: Tensor | None = None  # for every output: of the teacher's, of the error as cut, of the error now
+    squares: Tensor | None = None  # per output, sums of squares: teacher's output, error as cut, error now
     for batch, values in both.advanced(steps, steps, norms.look):
         recording = batch.recorded.walked.recording
         theirs, ours = (
@@ -165,8 +165,8 @@ def _finish(both: Lockstep, norms: _Norms) -> tuple[tuple[float, float], list[Te
             for one, was, now in zip(theirs, cut, ours, strict=True)
             if one.is_floating_point()
         ]
-        found = torch.stack(rows) if rows else torch.zeros(1, 3, dtype=torch.float64)
-        squares = found if squares is None else squares + found
+        of_batch = torch.stack(rows) if rows else torch.zeros(1, 3, dtype=torch.float64)
+        squares = of_batch if squares is None else squares + of_batch
         first = [tensor.clone() for tensor in ours] if first is None else first
     assert squares is not None
     assert first is not None
@@ -174,7 +174,7 @@ def _finish(both: Lockstep, norms: _Norms) -> tuple[tuple[float, float], list[Te
     if not squares.isfinite().all():
         raise CompressError(
             "cannot repair: outputs are not finite",
-            "check the weights, and that images are normalised as they should be",
+            "check the weights, and that images are normalised as in the teacher's training",
         )
     relative = squares[:, 1:] / squares[:, :1].clamp_min(1e-30)
     was, now = relative.mean(0).tolist()
@@ -189,23 +189,23 @@ class _Norms:
         self._sums: dict[int, list[Tensor]] = {}
 
     def look(self, batch: Batch, number: int, x: Tensor) -> None:
-        """Note what the student's step reads, if it is a norm."""
+        """Add the input of the student's step to the sums, if the step is a norm."""
         if number not in self._norms:
             return
         dims = [dim for dim in range(x.dim()) if dim != 1]
         values = x.double()  # in float32 a variance much smaller than the squared mean would be lost
         count = torch.full_like(values[:1].sum(dims), values.numel() / values.shape[1])
-        found = [values.sum(dims), values.square().sum(dims), count]
+        sums = [values.sum(dims), values.square().sum(dims), count]
         if number in self._sums:
-            found = [one + other for one, other in zip(self._sums[number], found, strict=True)]
-        self._sums[number] = found
+            sums = [one + other for one, other in zip(self._sums[number], sums, strict=True)]
+        self._sums[number] = sums
 
     def write(self, own: dict[str, Tensor]) -> None:
-        """Give the norms these statistics, and the scale and shift with which they compute what they did."""
+        """Give the norms these statistics, and the scale and shift with which their outputs stay the same."""
         for number, norm in self._norms.items():
-            total, squares, count = (here().total(each) for each in self._sums[number])
+            total, squares, count = (here().total(part) for part in self._sums[number])
             if norm.weight is None or norm.bias is None:
-                continue  # nothing that could undo the change
+                continue  # without scale and shift the change of the statistics cannot be undone
             mean = total / count
             variance = (squares / count - mean.square()).clamp_min(0) * count / (count - 1).clamp_min(1)
             old_mean, old_variance = own[norm.mean].double(), own[norm.variance].double()
@@ -217,7 +217,7 @@ class _Norms:
 
 
 def _same(fitted: list[Tensor], found: list[Tensor]) -> Check:
-    """Whether the network computes what was fitted: that the steps which were fitted are the network's."""
+    """Check that the network computes what was fitted: that the fitted steps are those of the network."""
     pairs = [(one.double(), other.double()) for one, other in zip(fitted, found, strict=True) if one.numel()]
     largest = max((float(one.abs().max()) for one, _ in pairs), default=0.0)
     error = max((float((one - other).abs().max()) for one, other in pairs), default=0.0)
@@ -233,11 +233,11 @@ def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def _require_images(given: Inputs, expected: Inputs, first: int) -> None:
-    """Images of the shape that the plan was made with, all of them numbers."""
+    """Check that the images have the shape that the plan was made with, and that all values are finite."""
     shapes = [tuple(tensor.shape[1:]) for tensor in given.tensors]
-    wanted = [tuple(tensor.shape[1:]) for tensor in expected.tensors]
-    if shapes != wanted:
-        found, due = (", ".join(map(str, each)) for each in (shapes, wanted))
+    expected_shapes = [tuple(tensor.shape[1:]) for tensor in expected.tensors]
+    if shapes != expected_shapes:
+        found, due = (", ".join(map(str, sizes)) for sizes in (shapes, expected_shapes))
         raise UsageError(
             f"cannot repair on images of shape {found}: the plan was made with {due}",
             "give images of that shape, or trace and plan with these",
@@ -249,7 +249,7 @@ def _require_images(given: Inputs, expected: Inputs, first: int) -> None:
 
 
 def _require_plan(student: nn.Module, teacher: nn.Module, plan: Plan) -> None:
-    """The plan is for this teacher, and the student was cut by it."""
+    """Check that the plan is for this teacher, and that the student was cut by it."""
     if plan.inputs is None or plan.earlier is not None:
         raise UsageError(
             "cannot repair by a plan that was made in several steps", "repair after each of them"
@@ -259,7 +259,7 @@ def _require_plan(student: nn.Module, teacher: nn.Module, plan: Plan) -> None:
         if name not in large:
             raise UsageError(f"cannot repair: the plan cuts `{name}`, which the teacher does not have")
         if name not in small:
-            continue  # nothing reads it any more
+            continue  # the student has no use for this tensor
         expected = tuple(slice_tensor(name, large[name], plan).shape)
         if tuple(small[name].shape) != expected:
             raise UsageError(

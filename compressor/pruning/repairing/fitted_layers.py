@@ -1,8 +1,7 @@
-"""Which layers of a cut network are fitted, what stands behind each of them, and why others are left as they are.
+"""Choose the layers of a cut network to fit, find the operators after each of them, and the reasons to leave others.
 
-A layer is fitted if what it reads differs from what it reads in the teacher: channels of it are gone, or values were
-changed by a layer before. All this is told from the labelled recording alone, so that the class of a module plays no
-part.
+A layer is fitted if its input differs from its input in the teacher: channels were removed, or an earlier layer
+changed values. Only the labelled recording is used, so the class of a module does not matter.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Behind:
-    """One operator between a layer and the sum that it goes into: its kind, its place, and what undoes it."""
+    """One operator between a layer and the sum after it: its step, its kind, and the tensors needed to invert it."""
 
     step: int
     kind: str
@@ -49,7 +48,7 @@ class Behind:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum that a layer's output goes into, by way of some operators; what is added to it is there already."""
+    """A sum that a layer's output goes into, through the operators ``way``; ``other`` is computed before the layer."""
 
     other: Tensor
     way: tuple[Behind, ...]
@@ -57,9 +56,9 @@ class Sum:
 
 @dataclass(frozen=True)
 class Fit:
-    """A layer to be fitted: the number of its step, its tensors, and what stands behind it.
+    """A layer to be fitted: the number of its step, its tensors, and the norm, sum and activation after it.
 
-    ``rectified``: the range of values, behind its norm and its sum, outside which the next activation is constant.
+    ``rectified``: the range of values, after its norm and its sum, outside which the next activation is constant.
     """
 
     step: int
@@ -71,13 +70,13 @@ class Fit:
 
     @property
     def shifts(self) -> bool:
-        """Whether a constant can be added to what the layer gives out."""
+        """True if a constant can be added to the layer's output."""
         return self.bias is not None or self.norm is not None
 
 
 @dataclass(frozen=True)
 class Left:
-    """A layer that stays as it was cut, and why."""
+    """A layer that stays as it was cut, with the reason."""
 
     layer: str
     reason: str
@@ -85,7 +84,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Layers:
-    """What a repair does with a network."""
+    """The layers to fit, the layers to leave, and the batch norms of a network."""
 
     fits: tuple[Fit, ...]
     left: tuple[Left, ...]
@@ -106,15 +105,15 @@ RECTIFIERS: dict[str, Callable[[Operation], tuple[float, float] | None]] = {
     "hardswish": lambda operation: (-3.0, float("inf")),
     "hardsigmoid": lambda operation: (-3.0, 3.0),
 }
-"""Activations that are constant outside a range: there only the side matters on which a value lies."""
+"""Activations that are constant outside a range: there only the side of a value matters."""
 
 PASSES = (*DROPOUTS, "drop_path", "clone", "contiguous", "alias", "detach")
-"""Operators that give out in evaluation what they are given."""
+"""Operators that return their input unchanged in evaluation mode."""
 RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 FITTED = ("convolution", "linear")
 NOT_FITTED = {
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "a recurrent layer"),
-    **dict.fromkeys(("addmm", "mm", "baddbmm", "addmv", "mv"), "a product that is written out by hand"),
+    **dict.fromkeys(("addmm", "mm", "baddbmm", "addmv", "mv"), "a matrix product outside a layer"),
 }
 """Operators with weights of their own that are not fitted."""
 
@@ -122,7 +121,7 @@ NOT_FITTED = {
 class _Search:
     """A search through the steps.
 
-    ``exact``: the tensors whose remaining channels have the teacher's values, as far as the search has come.
+    ``exact``: the tensors, up to the current step, whose remaining channels have the teacher's values.
     """
 
     def __init__(self, walked: Walk, steps: list[Step], slices: Any) -> None:
@@ -162,13 +161,13 @@ class _Search:
     # ------------------------------------------------------------------ what differs
 
     def _inputs(self, operation: Operation) -> list[Tensor]:
-        """What an operation is given that is not the network's own."""
+        """The inputs of an operation that are neither tensors of the network nor constants."""
         constants = self.walked.recording.constants
-        given = tensors_in([operation.args, operation.kwargs])
-        return [tensor for tensor in given if id(tensor) not in self.own and id(tensor) not in constants]
+        arguments = tensors_in([operation.args, operation.kwargs])
+        return [tensor for tensor in arguments if id(tensor) not in self.own and id(tensor) not in constants]
 
     def _differs(self, number: int, operation: Operation) -> bool:
-        """True if it reads other values than in the teacher, or fewer channels, or goes into a sum that has drifted."""
+        """True if its input has other values or fewer channels than in the teacher, or its sum has drifted."""
         inputs = self._inputs(operation)
         if any(id(tensor) not in self.exact or self.remaining.touches(tensor) for tensor in inputs):
             return True
@@ -189,7 +188,7 @@ class _Search:
     # ------------------------------------------------------------------ one layer
 
     def _weight_of(self, operation: Operation) -> str | None:
-        """The name of the weight of an operator that multiplies by one; what is computed has the name of its module."""
+        """The name of the weight of an operator that has one; a computed weight is named after its module."""
         if operation.operator in FITTED:
             weight = operation.args[1]
             return self.names.get(id(weight)) or f"{operation.module}.weight"
@@ -231,7 +230,7 @@ class _Search:
         )
 
     def _norm(self, number: int) -> Norm | None:
-        """The batch norm of this step, if its statistics are its own and used nowhere else."""
+        """The batch norm of this step, if no other step uses its tensors."""
         operation = self.steps[number].operation
         if operation.operator not in BATCH_NORMS:
             return None
@@ -250,12 +249,12 @@ class _Search:
         )
 
     def _readers(self, out: Tensor, made: int) -> list[int]:
-        """The steps that read a value as step ``made`` left it; the last of them may write over it."""
+        """The steps that read a value as step ``made`` left it; the last of them may overwrite it."""
         until = min((number for number in self.makers[id(out)] if number > made), default=len(self.steps))
         return sorted({number for number in self.readers.get(id(out), []) if made < number <= until})
 
     def _only_reader(self, out: Tensor, made: int) -> int | None:
-        """The one step that reads a value as step ``made`` left it, if there is just one."""
+        """The only step that reads a value as step ``made`` left it; None if there are several or none."""
         readers = self._readers(out, made)
         if len(readers) != 1:
             return None
@@ -271,7 +270,7 @@ class _Search:
         return self._norm(reader)
 
     def _sum(self, number: int) -> Sum | None:
-        """The sum that the output of a layer goes into and nothing else, if the other part has drifted."""
+        """The sum that is the only use of a layer's output, if its other part has drifted."""
         out = self.steps[number].operation.outputs[0]
         way: list[Behind] = []
         at = number
@@ -319,7 +318,7 @@ class _Search:
         return Sum(other, way)
 
     def _rectified(self, number: int, norm: Norm | None, summed: Sum | None) -> tuple[float, float] | None:
-        """The range of the activation behind, where that is next; behind a sum only if the sum is made good."""
+        """The range of the activation, if that is next; after a sum only if the fit corrects the sum's drift."""
         operation = self.steps[number].operation
         at, out = number, operation.outputs[0]
         if norm is not None:
@@ -333,8 +332,8 @@ class _Search:
         if len(readers) != 1:
             return None
         activation = self.steps[readers[0]].operation
-        found = RECTIFIERS.get(activation.operator.removesuffix("_"))
-        return found(activation) if found is not None and activation.args[0] is out else None
+        range_of = RECTIFIERS.get(activation.operator.removesuffix("_"))
+        return range_of(activation) if range_of is not None and activation.args[0] is out else None
 
 
 def at_kept(tensor: Tensor, dims: dict[int, NDArray[np.bool_]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Values between two layers, for every batch: in memory while they are few, beyond that in temporary files."""
+"""Store the values between two layers for every batch: in memory up to a limit, then in temporary files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from compressor.errors import CompressError
 
 LIMIT = 2**30
-"""Bytes that are held in memory; what is more goes to files, so that memory does not grow with the images."""
+"""Bytes held in memory; the rest goes to files, so that memory does not grow with the number of images."""
 
 Values = dict[str, dict[int, Tensor]]
 
 
 class Frontier:
-    """Gives a batch's values out once for each time that they were put in."""
+    """A store of each batch's values; ``take`` removes them, so they must be put again to be taken again."""
 
     def __init__(self) -> None:
         self._held: dict[int, Values] = {}
@@ -35,22 +35,22 @@ class Frontier:
             self._folder.cleanup()
 
     def put(self, batch: int, values: Values) -> None:
-        """Keep the values of a batch."""
+        """Store the values of a batch."""
         size = _size_of(values)
         if sum(self._bytes.values()) + size <= LIMIT:
             self._held[batch], self._bytes[batch] = values, size
             return
         path = self._path(batch)
         try:
-            torch.save(values, path)  # unlike safetensors it keeps views of the same memory together
+            torch.save(values, path)  # unlike safetensors it stores views of the same memory only once
         except (OSError, RuntimeError) as error:
             raise CompressError(
                 f"cannot write the values between two layers to `{path.parent}`: {error}",
-                "set TMPDIR to a folder with more room, or lower repair.images",
+                "set TMPDIR to a folder with more space, or lower repair.images",
             ) from error
 
     def take(self, batch: int) -> Values:
-        """The values of a batch, which are kept no longer."""
+        """Return the values of a batch and remove them from the store."""
         if batch in self._held:
             del self._bytes[batch]
             return self._held.pop(batch)
@@ -64,7 +64,7 @@ class Frontier:
 
 
 def _size_of(values: Values) -> int:
-    """The bytes of all memory that the tensors are views of."""
+    """The bytes of all memory that the tensors refer to; shared memory counts once."""
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensors in values.values()

@@ -1,7 +1,7 @@
-"""Teacher and student run side by side from the same recording, for many batches, up to any step and then on.
+"""Run teacher and student in lockstep from the same recording, for many batches, up to any step and then further.
 
-Both are a list of steps with the numbers of one batch size. The teacher's values are at full width, the student's
-have the channels that remain; a value has the same key in both. Only what is still to be read is kept (`frontier`).
+Both are a list of steps, recorded for one batch size. The teacher's values are at full width, the student's have the
+remaining channels; a value has the same key in both. Only values that a later step reads are kept (`frontier`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ TEACHER, STUDENT = "teacher", "student"
 
 @dataclass(frozen=True)
 class Recorded:
-    """The steps of both networks for one batch size, and after which step a value is not read any more.
+    """The steps of both networks for one batch size; ``last``: step -> the values that no later step reads.
 
-    There is one for each operator of the teacher; ``skipped``: those that the student does not need.
+    There is one step for each operator of the teacher; ``skipped``: the steps that the student does not need.
     """
 
     walked: Walk
@@ -46,13 +46,18 @@ class Recorded:
 
 
 def recorded(teacher: nn.Module, plan: Plan, inputs: Inputs, batch: int) -> Recorded:
-    """The networks recorded with so many images."""
+    """Record the networks with ``batch`` images."""
     walked = walk(teacher, with_batch(inputs, batch), whole_heads=plan.whole_heads)
     operations = walked.recording.operations
     of_student = {id(step.operation): step for step in rewritten(walked, plan.slices)}
-    # A shuffle of channels takes the teacher several operators, and the student one.
-    steps = [of_student.get(id(each), Step(each, each.operator, each.args)) for each in operations]
-    skipped = frozenset(place for place, each in enumerate(operations) if id(each) not in of_student)
+    # A channel shuffle is several operators in the teacher, and one in the student.
+    steps = [
+        of_student.get(id(operation), Step(operation, operation.operator, operation.args))
+        for operation in operations
+    ]
+    skipped = frozenset(
+        place for place, operation in enumerate(operations) if id(operation) not in of_student
+    )
     read: dict[int, int] = {}
     for number, step in enumerate(steps):
         operation = step.operation
@@ -73,7 +78,7 @@ def recorded(teacher: nn.Module, plan: Plan, inputs: Inputs, batch: int) -> Reco
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images: the number of the first among all, how many they are, and how networks run on them."""
+    """A batch: the number of its first image among all, its number of images, and its recording."""
 
     first: int
     images: int
@@ -81,7 +86,7 @@ class Batch:
 
 
 class Lockstep:
-    """Both networks on all batches. ``at``: how many steps each of the two has done, in every batch."""
+    """Both networks on all batches. ``_at``: the number of steps that each of the two has done, in every batch."""
 
     def __init__(
         self, teacher: nn.Module, student: nn.Module, plan: Plan, inputs: Inputs, frontier: Frontier
@@ -94,7 +99,7 @@ class Lockstep:
         self.images = 0
 
     def add(self, inputs: Inputs, first: int, more: Values) -> None:
-        """Another batch, of which ``first`` is the number of its first image; ``more`` is kept beside its values."""
+        """Add a batch; ``first`` is the number of its first image; ``more`` is stored with its values."""
         images = int(inputs.tensors[0].shape[0])
         if images not in self._recorded:
             new = recorded(self._network, self._plan, self._inputs, images)
@@ -102,25 +107,25 @@ class Lockstep:
             self._recorded[images] = new
         batch = Batch(first, images, self._recorded[images])
         metas = batch.recorded.walked.recording.inputs
-        given = {id(meta): tensor for meta, tensor in zip(metas, inputs.tensors, strict=True)}
-        # Each its own: an operator that works in place must not change what the other reads.
-        copies = {key: tensor.clone() for key, tensor in given.items()}
-        self._frontier.put(len(self._batches), {TEACHER: given, STUDENT: copies, **more})
+        by_key = {id(meta): tensor for meta, tensor in zip(metas, inputs.tensors, strict=True)}
+        # Each network has its own copy: an in-place operator must not change the other's input.
+        copies = {key: tensor.clone() for key, tensor in by_key.items()}
+        self._frontier.put(len(self._batches), {TEACHER: by_key, STUDENT: copies, **more})
         self._batches.append(batch)
         self.images += images
 
     @cached_property
     def total_images(self) -> int:
-        """The images of all processes."""
+        """The number of images of all processes."""
         return int(here().total(torch.tensor(self.images)))
 
     @property
     def any_recorded(self) -> Recorded:
-        """One of the recordings: in what is said of layers they agree."""
+        """One of the recordings: all have the same layers."""
         return next(iter(self._recorded.values()))
 
     def values(self) -> Iterator[tuple[Batch, Values]]:
-        """The values of every batch where both networks are now."""
+        """The values of every batch at the current steps of both networks."""
         for number, batch in enumerate(self._batches):
             values = self._frontier.take(number)
             yield batch, values
@@ -129,9 +134,9 @@ class Lockstep:
     def advanced(
         self, teacher: int, student: int, watch: Callable[[Batch, int, Tensor], None] | None = None
     ) -> Iterator[tuple[Batch, Values]]:
-        """The same after as many steps of the teacher, and of the student, as are told.
+        """Run both networks up to these step numbers, batch by batch, and yield the values.
 
-        ``watch`` is shown the first argument of every operator that the student runs.
+        ``watch`` is called with the first argument of every operator that the student runs.
         """
         for batch, values in self.values():
             for side, until in ((TEACHER, teacher), (STUDENT, student)):
@@ -143,7 +148,7 @@ class Lockstep:
         self._at = {TEACHER: teacher, STUDENT: student}
 
     def read(self, recorded: Recorded, value: Any, side: str, values: Mapping[int, Tensor]) -> Any:
-        """An argument of a recorded operator as this side has it."""
+        """The real value of a recorded operator's argument on this side."""
         return substituted(value, _Lookup(recorded, self.tensors[side], values))
 
     def _run(
@@ -177,19 +182,19 @@ class Lockstep:
             values.pop(key, None)
 
     def _require_same(self, new: Recorded) -> None:
-        """Recordings with other batch sizes must be of the same operators."""
+        """Raise an error if recordings with different batch sizes have different operators."""
         if not self._recorded:
             return
         old = self.any_recorded
         if [step.operator for step in old.steps] != [step.operator for step in new.steps]:
             raise CompressError(
-                "the network does different things for different batches",
-                "give so many images that all batches are full",
+                "cannot repair: the network runs different operators for different batch sizes",
+                "give a number of images for which all batches are full",
             )
 
 
 class _Lookup(Mapping[int, Tensor]):
-    """Real tensors by the identity of the recorded ones: values of the run, tensors of the network, constants."""
+    """Real tensors by the id of the recorded ones: values of the run, tensors of the network, constants."""
 
     def __init__(self, recorded: Recorded, own: Mapping[str, Tensor], values: Mapping[int, Tensor]) -> None:
         self._names = recorded.walked.recording.names
@@ -211,7 +216,7 @@ class _Lookup(Mapping[int, Tensor]):
 
 
 def _function_of(step: Step) -> Callable[..., Any]:
-    """What the student calls: the recorded function, or the one that takes its place where sizes changed."""
+    """The function that the student calls: the recorded one, or its replacement where sizes changed."""
     if step.operator in RENAMED:
         function = function_named(RENAMED[step.operator])
         assert function is not None

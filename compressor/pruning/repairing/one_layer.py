@@ -18,22 +18,22 @@ from compressor.pruning.repairing.rows import Multiplication, Positions, positio
 from compressor.training.distributed.world import here
 
 PIECE = 2**26
-"""Bytes of rows that are made at once."""
+"""Largest size in bytes of the rows that are built at once."""
 SIDES = 1
-"""How often targets outside an activation's range are put to where the student is."""
+"""Number of fits in which targets outside an activation's range are set to the student's values."""
 HELD = 4
-"""One image of so many is held out while the ridge is chosen."""
+"""One image of this many is held out while the ridge is chosen."""
 BEYOND = 1.8
-"""Each such fit is a part of the way: so many times as far is gone."""
+"""Over-relaxation: the weights move this many times as far as each such fit says."""
 WEAK = 0.01
-"""A channel whose factor is so much smaller than the others' cannot make good a drift."""
+"""A channel whose factor is smaller than this share of the others' cannot correct a drift."""
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far a layer's output is from what it should be, before it is fitted and after, as a share of its variance.
+    """Error of a layer's output before and after its fit, as a share of the target's variance.
 
-    Both are on the same inputs: those that the layers before it give when they are fitted.
+    Both are on the same inputs: the outputs of the layers before it, which are fitted already.
     """
 
     layer: str
@@ -43,9 +43,9 @@ class LayerError:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of the equations: what the layer reads, what it should give out, what its sum adds in the student.
+    """Some rows of the equations: the layer's inputs, its target outputs, and what its sum adds in the student.
 
-    ``held``: of images by which the ridge is chosen.
+    ``held``: True for rows of held-out images, by which the ridge is chosen.
     """
 
     x: Tensor
@@ -55,7 +55,7 @@ class _Rows:
 
 
 class OneLayer:
-    """The layer that is the ``number``-th to be fitted, where both networks are just before it."""
+    """The ``number``-th layer to be fitted; both networks have run up to the step before it."""
 
     def __init__(self, both: Lockstep, number: int) -> None:
         self._both, self._number = both, number
@@ -69,7 +69,7 @@ class OneLayer:
         self._factor, self._offset = self._behind_norm()
 
     def fitted(self, batches: Iterator[tuple[Batch, Values]]) -> LayerError:
-        """Sum over these batches, solve, and write. The batches are gone through again where that is needed."""
+        """Sum over these batches, solve, and write the weights. Some fits need further passes over the batches."""
         layer, multiplication = self.fit, self._multiplication
         sizes = (multiplication.blocks, multiplication.unknowns, multiplication.outputs)
         folds = [Sums.empty(*sizes, self._weight.device) for _ in range(2)]
@@ -79,7 +79,7 @@ class OneLayer:
             fold.total(here().total)
             if not fold.is_finite():
                 raise CompressError(
-                    f"cannot repair `{layer.weight}`: what it reads or gives out is not finite",
+                    f"cannot repair `{layer.weight}`: its inputs or outputs are not finite",
                     "check that images are normalised as in the teacher's training",
                 )
         bias = torch.zeros(1) if layer.bias is None else self._own[layer.bias]
@@ -99,7 +99,7 @@ class OneLayer:
     # ------------------------------------------------------------------ solving
 
     def _solved(self, equations: Equations, before: Solution | None = None) -> Solution:
-        """The solution; after ``before`` with targets on the right side of the activation's range."""
+        """The solution; with ``before``, for targets adapted to its outputs by `_on_its_side`."""
         xy = y = None
         if before is not None:
             xy, y = torch.zeros_like(equations.sums.xy), torch.zeros_like(equations.sums.y)
@@ -114,7 +114,7 @@ class OneLayer:
         return equations.solved(xy, y)
 
     def _product(self, v: Tensor) -> Tensor:
-        """XᵀX v over all rows, for layers so wide that XᵀX is not held."""
+        """XᵀX v over all rows, for layers too wide to store XᵀX."""
         result = torch.zeros_like(v)
         for rows in self._rows(self._both.values()):
             result += rows.x.transpose(1, 2) @ (rows.x @ v.to(rows.x.dtype))
@@ -128,14 +128,14 @@ class OneLayer:
             squared += (solution(rows.x) - rows.y).square().sum()
         return equations.error(solution, here().total(squared))
 
-    def _on_its_side(self, rows: _Rows, said: Tensor) -> Tensor:
-        """Targets, where the activation is constant moved to what the student says as long as it is there too."""
+    def _on_its_side(self, rows: _Rows, outputs: Tensor) -> Tensor:
+        """Targets; where the activation is constant, the student's ``outputs`` if they are on the same side of it."""
         assert self.fit.rectified is not None
         low, high = self.fit.rectified
         strong = _strong(self._factor)
         factor = torch.where(strong, self._factor, torch.ones_like(self._factor))
         rest = self._offset if rows.added is None else self._offset + rows.added
-        wanted, now = rows.y * factor + rest, said * factor + rest
+        wanted, now = rows.y * factor + rest, outputs * factor + rest
         target = torch.where(wanted <= low, now.clamp_max(low), wanted)
         target = torch.where(wanted >= high, now.clamp_min(high), target)
         return torch.where(strong, (target - rest) / factor, rows.y)
@@ -173,16 +173,16 @@ class OneLayer:
         few = max(1, PIECE // (self._positions * self._multiplication.row_bytes()))
         for fold in (False, True):
             for part in (held == fold).nonzero().flatten().split(few):
-                seen = Positions(fit.step, numbers[part], self._positions)
+                positions = Positions(fit.step, numbers[part], self._positions)
                 yield _Rows(
-                    self._multiplication.read(x[part], seen),
-                    self._multiplication.given(y[part], seen),
-                    None if added is None else self._multiplication.given(added[part], seen),
+                    self._multiplication.read(x[part], positions),
+                    self._multiplication.given(y[part], positions),
+                    None if added is None else self._multiplication.given(added[part], positions),
                     fold,
                 )
 
     def _back(self, recorded: Recorded, way: tuple[Behind, ...], drift: Tensor) -> Tensor:
-        """What would have to be added to the layer's output, to be the drift at the sum."""
+        """The change of the layer's output that gives this drift at the sum."""
         for behind in reversed(way):
             operation = recorded.steps[behind.step].operation
             if behind.norm is not None:
@@ -196,7 +196,7 @@ class OneLayer:
         return drift
 
     def _behind_norm(self) -> tuple[Tensor, Tensor]:
-        """What the norm behind the layer multiplies its output by and adds to it, as (blocks, 1, outputs)."""
+        """Factor and offset of the norm after the layer, as (blocks, 1, outputs)."""
         norm, multiplication = self.fit.norm, self._multiplication
         shape = (multiplication.blocks, 1, multiplication.outputs)
         if norm is None:
@@ -211,13 +211,13 @@ class OneLayer:
 
 
 def _numbered(x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The numbers of what comes first in ``x`` among all batches, and which of it is held out, image by image."""
+    """The numbers of the rows of ``x`` among those of all batches, and which rows are held out, image by image."""
     numbers = torch.arange(len(x))
     if len(x) % batch.images:
-        return numbers, torch.zeros(len(x), dtype=torch.bool)  # images do not come first here
-    each = len(x) // batch.images
-    numbers = numbers + batch.first * each
-    return numbers, numbers // each % HELD == HELD - 1
+        return numbers, torch.zeros(len(x), dtype=torch.bool)  # images are not the first dimension
+    per_image = len(x) // batch.images
+    numbers = numbers + batch.first * per_image
+    return numbers, numbers // per_image % HELD == HELD - 1
 
 
 def _remaining(recorded: Recorded, meta: Tensor, value: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def _factor_of(norm: Norm, own: dict[str, Tensor]) -> Tensor:
 
 
 def _along(vector: Tensor, dims: int) -> Tensor:
-    """A number for each channel, for a tensor whose channels are dimension 1."""
+    """A vector of channels, shaped to broadcast over a tensor whose channels are dimension 1."""
     return vector.view(1, -1, *(1 for _ in range(dims - 2)))
 
 

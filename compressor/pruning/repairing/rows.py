@@ -1,7 +1,7 @@
-"""What a layer multiplies by its weights, as rows of a matrix: one row for each position of an image, or some of them.
+"""The inputs that a layer multiplies by its weights, as rows of a matrix: one row per position of an image.
 
-A layer gives Y = X Wᵀ + b, block by block where it has groups: X has (blocks, rows, unknowns), Y (blocks, rows,
-outputs). For a convolution the unknowns of a row are the window that a position sees; for a transposed one the same
+A layer computes Y = X Wᵀ + b, block by block where it has groups: X has (blocks, rows, unknowns), Y (blocks, rows,
+outputs). For a convolution the unknowns of a row are the input window of a position; for a transposed one the same
 window of its input, spread out with zeros between.
 """
 
@@ -18,35 +18,35 @@ from torch import Tensor
 from compressor.pruning.graph.recording.operation import Operation
 
 POSITIONS = 400
-"""So many positions of an image are looked at, at most: neighbours say nearly the same (docs/repair.md)."""
+"""Largest number of positions used per image: neighbours are nearly equal (docs/repair.md)."""
 ROWS = 200
-"""And so many of all images together for each unknown of a layer."""
+"""Largest number of positions used of all images together, for each unknown of a layer."""
 
 
 def positions_for(unknowns: int, images: int) -> int:
-    """How many positions of each image are looked at, for a layer with so many unknowns."""
+    """The number of positions used of each image, for a layer with this many unknowns."""
     return min(POSITIONS, -(-ROWS * unknowns // images))
 
 
 class Positions:
-    """The positions that are looked at of some images, the same in what a layer reads and in what it gives out.
+    """The positions used of some images, the same ones in a layer's input and in its output.
 
-    Chosen by the number of the layer and the ``numbers`` of the images, so that it does not matter how these are put
-    into batches.
+    Chosen by the number of the layer and the ``numbers`` of the images, so that they do not depend on how the images
+    are put into batches.
     """
 
     def __init__(self, layer: int, numbers: Tensor, most: int) -> None:
         self._layer, self._numbers, self._most = layer, numbers, most
 
     def of(self, x: Tensor, dims: int) -> Tensor:
-        """(N, C, *positions, *more) -> (rows, C, *more), with so many dimensions of positions."""
+        """(N, C, *positions, *more) -> (rows, C, *more), with ``dims`` dimensions of positions."""
         space = x.shape[2 : 2 + dims]
         x = x.permute(0, *range(2, 2 + dims), 1, *range(2 + dims, x.dim()))
         count = prod(space)
         if count <= self._most:
             return x.flatten(0, dims)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self._layer))
-        # Each image goes on in that order where the one before it ended.
+        # Each image continues in that order where the image before it ended.
         chosen = order[(self._numbers.view(-1, 1) * self._most + torch.arange(self._most)) % count].to(
             x.device
         )
@@ -55,7 +55,7 @@ class Positions:
 
 
 class Multiplication:
-    """A convolution or a linear layer, as it is called: its weight as a matrix, what it reads and gives as rows."""
+    """A convolution or a linear layer: its weight as a matrix, its input and output as rows."""
 
     def __init__(self, operation: Operation, args: tuple[Any, ...], weight: Tensor) -> None:
         self._kernel: tuple[int, ...] = ()
@@ -82,23 +82,23 @@ class Multiplication:
         return weight.reshape(self.blocks, self.outputs, self.unknowns)
 
     def weight(self, matrix: Tensor) -> Tensor:
-        """A matrix as the layer holds it."""
+        """The matrix in the shape of the layer's weight."""
         if self._transposed:
             by_block = matrix.reshape(self.blocks, self.outputs, -1, *self._kernel)
             return by_block.flip(tuple(range(-len(self._kernel), 0))).movedim(1, 2).flatten(0, 1)
         return matrix.reshape(self.blocks * self.outputs, -1, *self._kernel)
 
-    def read(self, x: Tensor, seen: Positions) -> Tensor:
-        """What it is given, as (blocks, rows, unknowns)."""
+    def read(self, x: Tensor, positions: Positions) -> Tensor:
+        """The layer's input as (blocks, rows, unknowns)."""
         if not self._kernel:
-            return seen.of(_as_maps(x), 1).unsqueeze(0)
-        found = seen.of(self._windows(x), len(self._kernel))
-        return found.reshape(len(found), self.blocks, self.unknowns).movedim(1, 0)
+            return positions.of(_as_maps(x), 1).unsqueeze(0)
+        rows = positions.of(self._windows(x), len(self._kernel))
+        return rows.reshape(len(rows), self.blocks, self.unknowns).movedim(1, 0)
 
-    def given(self, y: Tensor, seen: Positions) -> Tensor:
-        """What it gives out, or anything of that shape, as (blocks, rows, outputs)."""
-        found = seen.of(y, len(self._kernel)) if self._kernel else seen.of(_as_maps(y), 1)
-        return found.reshape(len(found), self.blocks, self.outputs).movedim(1, 0)
+    def given(self, y: Tensor, positions: Positions) -> Tensor:
+        """The layer's output, or any tensor of that shape, as (blocks, rows, outputs)."""
+        rows = positions.of(y, len(self._kernel)) if self._kernel else positions.of(_as_maps(y), 1)
+        return rows.reshape(len(rows), self.blocks, self.outputs).movedim(1, 0)
 
     def row_bytes(self) -> int:
         """The memory of one row in float32, all blocks together."""
@@ -106,7 +106,7 @@ class Multiplication:
 
     def _windows(self, x: Tensor) -> Tensor:
         """(N, C, *positions, *kernel), a view of the padded input."""
-        steps, sides = self._stride, [(each, each) for each in self._padding]
+        steps, sides = self._stride, [(size, size) for size in self._padding]
         if self._transposed:
             x, steps = _spread(x, steps), [1] * len(steps)
             reach = [d * (k - 1) for d, k in zip(self._dilation, self._kernel, strict=True)]
@@ -130,7 +130,7 @@ def _several(value: Any, dims: int) -> list[int]:
 
 
 def _spread(x: Tensor, steps: Sequence[int]) -> Tensor:
-    """Zeros between the values, as a transposed convolution with this stride sees them."""
+    """Put zeros between the values, as a transposed convolution with this stride does."""
     space = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], steps, strict=True)]
     wide = x.new_zeros((*x.shape[:2], *space))
     wide[(slice(None), slice(None), *(slice(None, None, step) for step in steps))] = x

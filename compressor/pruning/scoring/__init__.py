@@ -1,1 +1,1 @@
-"""How much each channel matters: `score` gives the `Scores` of a graph."""
+"""Importance of each channel: `score` gives the `Scores` of a graph."""

@@ -1,9 +1,9 @@
-"""Measures that are taken where channels are made: gates on a layer's output, and the ranks of its maps.
+"""Measures of layer outputs: gates on a layer's output, and the ranks of its maps.
 
-A recording says which operators make the channels of a group and along which dimension of their result, whether they
-belong to a module or not. While it runs again on real tensors, a gate is put behind each of them: it lets its input
-pass, and in the backward pass sums activation times gradient per image and channel, as gradients arrive. Neither the
-network nor its hooks are touched.
+A recording tells which operators produce the channels of a group, and along which dimension of their result, whether
+they belong to a module or not. While the recording runs again on real tensors, a gate follows each of these operators:
+it returns its input unchanged, and in the backward pass sums activation times gradient per image and channel. Neither
+the network nor its hooks are changed.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ VIEWS = frozenset(
     """view _unsafe_view reshape slice select split split_with_sizes unbind permute transpose t expand squeeze
     unsqueeze alias detach""".split()
 )
-"""Operators whose result may be another look at the same memory."""
+"""Operators whose result may share memory with their input."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """Channels that an operator makes: the axis they come from, and where they lie in its result."""
+class ChannelOutput:
+    """Channels that an operator produces: the weight axis they come from, and their dimension in its result."""
 
     key: Key
     dim: int
 
 
-def made_by(walked: Walk, keys: set[Key]) -> dict[int, Made]:
-    """The operators that make the channels of these axes, by their number."""
+def made_by(walked: Walk, keys: set[Key]) -> dict[int, ChannelOutput]:
+    """The operators that produce the channels of these axes, by operator number."""
     flow = walked.flow
     number_of = {id(operation): number for number, operation in enumerate(walked.recording.operations)}
-    found: dict[int, Made] = {}
+    outputs: dict[int, ChannelOutput] = {}
     for multiply in flow.multiplies:
         ids = multiply.sizes[0]
         axis = None if isinstance(ids, int) else flow.ledger.axis_made_by(ids)
@@ -50,16 +50,17 @@ def made_by(walked: Walk, keys: set[Key]) -> dict[int, Made]:
             continue
         labels = flow.of(multiply.operation.outputs[0])
         for dim in (dim for dim, own in labels.items() if own is ids):
-            found[number_of[id(multiply.operation)]] = Made(flow.ledger.axes[axis], dim)
-    return found
+            outputs[number_of[id(multiply.operation)]] = ChannelOutput(flow.ledger.axes[axis], dim)
+    return outputs
 
 
-def shown_by(walked: Walk, made: dict[int, Made]) -> dict[int, Made]:
-    """The same channels as the next layer sees them: behind the norm and the activation that follow at once."""
-    return {_behind(walked, number): each for number, each in made.items()}
+def shown_by(walked: Walk, made: dict[int, ChannelOutput]) -> dict[int, ChannelOutput]:
+    """The same channels as the next layer reads them: after the norm and the activation that follow directly."""
+    return {_after_activation(walked, number): output for number, output in made.items()}
 
 
-def _behind(walked: Walk, number: int) -> int:
+def _after_activation(walked: Walk, number: int) -> int:
+    """The number of the last norm or activation that directly follows this operator."""
     operations = walked.recording.operations
     shown = operations[number].outputs[0]
     for later in range(number + 1, len(operations)):
@@ -77,10 +78,10 @@ def _behind(walked: Walk, number: int) -> int:
 
 @dataclass(frozen=True)
 class InPlace:
-    """How to run operators that write into what they read, so that what a gate has seen does not change.
+    """Run in-place operators without changing the tensors that a gate has saved.
 
-    ``plainly``: the numbers of those that can as well give a new tensor, because nobody looks at the same memory.
-    ``others``: whether there are any that cannot; then a gate hands on a copy.
+    ``plainly``: the numbers of the in-place operators that can return a new tensor instead, because no view shares
+    the memory. ``others``: True if there are in-place operators that cannot; then a gate returns a copy.
     """
 
     plainly: frozenset[int]
@@ -88,7 +89,7 @@ class InPlace:
 
     @staticmethod
     def of(walked: Walk) -> InPlace:
-        """Both, for a recording."""
+        """Find both kinds of in-place operators in a recording."""
         viewed: set[int] = set()
         plainly: set[int] = set()
         others = False
@@ -109,7 +110,7 @@ class InPlace:
 
 
 def _plain(operation: Operation) -> Callable[..., Any] | None:
-    """The form of an operator that leaves what it reads as it is."""
+    """The out-of-place form of an operator; None if it has none."""
     packet = getattr(torch.ops.aten, operation.operator.removesuffix("_"), None)
     overload = getattr(operation.function, "_overloadname", None)
     return getattr(packet, overload, None) if packet is not None and overload else None
@@ -117,12 +118,12 @@ def _plain(operation: Operation) -> Callable[..., Any] | None:
 
 @dataclass
 class Gates:
-    """A step of a replay that puts a gate behind some operators. ``sums``: [images, channels] for each axis.
+    """A step of a replay that adds a gate after some operators. ``sums``: [images, channels] for each axis.
 
-    ``fell_back``: who did the sums, and why, where the kernel was chosen and refused.
+    ``fell_back``: the backend that computed the sums, and the reason, where the kernel was chosen and refused.
     """
 
-    made: dict[int, Made]
+    made: dict[int, ChannelOutput]
     images: int
     in_place: InPlace
     fell_back: Choice | None = None
@@ -138,9 +139,9 @@ class Gates:
         outputs = tensors_in(result)
         return [self._gated(outputs[0], made), *outputs[1:]]
 
-    def _gated(self, output: Tensor, made: Made) -> Tensor:
+    def _gated(self, output: Tensor, made: ChannelOutput) -> Tensor:
         if output.shape[0] % self.images:
-            return output  # images do not come first here: whose gradient a row is cannot be told
+            return output  # images are not the first dimension, so a row belongs to no known image
         handle = torch.zeros((), device=output.device, requires_grad=True)
         gated: Tensor = _Gate.apply(output, handle, lambda z, gradient: self._take(z, gradient, made))
         return gated.clone() if self.in_place.others else gated
@@ -151,14 +152,14 @@ class Gates:
     def _take(self, output: Tensor, gradient: Tensor, made: Made) -> None:
         rows = gate_sums(output, gradient, made.dim, fell_back=self._fall_back)
         sums = rows.double().view(self.images, -1, rows.shape[1]).sum(1)
-        # A shared layer is used several times: an image's gate is one, so its parts are added before any square.
+        # A shared layer runs several times per image, but has one gate: add its parts before any square.
         self.sums[made.key] = sums if made.key not in self.sums else self.sums[made.key] + sums
 
 
 class _Gate(torch.autograd.Function):
-    """Passes its input on, and shows it with its gradient to a listener.
+    """Return the input unchanged; in the backward pass, call a listener with the input and its gradient.
 
-    The handle makes it a part of every backward pass. What is saved is checked: it must not have been written to.
+    The handle makes the gate part of every backward pass. The saved input is checked for in-place changes.
     """
 
     @staticmethod
@@ -177,9 +178,9 @@ class _Gate(torch.autograd.Function):
 
 @dataclass
 class Ranks:
-    """A step of a replay that takes the rank of every map that some operators give out."""
+    """A step of a replay that computes the rank of every map that some operators return."""
 
-    shown: dict[int, Made]
+    shown: dict[int, ChannelOutput]
     sums: dict[Key, Tensor] = field(default_factory=dict)
 
     def __call__(
@@ -189,6 +190,6 @@ class Ranks:
         shown = self.shown.get(number)
         if shown is not None:
             maps = tensors_in(result)[0]
-            if shown.dim == 1 and maps.dim() == 4:  # what is no map has no rank
+            if shown.dim == 1 and maps.dim() == 4:  # only maps (images, channels, height, width) have a rank
                 self.sums[shown.key] = torch.linalg.matrix_rank(maps.float()).double()
         return result

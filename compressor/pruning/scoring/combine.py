@@ -1,4 +1,4 @@
-"""From the scores of a group's slots to one score a unit, and from those of many groups to one scale."""
+"""Combine the scores of a group's slots into one score per unit, and normalise groups to one scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMBINATIONS: dict[str, Callable[[Numbers], Numbers]] = {
     "max": lambda slots: slots.max(axis=0),
     "first": _first,
 }
-"""Each takes a row for every slot that the criterion scored, those of layers that make the channels first."""
+"""Each takes one row per scored slot; the slots of layers that produce the channels come first."""
 
 
 def _by(scale: float, scores: Numbers) -> Numbers:
@@ -36,5 +36,5 @@ NORMALISATIONS: dict[str, Callable[[Numbers, float], Numbers]] = {
 }
 """Each takes the scores of a group and the MACs that one unit of it costs at full width.
 
-Sizes and not values are averaged: where scores have signs, their mean may be nothing.
+Absolute values are averaged: the mean of scores with signs may be near 0.
 """

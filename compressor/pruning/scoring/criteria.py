@@ -1,12 +1,12 @@
-"""How much a channel matters: each criterion is a formula over what was measured on one axis of one tensor.
+"""Criteria for the importance of a channel: each is a formula over the measures of one axis of one tensor.
 
-A group lives in slots, each an axis of a tensor: rows of the weight that makes a channel, columns of the next one,
-entries of a norm. A formula sees one such axis and gives a number for each of its indices, or None where it has no
-say; what a unit owns there is summed, and ``combine`` puts slots together. Larger matters more. ``CRITERIA`` is the
-whole list. With batches a formula is applied to each and its results are averaged by their size.
+A group consists of slots, each an axis of a tensor: rows of the weight that produces a channel, columns of the next
+weight, entries of a norm. A formula reads one such axis and gives a number for each of its indices, or None where it
+does not apply; the numbers of a unit are summed, and ``combine`` joins the slots. A larger score is more important.
+``CRITERIA`` is the whole list. With batches, a formula is applied to each; the results are averaged by batch size.
 
-What can be measured on an axis (``MEASURES``) is summed over all other dimensions of the tensor, except the last
-three, which stand for what a layer gives out: there the channel's own output is looked at, image by image.
+The measures of an axis (``MEASURES``) are sums over all other dimensions of the tensor. The last three of the list
+are of a layer's output instead: they are computed from the channel's own output, image by image.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ MEASURES = {
     "gate2": "outputs",
     "rank": "outputs",
 }
-"""Each measure and what it is taken from. Weights ``w`` with the gradient ``g`` of the loss: sums of |w|, w², w·g,
-|w·g| and (w·g)². Outputs ``z`` of a layer: ``gate``, the mean over images of dL/dm where the channel is multiplied by
-a gate m, that is the sum of z·dL/dz; ``gate2``, the mean of its square; ``rank``, the mean rank of the channel's map
-after the norm and the activation behind the layer."""
+"""Each measure and its source. Weights ``w`` with the gradient ``g`` of the loss: sums of |w|, w², w·g, |w·g| and
+(w·g)². Outputs ``z`` of a layer: ``gate``, the mean over images of dL/dm where the channel is multiplied by a gate m,
+that is the sum of z·dL/dz; ``gate2``, the mean of its square; ``rank``, the mean rank of the channel's map after the
+norm and the activation that follow the layer."""
 
 WEIGHT, SCALE, BATCH_NORM_SCALE, OTHER = "weight", "norm scale", "batch norm scale", "other"
-"""What a tensor is: of two or more dimensions, the factor of a norm, or a bias, a shift and the like."""
+"""Kinds of tensors: two or more dimensions, the scale of a norm, or another vector as a bias or a shift."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a formula sees: one axis of one tensor.
+class MeasuredSlot:
+    """Input of a formula: one axis of one tensor.
 
-    ``measured`` has what the criterion asked for, one number an index, in float64; ``produces`` says whether the
-    layer of this tensor makes the channels along this axis.
+    ``measured`` holds the measures that the criterion needs, one float64 number per index; ``produces`` is True if
+    the layer of this tensor produces the channels along this axis.
     """
 
     tensor: str
@@ -54,14 +54,14 @@ class Seen:
     seed: int = 0
 
 
-Formula = Callable[[Seen], Tensor | None]
+Formula = Callable[[MeasuredSlot], Tensor | None]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A formula, what is measured for it, and how its scores are put together if nobody says otherwise.
+    """A formula, the measures it needs, and its default ways to combine and normalise scores.
 
-    ``by_teacher``: the loss is that of a network which is itself taught, labels and teacher together.
+    ``by_teacher``: the loss is that of a network trained with labels and a teacher together.
     """
 
     formula: Formula
@@ -70,102 +70,102 @@ class Criterion:
     normalise: str = "mean"
     by_teacher: bool = False
 
-    def __call__(self, seen: Seen) -> Tensor | None:
+    def __call__(self, slot: MeasuredSlot) -> Tensor | None:
         """The formula's numbers for one axis."""
-        return self.formula(seen)
+        return self.formula(slot)
 
     @property
     def reads_data(self) -> bool:
-        """Whether batches are needed."""
+        """True if batches are needed."""
         return any(MEASURES[name] != "weights" for name in self.measures)
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the loss is asked for: ranks are of what a layer gives out, whatever the label."""
+        """True if the loss is needed: ranks are of layer outputs and do not depend on labels."""
         return any(MEASURES[name] != "weights" and name != "rank" for name in self.measures)
 
 
-def l1(seen: Seen) -> Tensor | None:
+def l1(slot: MeasuredSlot) -> Tensor | None:
     """``sum |w|`` (Li et al. 2017, "Pruning Filters for Efficient ConvNets"), norms' scales included."""
-    return None if seen.kind == OTHER else seen.measured["abs_w"]
+    return None if slot.kind == OTHER else slot.measured["abs_w"]
 
 
-def l2(seen: Seen) -> Tensor | None:
+def l2(slot: MeasuredSlot) -> Tensor | None:
     """``sum w²``, the squared length of the weights of a channel, norms' scales included."""
-    return None if seen.kind == OTHER else seen.measured["w2"]
+    return None if slot.kind == OTHER else slot.measured["w2"]
 
 
-def bn_scale(seen: Seen) -> Tensor | None:
+def bn_scale(slot: MeasuredSlot) -> Tensor | None:
     """``|gamma|`` of the batch norm behind a channel (Liu et al. 2017, "Network Slimming")."""
-    return seen.value.abs().double() if seen.kind == BATCH_NORM_SCALE else None
+    return slot.value.abs().double() if slot.kind == BATCH_NORM_SCALE else None
 
 
-def taylor(seen: Seen) -> Tensor | None:
+def taylor(slot: MeasuredSlot) -> Tensor | None:
     """``|sum w·dL/dw|``: the first-order change of the loss when these weights become zero.
 
     Molchanov et al. 2017, equation 7, for the weights of a slot; for a batch norm these are gamma and beta. The size
     is taken batch by batch: over all the data the gradient of a trained network is next to nothing.
     """
-    return seen.measured["wg"].abs()
+    return slot.measured["wg"].abs()
 
 
-def gate(seen: Seen) -> Tensor | None:
+def gate(slot: MeasuredSlot) -> Tensor | None:
     """``-dL/dm`` for a gate ``m`` on the channels that a layer makes: what the loss gains if it is closed.
 
     ``dL/dm = sum over images and positions of z·dL/dz``, z the layer's output before any mask (Miles and
     Mikolajczyk 2020). It has a sign: a channel that hurts scores below zero.
     """
-    return -seen.measured["gate"] if seen.produces else None
+    return -slot.measured["gate"] if slot.produces else None
 
 
-def fisher(seen: Seen) -> Tensor | None:
+def fisher(slot: MeasuredSlot) -> Tensor | None:
     """``1/2N sum over images of (dL/dm)²`` (Theis et al. 2018; Liu et al. 2021).
 
     ``dL/dm`` of one image as in `gate`, squared before it is averaged, so that its sign and the batch do not matter.
     """
-    return seen.measured["gate2"] / 2 if seen.produces else None
+    return slot.measured["gate2"] / 2 if slot.produces else None
 
 
-def fpgm(seen: Seen) -> Tensor | None:
+def fpgm(slot: MeasuredSlot) -> Tensor | None:
     """``sum over j of |w_i - w_j|``: how far a filter is from all others of its layer.
 
     He et al. 2019, "Filter Pruning via Geometric Median": what lies in the middle can be replaced by the rest.
     """
-    if not seen.produces or seen.kind != WEIGHT:
+    if not slot.produces or slot.kind != WEIGHT:
         return None
-    rows = seen.value.movedim(seen.axis, 0).flatten(1).double()
+    rows = slot.value.movedim(slot.axis, 0).flatten(1).double()
     # Not by inner products: filters that are equal must have no distance.
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
-def lamp(seen: Seen) -> Tensor | None:
+def lamp(slot: MeasuredSlot) -> Tensor | None:
     """``|w_i|² / sum of |w_j|² over all j with |w_j| >= |w_i|`` (Lee et al. 2021, for channels instead of weights).
 
-    The share of what would be lost of all that would still be there, so it compares across layers as it is; for each
-    MAC that it costs it was the best of all just after a cut (docs/criteria.md).
+    It is a channel's share of the weights that are still there when it is removed, so scores of different layers can
+    be compared directly; divided by MACs it was the best criterion just after a cut (docs/criteria.md).
     """
-    if seen.kind != WEIGHT:
+    if slot.kind != WEIGHT:
         return None
-    energy = seen.measured["w2"]
+    energy = slot.measured["w2"]
     ordered, order = energy.sort()
     remaining = ordered.flip(0).cumsum(0).flip(0)
-    # Of equals each counts the others: all have the sum that starts at the first of them.
+    # Equal values count each other: all of them use the sum that starts at the first of them.
     first = torch.searchsorted(ordered, ordered)
     shares = torch.where(ordered > 0, ordered / remaining[first], 0.0)
     return torch.empty_like(shares).scatter_(0, order, shares)
 
 
-def hrank(seen: Seen) -> Tensor | None:
+def hrank(slot: MeasuredSlot) -> Tensor | None:
     """The mean rank of a channel's maps (Lin et al. 2020, "HRank"): a map of low rank carries little."""
-    return seen.measured.get("rank") if seen.produces else None
+    return slot.measured.get("rank") if slot.produces else None
 
 
-def random(seen: Seen) -> Tensor | None:
-    """By lot: the arm that every other criterion must beat. The same seed gives the same scores."""
-    if not seen.produces:
+def random(slot: MeasuredSlot) -> Tensor | None:
+    """Random scores: the baseline that every other criterion must beat. The same seed gives the same scores."""
+    if not slot.produces:
         return None
-    lot = torch.Generator().manual_seed(zlib.crc32(f"{seen.seed}:{seen.tensor}:{seen.axis}".encode()))
-    return torch.rand(seen.value.shape[seen.axis], generator=lot, dtype=torch.float64)
+    lot = torch.Generator().manual_seed(zlib.crc32(f"{slot.seed}:{slot.tensor}:{slot.axis}".encode()))
+    return torch.rand(slot.value.shape[slot.axis], generator=lot, dtype=torch.float64)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -181,6 +181,6 @@ CRITERIA: dict[str, Criterion] = {
     "hrank": Criterion(hrank, ("rank",)),
     "random": Criterion(random, combine="first", normalise="none"),
 }
-"""``normalise`` is ``mean`` where only the order inside a group means something. A weight's size depends on its
-fan-in; and a first-order change of the loss is trustworthy only while it is small: one threshold over raw values
-emptied early layers of the built-in network and kept late ones whole."""
+"""``normalise`` is ``mean`` where only the order inside a group is meaningful. The size of a weight depends on its
+fan-in; and a first-order change of the loss is accurate only while it is small: one threshold over raw values removed
+nearly all of the early layers of the built-in network and nothing of the late ones."""

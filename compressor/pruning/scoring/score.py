@@ -1,7 +1,7 @@
 """Score every unit of a channel graph with one criterion.
 
-Batches stream at constant memory. The caller's network is recorded and its recording is run again on its own
-tensors, batch norms in inference mode: nothing of it is touched, neither gradients nor hooks nor running statistics.
+Batches stream at constant memory. The caller's network is recorded, and the recording runs again on the network's
+tensors, batch norms in inference mode: gradients, hooks and running statistics of the network do not change.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from compressor.pruning.graph.channels import ChannelGraph, Group
 from compressor.pruning.graph.cost import costs_of, full_widths
 from compressor.pruning.scoring.channel_outputs import Key
 from compressor.pruning.scoring.combine import COMBINATIONS, NORMALISATIONS, Numbers
-from compressor.pruning.scoring.criteria import CRITERIA, Criterion, Seen
-from compressor.pruning.scoring.measurements import Loss, Measured, Measuring, cross_entropy
+from compressor.pruning.scoring.criteria import CRITERIA, Criterion, MeasuredSlot
+from compressor.pruning.scoring.measurements import Loss, Measures, Measuring, cross_entropy
 from compressor.pruning.scoring.scores import Scores
 from compressor.recipe.saliency import Scoring
 
@@ -40,17 +40,17 @@ def score(
 ) -> Scores:
     """The scores of every cuttable unit of ``graph``; ``batches`` are read if the criterion needs them.
 
-    ``teacher``: who taught this network, for ``gate-cascade``; ``loss`` is a function of the network's output and the
-    batch, its mean over the batch.
+    ``teacher``: the teacher of this network, for ``gate-cascade``; ``loss`` is a function of the network's output and
+    the batch that returns the mean over the batch.
     """
-    asked = Scoring(scoring) if isinstance(scoring, str) else scoring
-    axes = score_axes(network, graph, asked, batches, teacher=teacher, loss=loss, seed=seed, device=device)
-    return gather(graph, axes, asked)
+    options = Scoring(scoring) if isinstance(scoring, str) else scoring
+    axes = score_axes(network, graph, options, batches, teacher=teacher, loss=loss, seed=seed, device=device)
+    return gather(graph, axes, options)
 
 
 @dataclass(frozen=True)
 class AxisScores:
-    """What a criterion says of every axis that a cuttable group lives on, and who did the sums."""
+    """Scores of every weight axis of the cuttable groups, and the backend that computed the sums."""
 
     by_axis: Mapping[Key, Numbers]
     backend: str
@@ -68,7 +68,7 @@ def score_axes(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> AxisScores:
-    """The criterion's formula on every axis, averaged over the batches: all that takes time in `score`."""
+    """The criterion's formula on every axis, averaged over the batches: the slow part of `score`."""
     chosen = criterion_named(scoring.criterion)
     require_numbers(network)
     measuring = Measuring(network, graph, chosen.measures, loss, torch.device(device))
@@ -91,7 +91,7 @@ def score_axes(
 
 
 def gather(graph: ChannelGraph, axes: AxisScores, scoring: Scoring) -> Scores:
-    """From axes to units and groups, on one scale."""
+    """Combine the scores of axes into scores of units, and normalise them to one scale over all groups."""
     criterion = criterion_named(scoring.criterion)
     combine, normalise = scoring.combine or criterion.combine, scoring.normalise or criterion.normalise
     together, normalised = COMBINATIONS[combine], NORMALISATIONS[normalise]
@@ -107,8 +107,8 @@ def gather(graph: ChannelGraph, axes: AxisScores, scoring: Scoring) -> Scores:
             unscored.append(group.name)
     if graph.groups and len(unscored) == len(graph.groups):
         raise UsageError(
-            f"criterion `{scoring.criterion}` has nothing to look at in this network",
-            "`l2` looks at every weight",
+            f"criterion `{scoring.criterion}` can score no group of this network",
+            "choose a criterion that reads every weight, as `l2`",
         )
     return Scores(
         scoring.criterion, by_group, combine, normalise, axes.backend, tuple(unscored), axes.fallback
@@ -121,16 +121,19 @@ def criterion_named(name: str) -> Criterion:
         return CRITERIA[name]
     if ":" not in name:
         raise unknown_name("criterion", name, CRITERIA)
-    found = load_attribute(name, "criterion")
-    return found if isinstance(found, Criterion) else Criterion(found, ("abs_w", "w2"))
+    formula = load_attribute(name, "criterion")
+    return formula if isinstance(formula, Criterion) else Criterion(formula, ("abs_w", "w2"))
 
 
-def _by_formula(criterion: Criterion, measured: Measured, asked: Scoring, seed: int) -> Mapping[Key, Tensor]:
-    found: dict[Key, Tensor] = {}
+def _by_formula(
+    criterion: Criterion, measured: Measures, scoring: Scoring, seed: int
+) -> Mapping[Key, Tensor]:
+    """The criterion's scores of every axis that has all the measures it needs."""
+    scores: dict[Key, Tensor] = {}
     for (tensor, axis), values in measured.by_axis.items():
         if any(name not in values for name in criterion.measures):
-            continue  # not to be seen there: no gradient, no map
-        seen = Seen(
+            continue  # not measurable there: no gradient, no map
+        slot = MeasuredSlot(
             tensor,
             axis,
             measured.kinds[tensor],
@@ -139,29 +142,29 @@ def _by_formula(criterion: Criterion, measured: Measured, asked: Scoring, seed: 
             values,
             seed,
         )
-        result = criterion(seen)
+        result = criterion(slot)
         if result is None:
             continue
-        size = seen.value.shape[axis]
+        size = slot.value.shape[axis]
         if not isinstance(result, Tensor) or tuple(result.shape) != (size,):
             what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise CompressError(
-                f"criterion `{asked.criterion}` gives {what} for axis {axis} of `{tensor}`, "
+                f"criterion `{scoring.criterion}` gives {what} for axis {axis} of `{tensor}`, "
                 f"expected {size} numbers",
-                "one for each index of the axis, or None",
+                "return one number for each index of the axis, or None",
             )
         result = result.detach().double()
         if not result.isfinite().all():
             raise CompressError(
-                f"the scores of `{tensor}` by `{asked.criterion}` are not finite{measured.where}",
+                f"the scores of `{tensor}` by `{scoring.criterion}` are not finite{measured.where}",
                 "check the weights, and that images are normalised as in the teacher's training",
             )
-        found[tensor, axis] = result
-    return found
+        scores[tensor, axis] = result
+    return scores
 
 
 def _slots(group: Group, by_axis: Mapping[Key, Numbers]) -> Numbers:
-    """A row of scores for every slot that has any, those of layers that make the channels first."""
+    """A row of scores for every scored slot; the slots of layers that produce the channels come first."""
     made = {(slot.tensor, slot.axis) for slot in group.produces}
     slots = sorted(group.slots, key=lambda slot: (slot.tensor, slot.axis) not in made)
     rows = [
@@ -173,7 +176,7 @@ def _slots(group: Group, by_axis: Mapping[Key, Numbers]) -> Numbers:
 
 
 def macs_of_a_unit(graph: ChannelGraph) -> dict[str, float]:
-    """What goes with one unit of each group while all else stays."""
+    """The MACs that removing one unit of each group saves, all other groups at full width."""
     macs, full = costs_of(graph)["macs"], full_widths(graph)
     prices: dict[str, float] = {}
     for number, group in enumerate(graph.groups):

@@ -1,4 +1,4 @@
-"""Scores: how much each unit of each group matters, and how they came to be."""
+"""Scores: the importance of each unit of each group, and how it was computed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from safetensors.numpy import save
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per unit of each group; larger matters more. Comparable across groups.
+    """One number per unit of each group; a larger one is more important. Comparable across groups.
 
-    ``unscored``: groups in which the criterion has nothing to look at (bn-scale without a norm); all their units
-    count alike. ``backend`` says who did the sums, ``fallback`` why not the kernel where one was expected.
+    ``unscored``: groups that the criterion cannot score (bn-scale without a norm); all their units get the same
+    score. ``backend`` computed the sums; ``fallback`` is the reason where the kernel was expected and not used.
     """
 
     criterion: str
@@ -31,7 +31,7 @@ class Scores:
         return self.by_group[group]
 
     def to_dict(self) -> dict[str, str | None]:
-        """How the scores came to be, as plain JSON values."""
+        """The settings and the backend that gave the scores, as plain JSON values."""
         return {
             "criterion": self.criterion,
             "combine": self.combine,

@@ -1,1 +1,1 @@
-"""How wide each layer may be: costs of a choice of widths, the choice, and the `Plan` it makes."""
+"""Widths of the layers: the cost of a choice of widths, the search for the best choice, and its `Plan`."""

@@ -1,8 +1,8 @@
-"""How wide each group may be: the widths within the budget that keep the highest scores, as a plan.
+"""Choose the widths within the budget that keep the highest scores, as a plan.
 
-What is asked is a promise: at least that goes. Only where steps are too coarse for that may up to one
-per cent (absolute) less go. Widths stay on the granule, because hardware pays for the next multiple
-anyway. The search itself is in ``search.py``.
+At least the requested share is removed. Only where the steps are too coarse may up to one per cent
+(absolute) less be removed. Widths are multiples of the granule, because hardware computes the next multiple
+anyway. The search itself is in ``threshold.py`` and ``solver``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from compressor.pruning.widths.threshold import Space, closest, round_up, smalle
 from compressor.recipe.budget import COST_TITLES, Budget
 
 CLOSE = 0.01
-"""How far (absolute share) the reached value may be from the asked one before the report explains it."""
+"""Largest difference (absolute share) between requested and reached value that the report does not explain."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """The plan, and why it misses what was asked, if it does.
+    """The plan, and the reason where it misses the budget (``missed``).
 
-    ``kept``: the share of all scores that stays. ``gap``: by how much at most other widths could keep more, where a
-    search proved that; ``solver``: who chose.
+    ``kept``: the share of all scores that stays. ``gap``: upper bound on how much more other widths could keep, where
+    a search proved one; ``solver``: the solver that chose the widths.
     """
 
     plan: Plan
@@ -56,7 +56,7 @@ def allocate(
     """The plan within the budget that keeps the highest scores.
 
     ``containing``: a plan from the same scores that this one must contain, as an assistant's contains
-    its student's. ``measured``: costs that are not counted (``latency``, ``bytes``), where the budget asks for them.
+    its student's. ``measured``: costs that cannot be counted (``latency``, ``bytes``), where the budget limits them.
     """
     costs: dict[str, Costing] = {**costs_of(graph), **(measured or {})}
     full = full_widths(graph)
@@ -87,7 +87,7 @@ def allocate(
 
 
 def _before_and_after(cost: Costing, full: Widths, widths: Widths) -> tuple[int, int]:
-    """In whole numbers: milliseconds as microseconds."""
+    """The cost before and after, in whole numbers: latency in microseconds."""
     scale = 1000 if cost.name == "latency" else 1
     return round(cost.of(full) * scale), round(cost.of(widths) * scale)
 
@@ -114,7 +114,7 @@ def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
     for pattern in budget.keep:
         if not any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in graph.shapes):
             raise UsageError(
-                f"no module of the network fits the pattern `{pattern}`",
+                f"no module of the network matches the pattern `{pattern}`",
                 "`compress inspect` lists the modules; a pattern is a path as in `layer4.0.conv1` or `head.*`",
             )
 
@@ -122,7 +122,7 @@ def _check_patterns(graph: ChannelGraph, budget: Budget) -> None:
 def _check_any_group(graph: ChannelGraph, budget: Budget) -> None:
     if not graph.groups:
         raise UsageError(
-            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: no channel may go",
+            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: no channel can be removed",
             "`compress inspect` shows why each of them must stay",
         )
 
@@ -138,7 +138,7 @@ def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) ->
 
 
 def _highest(scores: NDArray[np.float64], width: int) -> tuple[int, ...]:
-    """The ``width`` units that score highest, in their own order; among equals the earlier."""
+    """The ``width`` units with the highest scores, in rising order; of equal scores the earlier unit."""
     return tuple(np.sort(np.argsort(-scores, kind="stable")[:width]).tolist())
 
 
@@ -164,14 +164,14 @@ def granule_of(group: Group, granule: int) -> int:
 
 
 def lives_in(group: Group, pattern: str) -> bool:
-    """Whether a group has a slot in a module of which the path fits the pattern, or in one below it."""
+    """True if a group has a slot in a module whose path matches the pattern, or in a submodule of it."""
     return any(
         fnmatchcase(slot.tensor, pattern) or fnmatchcase(slot.tensor, f"{pattern}.*") for slot in group.slots
     )
 
 
 def _least(group: Group, step: int, budget: Budget) -> int:
-    """The units that always stay."""
+    """The smallest number of units that the group keeps."""
     if any(lives_in(group, pattern) for pattern in budget.keep):
         return group.units
     units = max(1, math.ceil(group.units * budget.keep_at_least))

@@ -1,8 +1,8 @@
-"""From measured blocks to the cost ``latency``: which widths of each layer to measure, and what they make together.
+"""The cost ``latency`` from measured blocks: which widths of each layer to measure, and the sum of their times.
 
-A layer of the graph and a product of the teacher's file are the same thing, in the same order. What is measured of it
-is a sparse grid: every granule while it is narrow, every second and every fourth where it is wide, since there the
-steps of a device are small beside the whole; and fewer of the channels that it reads, in which time is nearly straight.
+A layer of the graph and a product of the teacher's file correspond, in the same order. A sparse grid of widths is
+measured: every granule while a layer is narrow, every second and every fourth where it is wide, since there one step
+is a small part of the time; and fewer input channels, because time is nearly linear in them.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from compressor.pruning.widths.solver.terms import Choices, ends
 
 GRANULE = 8
 HEAVY = 16_000_000
-"""Numbers in a layer beyond which its grid is made of quarters: a first linear layer of VGG has a hundred million."""
+"""Weights of a layer above which its grid has only quarters: the first linear layer of VGG has a hundred million."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A layer's block at any width. ``whole``: channels in a group where groups leave whole, else None."""
+    """A layer's block at any width. ``whole``: channels in a group where whole groups are removed, else None."""
 
     layer: Layer
     block: Block
     whole: int | None
 
     def at(self, out: int, inner: int) -> Block:
-        """The block that writes ``out`` channels of which each reads ``inner``."""
+        """The block with ``out`` output channels, each of which reads ``inner`` channels."""
         return self.block.at(out, inner, out // self.whole if self.whole else self.block.groups)
 
     def grid(self, choices: Choices) -> tuple[list[int], list[int]]:
-        """The marks on both axes."""
+        """The widths to measure on both axes."""
         out, inner = self.layer.factors[0], self.layer.factors[1]
         heavy = self.block.weights > HEAVY
         outs = marks(ends(out, choices), self.whole or self.block.groups, dense=not heavy)
@@ -54,8 +54,8 @@ def patterns(
     own = [_macs(layer, full) for layer in graph.layers]
     if own != list(macs):
         raise CompressError(
-            f"cannot tell the time of layers: the network has {len(own)} products and its file {len(macs)}, "
-            "or they cost something else",
+            f"cannot measure layers: the network has {len(own)} products and its file {len(macs)}, "
+            "or their MACs differ",
             "choose widths by `macs` instead",
         )
     found: list[Pattern | None] = []
@@ -73,7 +73,7 @@ def patterns(
 
 
 def marks(bounds: tuple[float, float], multiple: int, *, dense: bool) -> list[int]:
-    """Widths to measure from the least to the most, all of them multiples of ``multiple``."""
+    """Widths to measure, between and including the bounds; those between are multiples of ``multiple``."""
     low, high = (int(bound) for bound in bounds)
     if low == high:
         return [high]
@@ -87,7 +87,7 @@ def marks(bounds: tuple[float, float], multiple: int, *, dense: bool) -> list[in
 
 
 def wanted_blocks(found: Sequence[Pattern | None], choices: Choices) -> list[Block]:
-    """Every block at every mark of its grid."""
+    """Every block at every point of its grid."""
     wanted: dict[Block, None] = {}
     for pattern in found:
         if pattern is not None:
@@ -98,8 +98,8 @@ def wanted_blocks(found: Sequence[Pattern | None], choices: Choices) -> list[Blo
 
 @dataclass(frozen=True)
 class Beside:
-    """What a run takes beside its products, as multiples of their time: ``fixed`` at any width, such as what the
-    runtime spends on each node; ``moving`` with the numbers that are handled ``before`` each product."""
+    """Time of a run outside its products, as multiples of their time: ``fixed`` does not depend on widths, as the
+    runtime's overhead per node; ``moving`` follows the numbers that are handled ``before`` each product."""
 
     fixed: float
     moving: float
@@ -116,7 +116,7 @@ def latency_from(
     beside: Beside,
     about: str,
 ) -> Latency:
-    """The cost."""
+    """The cost ``latency``, scaled so that the teacher's is ``teacher_ms``."""
     layers = []
     for pattern in found:
         if pattern is None:
@@ -129,7 +129,7 @@ def latency_from(
         )
     if not layers:
         raise CompressError(
-            "cannot tell the time of layers: none of the network's products can be timed as a block",
+            "cannot measure layers: none of the network's products can be timed as a block",
             "choose widths by `macs` instead",
         )
     full = full_widths(graph)
@@ -144,7 +144,7 @@ def latency_from(
 
 
 def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_ms: float) -> list[Scaled]:
-    """Layers without a block, at the speed of those that have one."""
+    """The time of layers without a block, at the mean speed of the layers that have one."""
     full = full_widths(graph)
 
     pairs = list(zip(graph.layers, found, strict=True))
@@ -159,9 +159,9 @@ def _unmeasured(found: Sequence[Pattern | None], graph: ChannelGraph, products_m
 def _moving(
     found: Sequence[Pattern | None], graph: ChannelGraph, before: Sequence[int], ms: float
 ) -> list[Scaled]:
-    """What happens before a product follows what that reads; of depthwise layers, what they write.
+    """The time before each product, in proportion to the channels it reads; of depthwise layers, those it writes.
 
-    Before a layer that has no block, as in attention, it follows all that the layer's own time follows.
+    Before a layer that has no block, as in attention, it is in proportion to all factors of the layer's own time.
     """
     full = full_widths(graph)
     total = sum(before)

@@ -1,9 +1,9 @@
-"""Latency as a cost: what a choice of widths takes on one device, from blocks that were measured there.
+"""Latency as a cost: the time of a choice of widths on one device, from blocks that were measured there.
 
-A layer's time is looked up in a grid over the channels that it writes and those that each of them reads; between grid
-points it is taken to be straight. A narrow layer may well cost more than a wider one: in eight bits a convolution of 4
-channels does. What a network does beside its products (sums, gates, changes of layout) follows the numbers that it
-handles, but for what the runtime spends on every node; and the whole is scaled to the teacher's own time.
+A layer's time is looked up in a grid over its output channels and the channels that each of them reads, with linear
+interpolation. A narrow layer can take longer than a wider one: in INT8 a convolution of 4 channels does. The time of
+other operators (sums, gates, changes of layout) follows the numbers that they handle, plus a fixed overhead of the
+runtime per node; the total is scaled to the teacher's measured time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Grid:
     ms: Numbers
 
     def at(self, out: Numbers, inner: Numbers) -> Numbers:
-        """Interpolated; below the narrowest width as at it, and never above the widest."""
+        """The interpolated time; outside the grid, the time at its nearest edge."""
         row, low = _place(self.outs, out)
         column, left = _place(self.inners, inner)
         down, right = np.minimum(row + 1, len(self.outs) - 1), np.minimum(column + 1, len(self.inners) - 1)
@@ -46,7 +46,7 @@ class Grid:
 
 
 def _place(marks: Numbers, wanted: Numbers) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.intp]], Numbers]:
-    """The mark at or below, and how far it is from there to the next."""
+    """Index of the grid point at or below each width, and the fraction of the way to the next point."""
     below = np.clip(np.searchsorted(marks, wanted, side="right") - 1, 0, len(marks) - 1)
     above = np.minimum(below + 1, len(marks) - 1)
     gap = np.maximum(marks[above] - marks[below], 1.0)
@@ -55,7 +55,7 @@ def _place(marks: Numbers, wanted: Numbers) -> tuple[np.ndarray[tuple[int, ...],
 
 @dataclass(frozen=True)
 class TimedLayer:
-    """A layer: what it writes, what each of that reads, and its time."""
+    """A layer: its output channels, the channels that each of them reads, and its times."""
 
     name: str
     out: Factor
@@ -77,7 +77,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Latency:
-    """The cost ``latency``, in milliseconds. ``teacher_ms`` is what was measured, ``scale`` makes the sum equal it."""
+    """The cost ``latency``, in milliseconds. ``scale`` makes the teacher's sum equal the measured ``teacher_ms``."""
 
     layers: tuple[TimedLayer, ...]
     rest: tuple[Scaled, ...]
@@ -109,13 +109,13 @@ class Latency:
         return self.scale * layer.grid.at(out, inner)
 
     def scaled(self, by: float) -> Latency:
-        """All times multiplied: what measuring a real network taught."""
+        """Multiply all times by a factor, as found by measuring a real network."""
         return replace(self, scale=self.scale * by)
 
 
 @dataclass(frozen=True)
 class FileBytes:
-    """The cost ``bytes`` of the exported file: four for each parameter, and what the teacher's file has ``beside``."""
+    """The cost ``bytes`` of the exported file: four per parameter, and the teacher's other bytes (``beside``)."""
 
     params: Cost
     beside: int
@@ -135,9 +135,9 @@ class FileBytes:
         return terms
 
     def scaled(self, by: float) -> FileBytes:
-        """All bytes multiplied: what a real file taught."""
+        """Multiply all bytes by a factor, as found from a real file."""
         return replace(self, scale=self.scale * by)
 
 
 Measured = Latency | FileBytes
-"""Costs that can only be known for sure of a network that was built."""
+"""Costs that are exact only for a network that was built and measured."""

@@ -1,8 +1,7 @@
-"""Widths within limits: what may be chosen, what every limit allows, and the search's answer.
+"""Widths within limits: the possible widths, the limit on each cost, and the result of the search.
 
-A counted share alone is decided by one threshold over all scores (``search``). As soon as time is asked for, or
-several limits at once, no threshold is right for all of them, and the widths that keep the highest sum of scores are
-searched for instead.
+A single counted share is met with one threshold over all scores (``threshold``). For latency, or for several limits
+at once, no threshold fits all of them: then the widths with the highest sum of scores are searched for instead.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from compressor.pruning.widths.solver.terms import Choices
 from compressor.recipe.budget import COST_TITLES, Budget
 
 LIMITS = {"max_macs": "macs", "max_params": "params", "max_bytes": "bytes", "max_latency_ms": "latency"}
-"""Which cost each limit of a budget is on."""
+"""The cost of each limit of a budget."""
 
 OPTIONS = {
     "max_macs": "--max-macs ",
@@ -39,7 +38,7 @@ UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "m
 
 @dataclass(frozen=True)
 class Allowed:
-    """The most that a cost may be, and who says so."""
+    """The largest allowed value of a cost, and the option that sets it."""
 
     cost: Costing
     most: float
@@ -47,7 +46,7 @@ class Allowed:
 
 
 def choices_of(graph: ChannelGraph, least: Widths, steps: Widths) -> Choices:
-    """The widths that each group may have: multiples of its step, its least width, and all of it."""
+    """The possible widths of each group: multiples of its step, its least width, and its full width."""
     own = []
     for group, low, step in zip(graph.groups, least.tolist(), steps.tolist(), strict=True):
         marks = np.arange(-(-low // step) * step, group.units + 1, step, dtype=np.int64)
@@ -56,7 +55,7 @@ def choices_of(graph: ChannelGraph, least: Widths, steps: Widths) -> Choices:
 
 
 def worth_of(graph: ChannelGraph, scores: Scores) -> list[NDArray[np.float64]]:
-    """What each unit is worth: its score, without the price that a threshold needs and a search pays itself."""
+    """The value of each unit: its score, not divided by its price, because a search accounts for costs itself."""
     if scores.normalise != "per-macs":
         return [scores.of(group.name) for group in graph.groups]
     prices = macs_of_a_unit(graph)
@@ -64,7 +63,7 @@ def worth_of(graph: ChannelGraph, scores: Scores) -> list[NDArray[np.float64]]:
 
 
 def share_kept(graph: ChannelGraph, scores: Scores, widths: Widths) -> float:
-    """How much of all scores the best units of these widths hold."""
+    """The share of all scores that the best units of these widths hold."""
     worth = [np.sort(own)[::-1] for own in worth_of(graph, scores)]
     kept = sum(float(own[:width].sum()) for own, width in zip(worth, widths.tolist(), strict=True))
     return kept / max(sum(float(own.sum()) for own in worth), 1e-300)
@@ -105,8 +104,8 @@ def widths_within(
         floor, top = limit.cost.of(least), limit.cost.of(widest)
         if floor > limit.most:
             raise UsageError(
-                f"cannot meet {limit.option}: at least {_figure(name, floor)} stay"
-                f" ({1 - floor / top:.1%} of the teacher's {_figure(name, top)} can go), "
+                f"cannot meet {limit.option}: at least {_figure(name, floor)} must stay"
+                f" ({1 - floor / top:.1%} of the teacher's {_figure(name, top)} can be removed), "
                 f"{_figure(name, limit.most)} are allowed",
                 f"{_enough(name, limit, floor, top)}keep fewer modules whole (--keep)",
             )
@@ -116,7 +115,7 @@ def widths_within(
         raise UsageError(
             f"no widths were found that meet {' and '.join(limit.option for limit in allowed.values())}: "
             f"the nearest have {' and '.join(amounts)}",
-            "allow more of one of them",
+            "raise one of these limits",
         )
     return found
 

@@ -1,7 +1,7 @@
-"""Which channels stay: indices, not masks, in terms of tensors, so that a plan outlives its graph.
+"""Plan: the indices of the channels that stay, per tensor and axis, so that a plan is valid without its graph.
 
-A plan survives JSON. Two plans compose: ``inner.after(outer)`` is the plan that does both, and
-``student.within(assistant)`` is what is left to do from the assistant to a student it contains.
+A plan can be saved as JSON. Two plans compose: ``inner.after(outer)`` is the plan that does both, and
+``student.within(assistant)`` is the plan that cuts the assistant to a student it contains.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Slices = Mapping[str, Mapping[int, Kept]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of every tensor that is cut: ``slices[tensor][axis]`` are the indices kept.
+    """The indices kept of every tensor that is cut: ``slices[tensor][axis]``.
 
-    ``blocks`` gives the number of blocks left to each grouped convolution and norm whose blocks were cut; ``inputs``
-    describes the example that the network was traced with. Beside them, for people: ``widths``, group -> (units before,
+    ``blocks``: the number of remaining blocks of each grouped convolution and norm whose blocks were cut; ``inputs``
+    describes the example that the network was traced with. For the report: ``widths``, group -> (units before,
     units kept), and ``costs``, cost -> (before, after). ``earlier``: the first part of a plan that was made in several
-    steps; what remains after it may be cut in ways that the network before it could not.
+    steps; the network after it may allow cuts that the network before it did not.
     """
 
     slices: Slices
@@ -39,11 +39,11 @@ class Plan:
 
     @property
     def whole_heads(self) -> bool:
-        """Whether the graph that this plan was made from lets whole heads go."""
+        """True if the graph of this plan allows the removal of whole attention heads."""
         return bool(self.inputs and self.inputs.get("whole_heads"))
 
     def removed(self, cost: str) -> float:
-        """The share of this cost that is gone."""
+        """The share of this cost that is removed."""
         before, after = self.costs[cost]
         return 1 - after / before
 
@@ -68,7 +68,7 @@ class Plan:
         )
 
     def within(self, larger: Plan) -> Plan:
-        """The plan from the network that ``larger`` leaves to the one this leaves."""
+        """The plan that cuts the result of ``larger`` to the result of this plan."""
         for name, outer_axes in larger.slices.items():
             if not outer_axes.keys() <= self.slices.get(name, {}).keys():
                 raise CompressError(
@@ -119,7 +119,7 @@ class Plan:
 
 
 def plan_keeping(graph: ChannelGraph, kept_units: Mapping[str, Kept]) -> Plan:
-    """The plan that keeps these units of these groups and everything of all others."""
+    """The plan that keeps these units of these groups, and every unit of all other groups."""
     slices: dict[str, dict[int, Kept]] = {}
     removed: dict[tuple[str, int], list[int]] = {}
     widths: dict[str, tuple[int, int]] = {}

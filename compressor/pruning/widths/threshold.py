@@ -1,8 +1,8 @@
-"""The search for widths: one threshold over all scores, then single steps, then exchanges of two.
+"""Search for widths: one threshold over all scores, then single steps, then exchanges of two steps.
 
-The threshold is found by bisection and gives the shape of the network. What it leaves of the budget, because
-widths move in steps, is given back step by step, most score per cost first; and if that ends too far from the
-budget, one group gives a step for another's as long as it comes closer.
+The threshold is found by bisection and gives the shape of the network. Because widths move in steps, it leaves a
+part of the budget unused: groups are widened step by step, most score per cost first. If the result is still too far
+from the budget, one group is narrowed and another widened, as long as the cost comes closer to the budget.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from compressor.pruning.graph.cost import Cost, Widths
 
 @dataclass(frozen=True)
 class Space:
-    """What may be chosen: a cost and its limit; for each group its scores from the highest, least width and step."""
+    """The search space: a cost and its limit; for each group its scores (highest first), least width and step."""
 
     cost: Cost
     allowed: float
@@ -27,12 +27,12 @@ class Space:
     steps: Widths
 
     def wider(self, widths: Widths, number: int) -> Widths:
-        """One step more of one group, onto the granule; at most all of it."""
+        """Widen one group to the next multiple of its step; at most to its full width."""
         width, step = int(widths[number]), int(self.steps[number])
         return self._with(widths, number, min(len(self.ranked[number]), (width // step + 1) * step))
 
     def narrower(self, widths: Widths, number: int) -> Widths:
-        """One step less of one group, onto the granule; at least what must stay."""
+        """Narrow one group to the next smaller multiple of its step; at least to its least width."""
         width, step = int(widths[number]), int(self.steps[number])
         return self._with(widths, number, max(self.least[number], (width - 1) // step * step))
 
@@ -43,9 +43,9 @@ class Space:
 
 
 def closest(space: Space, *, close: float) -> Widths:
-    """The widths within the budget that the three stages find, or just above it where that is closer.
+    """The widths within the budget that the three stages find, or slightly above it where that is closer.
 
-    Above it only if more than ``close`` of the budget would be left otherwise, and by less than ``close``.
+    Above it only if more than ``close`` would remain unused otherwise, and by less than ``close``.
     """
     widths = _within(space, close)
     if space.allowed - space.cost.of(widths) > close:
@@ -56,7 +56,7 @@ def closest(space: Space, *, close: float) -> Widths:
 
 
 def _within(space: Space, close: float) -> Widths:
-    """Threshold, single steps, and exchanges only while more than ``close`` of the budget is left."""
+    """Threshold and single steps; exchanges only while more than ``close`` of the budget is unused."""
     widths = _filled(space, _by_threshold(space))
     while space.allowed - space.cost.of(widths) > close:
         better = max(_exchanges(space, widths), key=space.cost.of, default=None)
@@ -77,12 +77,12 @@ def smallest_misfit(space: Space, widths: Widths) -> tuple[int, int, int] | None
 
 
 def round_up(width: int, step: int) -> int:
-    """The next multiple."""
+    """Round the width up to a multiple of the step."""
     return -(-width // int(step)) * int(step)
 
 
 def _by_threshold(space: Space) -> Widths:
-    """The widest choice within the budget that one threshold over all scores gives."""
+    """The widest choice within the budget that keeps all scores above one threshold."""
 
     def widths_at(threshold: float) -> Widths:
         return np.array(
@@ -105,7 +105,7 @@ def _by_threshold(space: Space) -> Widths:
 
 
 def _filled(space: Space, widths: Widths) -> Widths:
-    """Give back single steps while one fits, most score per cost first."""
+    """Widen groups by single steps while one fits into the budget, most score per cost first."""
     while True:
         now = space.cost.of(widths)
         best, most = None, -np.inf
@@ -121,7 +121,7 @@ def _filled(space: Space, widths: Widths) -> Widths:
 
 
 def _exchanges(space: Space, widths: Widths) -> Iterator[Widths]:
-    """One step from one group to another, wherever that comes closer to the budget and stays within."""
+    """Narrow one group and widen another by one step, wherever that comes closer to the budget and stays within."""
     now = space.cost.of(widths)
     for giver in range(len(widths)):
         lighter = space.narrower(widths, giver)

@@ -1,1 +1,1 @@
-"""Widths chosen by latency, corrected by building and timing students."""
+"""Choose widths by latency, corrected by building and timing students."""

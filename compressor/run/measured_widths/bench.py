@@ -1,9 +1,10 @@
-"""What widths cost on this machine: the teacher's file is timed, its blocks are timed at other widths, and the sum of
-both is a cost that a plan can be made from. And the real thing beside it: a cut network, exported and timed. All of it
-in float32 or in INT8, whichever is going to ship: eight bits are fast at other widths.
+"""Measure the cost of widths on this machine: time the teacher's file, and its blocks at other widths.
 
-Blocks are kept in the cache as multiples of a reference block, by machine and shape, so that a second run on the same
-device measures only what is new to it.
+Both together give a cost for choosing widths. Cut networks are exported and timed too. Times are in float32 or in
+INT8, whichever ships, because INT8 is fast at other widths.
+
+Blocks are cached as multiples of a reference block, by machine and shape, so that a second run on the same device
+measures only new blocks.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ PRODUCTS = frozenset(
     "Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul QuickGelu LSTM GRU RNN QLinearConv "
     "QGemm QLinearMatMul MatMulIntegerToFloat".split()
 )
-"""Nodes of ONNX Runtime that are timed as blocks, or in proportion to them."""
+"""Nodes of ONNX Runtime that are timed as blocks, or whose time is estimated from blocks."""
 
 NOISE = 4
-"""Images by which a network is brought to INT8 when only its time counts."""
+"""Number of random images that calibrate an INT8 file which is only timed."""
 
 NODE_ROUNDS = 12
 SAMPLES = 100
@@ -59,8 +60,8 @@ SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Real:
-    """A network that was really built: its plain file and the bytes of it; and the time, in the format that was asked
-    for: the teacher's, times the ratio measured now."""
+    """A network that was built: its plain file, the bytes of that file, and the latency in the format that ships: the
+    teacher's latency times the ratio measured now."""
 
     file: Path
     latency_ms: float
@@ -69,7 +70,7 @@ class Real:
 
 
 class Bench:
-    """The teacher as a file in ONNX Runtime, and every student beside it, at one batch and number of threads.
+    """Times the teacher's file in ONNX Runtime, and students' files beside it, at one batch and number of threads.
 
     ``timed_as``: the format that is timed (`Budget.timed_as`); blocks and bytes are those of the plain file.
     """
@@ -94,25 +95,25 @@ class Bench:
 
     @property
     def about(self) -> str:
-        """Where times are measured."""
+        """The runtime, batch and threads of the measurements."""
         threads = self._profile.threads
         where = f"onnxruntime on the CPU{' in INT8' if self._timed_as == TIMED_FILES['latency-int8'] else ''}"
         return f"{where}, batch {self.batch}, {threads} thread{'s' * (threads > 1)}"
 
     def written(self, network: nn.Module, name: str) -> Path:
-        """A network as a plain file, as runs export them."""
+        """Write a network as a plain ONNX file, as a run exports it."""
         path = self._folder / f"{name}.onnx"
-        self._derived(path).unlink(missing_ok=True)  # of another network that had this name
+        self._derived(path).unlink(missing_ok=True)  # made from an earlier network of this name
         return to_onnx(network, self._image, path, opset=self._export.opset).path
 
     def _derived(self, plain: Path) -> Path:
         return plain.with_suffix(f".{self._timed_as}.onnx")
 
     def timed(self, files: Sequence[Path]) -> list[Real]:
-        """Files of real networks, all of them and the teacher's in turn.
+        """Time files of real networks, interleaved with each other and with the teacher's.
 
-        What runs in between takes caches and pools of threads: the same file of EfficientNet-B0 was 12 % apart beside
-        the teacher alone and beside three others. So only times of one call are compared.
+        Interleaved files compete for caches and thread pools: the time of the same file of EfficientNet-B0 differed by
+        12 % beside the teacher alone and beside three others. So only times of one call are compared.
         """
         calls = {"teacher": self._call(self._session)}
         calls |= {str(file): self._call(self._opened(file)) for file in files}
@@ -155,11 +156,11 @@ class Bench:
         )
 
     def granule(self) -> int:
-        """The step of widths below which this device charges for the next multiple anyway."""
+        """The granule of this device: between its multiples, a layer takes the time of the next multiple."""
         return granule_from(self._times(list(GRANULE_BLOCKS), lambda done: None).ratios)
 
     def _times(self, blocks: list[Block], moved: Callable[[float], None]) -> BlockTimes:
-        """From the cache what is there, measured what is not."""
+        """The times of blocks, from the cache or measured now."""
         facts: dict[str, Any] = {"device": machine(), "threads": self._profile.threads}
         if self._timed_as != "onnx":
             facts["file"] = self._timed_as
@@ -178,7 +179,7 @@ class Bench:
         return BlockTimes({block: known[name] for block, name in names.items()}, fresh.reference_ms)
 
     def _shipped(self, plain: Path) -> Path:
-        """The file that is timed, beside the plain one that it is made of."""
+        """The file that is timed: the plain one, or the one made from it in the format that ships."""
         if self._timed_as == "onnx":
             return plain
         path = self._derived(plain)
@@ -196,12 +197,13 @@ class Bench:
         return lambda: session.run(feed)
 
     def _clock(self, timing: Timing) -> tuple[float, ...]:
-        """On one thread CPU time, which other programs disturb least; on several it would count waiting threads."""
+        """CPU time with one thread, because other programs disturb it least; else wall time, since CPU time would
+        count waiting threads."""
         return timing.cpu_ms if self._profile.threads == 1 else timing.samples_ms
 
 
 def machine() -> Mapping[str, Any]:
-    """What a block's time depends on: the processor and the runtime, not the rest of the system."""
+    """The facts that a block's time depends on: the processor and the runtime, not the rest of the system."""
     facts = fingerprint()
     packages = facts["packages"]
     assert isinstance(packages, dict)
@@ -210,9 +212,9 @@ def machine() -> Mapping[str, Any]:
 
 
 def _beside(nodes: NodeTimes, whole_ms: float, lies: Between) -> Beside:
-    """From the nodes of a run that takes ``whole_ms`` where no profiler watches it.
+    """Time outside the products, from the profiled nodes of a run that takes ``whole_ms`` without the profiler.
 
-    No node takes less than the quickest: so much of each is the runtime's own, whatever the width.
+    The fastest other node's time is taken as the runtime's overhead of every node, which does not depend on widths.
     """
     inside = [node.op in PRODUCTS or node.name in lies.in_blocks for node in nodes.nodes]
     pairs = [*zip(nodes.nodes, inside, strict=True)]

@@ -1,8 +1,8 @@
-"""Widths that meet limits which can only be measured: choose, build the real network, measure it, correct, repeat.
+"""Find widths that meet measured limits: choose widths, build the network, measure it, correct the limit, repeat.
 
-Blocks add up to a network only nearly. So the widths that a sum of blocks promises are built, exported and timed
-beside the teacher; what the promise was wrong by is put right in all of it, and widths are chosen again, three times
-at the most. All that were built are timed side by side, each time, and the closest is taken.
+The sum of block times is only an estimate of a network's time. So the network of the chosen widths is built, exported
+and timed beside the teacher; the limit is corrected by the error of the estimate, and widths are chosen again, in at
+most three rounds. In each round all built networks are timed side by side; the closest one is taken.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from compressor.run.measured_widths.bench import Bench, Real
 
 ROUNDS = 3
 UNDER, OVER = 0.015, 0.005
-"""How far below and above what is allowed a measured cost may be (as a share of it) without another round."""
+"""A measured cost this share below or above its limit needs no further round."""
 TOLERATED = {"latency": 0.03, "bytes": 0.0}
-"""How far above what is allowed is still called met: time is never measured twice alike, bytes are."""
+"""A limit counts as met up to this share above it: measured times vary, bytes do not."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One choice of widths: what was promised for it, and what the network that was built costs. In ms and bytes."""
+    """One choice of widths: its predicted costs, and the measured costs of its network, in ms and bytes."""
 
     allocation: Allocation
     file: Path
@@ -45,14 +45,14 @@ class Round:
 
     @property
     def measured(self) -> dict[str, float]:
-        """What the network that was built costs; it must have been timed."""
+        """The measured costs of the network; it must have been timed."""
         assert self.real is not None
         found = {"latency": self.real.latency_ms, "bytes": float(self.real.bytes)}
         return {name: found[name] for name in self.predicted}
 
     @property
     def contended(self) -> bool:
-        """Whether other programs took the cores while it was timed."""
+        """True if other programs used the cores while it was timed."""
         return self.real is not None and self.real.contended
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The widths chosen, every round, and (where time was asked for) the plain MACs allocation of the same MACs."""
+    """The chosen widths, every round, and (if latency is limited) the widths that remove as many MACs by threshold."""
 
     chosen: Round
     rounds: tuple[Round, ...]
@@ -80,7 +80,7 @@ class Fitted:
 
     @property
     def allocation(self) -> Allocation:
-        """The plan, with what was measured as its cost."""
+        """The plan, with the measured costs."""
         allocation = self.chosen.allocation
         scales = {"latency": 1000, "bytes": 1}
         costs = {
@@ -92,7 +92,7 @@ class Fitted:
 
     def _missed(self) -> str | None:
         reasons = [
-            f"the {self.budget.title_of(name)} is {self.chosen.measured[name] / limit - 1:+.1%} from what is allowed"
+            f"the {self.budget.title_of(name)} is {self.chosen.measured[name] / limit - 1:.1%} above its limit"
             for name, limit in self.allowed.items()
             if self.chosen.measured[name] > limit * (1 + TOLERATED[name])
         ]
@@ -116,7 +116,7 @@ class Fitted:
 
 
 def on_its_granule(budget: Budget, bench: Bench) -> Budget:
-    """The budget with the step that the device works in, where time counts and that is the larger one."""
+    """The budget with the device's granule, if latency is limited and that granule is larger."""
     if "latency" not in budget.needs:
         return budget
     return replace(budget, granule=max(budget.granule, bench.granule()))
@@ -125,7 +125,7 @@ def on_its_granule(budget: Budget, bench: Bench) -> Budget:
 def measured_costs(
     graph: ChannelGraph, budget: Budget, bench: Bench, moved: Callable[[float], None] = lambda done: None
 ) -> dict[str, Measured]:
-    """The costs that the budget needs and that cannot be counted."""
+    """The costs that the budget needs and that have to be measured."""
     costs: dict[str, Measured] = {}
     if "latency" in budget.needs:
         costs["latency"] = bench.latency(graph, budget, moved)
@@ -145,7 +145,7 @@ def fit(
     costs: Mapping[str, Measured],
     said: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
-    """The widths within the budget of which the real network comes closest to what is allowed."""
+    """The widths within the budget whose real network comes closest to the limits."""
 
     def built(name: str, allocation: Allocation) -> Round:
         file = bench.written(cut(teacher, allocation.plan), name)
@@ -162,9 +162,9 @@ def fit(
         except UsageError:
             if not rounds:
                 raise
-            break  # by what was learned it cannot be reached: the closest so far stays
+            break  # the corrected limit cannot be reached: keep the closest so far
         if rounds and allocation.plan.widths == rounds[-1].allocation.plan.widths:
-            break  # another limit decides, or steps of channels are too coarse to come closer
+            break  # another limit decides, or the steps of widths are too coarse to come closer
         rounds = _timed(bench, [*rounds, built(f"round-{len(rounds) + 1}", allocation)])
         said(_heard(rounds[-1], allowed, budget))
         if min(_off(each, allowed) for each in rounds) <= 0:
@@ -173,7 +173,7 @@ def fit(
     control: Round | None = None
     macs = rounds[-1].allocation.plan.removed("macs")
     if "latency" in costs and 0 < macs < 1:
-        # What a plain share of MACs would have done: as many of them removed, by the usual threshold.
+        # As a control: remove as many MACs by the usual threshold, and measure that network too.
         plain = built("macs", allocate(graph, scores, budget.share_of("macs", macs)))
         *rounds, control = _timed(bench, [*rounds, plain])
     chosen = min(rounds, key=lambda each: (_breaks(each, allowed), _off(each, allowed)))
@@ -181,28 +181,28 @@ def fit(
 
 
 def _timed(bench: Bench, rounds: Sequence[Round]) -> list[Round]:
-    """All of them once more, side by side."""
+    """Time all networks again, side by side."""
     reals = bench.timed([each.file for each in rounds])
     return [replace(each, real=real) for each, real in zip(rounds, reals, strict=True)]
 
 
 def _breaks(found: Round, allowed: Mapping[str, float]) -> bool:
-    """Whether a limit is broken by more than is tolerated."""
+    """True if a limit is exceeded by more than the tolerance."""
     return any(found.measured[name] > limit * (1 + TOLERATED[name]) for name, limit in allowed.items())
 
 
 def _off(found: Round, allowed: Mapping[str, float]) -> float:
-    """How far the cost that is nearest to its limit, or beyond it, is out of the band that is good enough."""
+    """Distance of the largest cost (relative to its limit) from the band that needs no further round; <= 0 inside."""
     worst = max(found.measured[name] / limit - 1 for name, limit in allowed.items())
     over = OVER if not _breaks(found, allowed) else 0.0
     return max(worst - over, -worst - UNDER)
 
 
 def _corrected(budget: Budget, allowed: Mapping[str, float], rounds: Sequence[Round]) -> Budget:
-    """What to ask of the promise next, so that what is measured will be what is allowed.
+    """The limits for the predicted costs of the next round, so that its measured costs meet the real limits.
 
-    After one round: as much less as it was too much. After two: by the line through both, on a logarithmic scale, as
-    long as that is not far from the first rule; where both were measured nearly alike, their line is mostly noise.
+    After one round: scaled by limit / measured. After two: by the line through both on a logarithmic scale, at most
+    10 % away from the first rule; if both measured costs are nearly equal, the line is mostly noise and not used.
     """
     last = rounds[-1]
     ask: dict[str, float] = {}
@@ -231,7 +231,7 @@ def _of_teacher(bench: Bench, costs: Mapping[str, Measured]) -> dict[str, float]
 
 def _heard(found: Round, allowed: Mapping[str, float], budget: Budget) -> str:
     return ", ".join(
-        f"{budget.title_of(name)} {found.measured[name] / limit:.1%} of what is allowed, "
-        f"{found.predicted[name] / limit:.1%} promised"
+        f"{budget.title_of(name)} {found.measured[name] / limit:.1%} of its limit, "
+        f"{found.predicted[name] / limit:.1%} predicted"
         for name, limit in allowed.items()
     )

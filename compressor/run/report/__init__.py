@@ -1,1 +1,1 @@
-"""What a run tells in the end: as a value, on a screen, and as Markdown."""
+"""The report of a run: as a value, on a screen, and as Markdown."""

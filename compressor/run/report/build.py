@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def report_of(run: Run) -> Report:
-    """Everything that the run was asked, did, reached and proved."""
+    """Build the report: request, costs, accuracies, trainings, checks, files and environment."""
     recipe, origin, data, plan = run.recipe, run.origin, run.data, run.student.stage.plan
     return Report(
         request=origin.request,

@@ -1,4 +1,4 @@
-"""A report as Markdown: the figures of ``report.json`` for people, in a browser or a review."""
+"""A report as Markdown: the figures of ``report.json`` to read in a browser or a review."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _lines(report: Report) -> Iterator[str]:
     if report.shortfall:
         yield f"What would help: {report.remedies}."
         yield ""
-    yield f"{asked_and_reached(report)}. Removed is the share of the teacher's cost that is gone."
+    yield f"{asked_and_reached(report)}. Shares are of the teacher's cost."
     yield from _table(("accuracy", report.accuracy["metric"], "against the teacher"), accuracy_rows(report))
     yield from _table(("cost", "teacher", "student", "removed"), cost_rows(report))
     yield ""
@@ -75,7 +75,7 @@ def _checks(report: Report) -> Iterator[str]:
 
 
 def _widths(report: Report) -> Iterator[str]:
-    """What is left of every group and layer, and what was left whole."""
+    """Remaining widths of every group and layer, and the channels left whole."""
     yield from _table(
         ("group", "units", "kept"),
         [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
@@ -92,7 +92,7 @@ def _widths(report: Report) -> Iterator[str]:
 
 
 def _files(report: Report) -> Iterator[str]:
-    """The files, and the layers of engines that ran here."""
+    """Tables of the files, and of the layers of engines that ran here."""
     yield from _table(
         ("file", "format", "precision", "opset", "bytes", "sha256"),
         [
@@ -124,7 +124,7 @@ def _files(report: Report) -> Iterator[str]:
 
 
 def _repairs(report: Report) -> Iterator[str]:
-    """The error of every fitted layer, and the layers that were left."""
+    """The error of every fitted layer, and the layers that were not fitted."""
     for row in report.repairs:
         yield ""
         yield repair_sentence(row)

@@ -1,7 +1,7 @@
-"""The report: everything a run asked, did, reached and proved, as one value that is ``report.json``.
+"""The report of a run as one value, the content of ``report.json``.
 
 Its fields are documented in ``docs/report.md``; the schema number changes when a field changes its
-meaning or goes. Reading a report needs no torch.
+meaning or is removed. Reading a report needs no torch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from compressor.errors import CompressError, UsageError
 
 SCHEMA = 1
 FAR = 0.1
-"""A student that loses more of its teacher's accuracy is far below it."""
+"""A student that loses more than this (absolute) of its teacher's accuracy is far below it."""
 CHANCE = 1.5
-"""And one that is right so many times as often as a guess, or less, guesses."""
+"""A student with at most this many times the accuracy of a random guess is no better than chance."""
 
 Json = Mapping[str, Any]
 
@@ -52,12 +52,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """True if every check passed."""
         return all(check["passed"] for check in self.checks)
 
     @property
     def shortfall(self) -> str | None:
-        """One sentence if the student is far below its teacher after all."""
+        """A sentence if the student is far below its teacher; else None."""
         teacher, student = self.accuracy["teacher"], self.accuracy["student"]
         by_chance = 1 / self.model["classes"]
         lost = teacher - student > FAR
@@ -74,14 +74,14 @@ class Report:
 
     @property
     def remedies(self) -> str:
-        """What would help a student that is far below its teacher."""
+        """Advice for a student that is far below its teacher."""
         repaired = [row["images"] for row in self.repairs]
         images = f"more images for the repair (repair.images, now {max(repaired, default=0)})"
         return f"{images}, a smaller --ratio, or more --epochs"
 
     @property
     def verdict(self) -> str:
-        """What comes of the run in a few words: whether checks passed, and before that whether it was worth it."""
+        """The result in a few words: the shortfall of the student, if any, and whether all checks passed."""
         checks = "all checks passed" if self.passed else "A CHECK FAILED"
         return checks if self.shortfall is None else f"{self.shortfall} ({checks})".replace("%", " %")
 
@@ -104,13 +104,13 @@ def read_report(path: Path) -> Report:
             "the run is not finished: give its command again to continue" if begun else "give a run folder",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CompressError(f"`{file}` is no report: {error}") from error
+        raise CompressError(f"`{file}` is not a report: {error}") from error
     if schema != SCHEMA:
         raise CompressError(f"`{file}` has schema {schema}, this version reads {SCHEMA}")
     try:
         return Report(**value)
     except TypeError as error:
-        raise CompressError(f"`{file}` is no report: {error}") from error
+        raise CompressError(f"`{file}` is not a report: {error}") from error
 
 
 def compared(teacher: float, student: float) -> dict[str, float | None]:

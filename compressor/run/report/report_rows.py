@@ -1,4 +1,4 @@
-"""The one table of a report: each figure as teacher / student / removed, as text for any medium."""
+"""Table rows and sentences of a report, as text for the screen and for Markdown."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PROOF_HEAD = (
     "top-1 equal",
 )  # fmt: skip
 PROOF_HEAD_OF_SCREEN = PROOF_HEAD[:7]
-"""What fits on a screen of 80 columns."""
+"""The columns that fit on a screen of 80 characters."""
 
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def cost_rows(report: Report) -> list[Row]:
-    """What each network costs: (what, teacher, student, removed)."""
+    """The costs of both networks: (cost, teacher, student, removed)."""
     rows: list[Row] = []
     for name, title in (
         ("macs", "MACs"),
@@ -33,7 +33,7 @@ def cost_rows(report: Report) -> list[Row]:
         ("activation_bytes", "activations, bytes"),
         ("bytes", "ONNX file, bytes"),
     ):
-        if name not in report.cost:  # written before that was counted
+        if name not in report.cost:  # a report of an older version, which did not count it
             continue
         cost = report.cost[name]
         rows.append((title, short(cost["teacher"]), short(cost["student"]), percent(cost["removed"])))
@@ -52,7 +52,7 @@ def cost_rows(report: Report) -> list[Row]:
 
 
 def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
-    """How often each network is right: (which, top-1, difference to the teacher in points)."""
+    """The accuracies: (network, top-1, difference to the teacher in points)."""
     right = report.accuracy
     rows = [("teacher", percent(right["teacher"], 2), "")]
     for name, title in (
@@ -61,19 +61,19 @@ def accuracy_rows(report: Report) -> list[tuple[str, str, str]]:
         ("student", "student, distilled"),
         ("onnx", "student, from the ONNX file"),
     ):
-        if name not in right:  # a student that was given is not cut
+        if name not in right:  # a user's own student is not cut
             continue
         if name == "student" and not any(row["epochs"] for row in report.trainings):
-            continue  # nothing was trained: it is the repaired or the cut one
+            continue  # nothing was trained: the student is the repaired or the cut network
         points = (right[name] - right["teacher"]) * 100
         rows.append((title, percent(right[name], 2), f"{points:+.2f} points"))
     return rows
 
 
 def repair_sentence(row: Mapping[str, Any]) -> str:
-    """What a repair reached: how far outputs are from the teacher's, before and after."""
+    """A sentence about a repair: the error of the outputs before and after it."""
     error = row["output_error"]
-    became = "" if row["helped"] else "; that is no nearer, so it was left out"
+    became = "" if row["helped"] else "; that is no better, so the repair was not used"
     return (
         f"Repair of {row['network']}: {len(row['layers'])} layers fitted on {row['images']} images without labels; "
         f"squared error of the outputs, relative to the teacher's: {error['before']:.3g} as cut, "
@@ -87,7 +87,7 @@ def repair_rows(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def training_rows(report: Report) -> list[tuple[str, ...]]:
-    """How each network was taught, under `TRAINING_HEAD`."""
+    """The training of each network, under `TRAINING_HEAD`."""
     return [
         (
             row["network"],
@@ -102,7 +102,7 @@ def training_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def proof_rows(proofs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Every file in every runtime that ran it, after what it is compared with, under `PROOF_HEAD`."""
+    """The reference, then every file in every runtime that ran it, under `PROOF_HEAD`."""
     return [
         (
             row["file"],
@@ -133,7 +133,7 @@ def _timing(proof: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def how_timed(proofs: Sequence[Mapping[str, Any]]) -> str | None:
-    """One sentence about the times of files, where there are some."""
+    """A sentence about the times of files; None if no file was timed."""
     timings = [timing for proof in proofs if (timing := _timing(proof))]
     if not timings:
         return None
@@ -147,7 +147,7 @@ def how_timed(proofs: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _figure(row: Mapping[str, Any], key: str, form: str, unit: str = "") -> str:
-    """A figure, or a dash where there is none: nothing was compared, or it is not a number."""
+    """A figure, or a dash if there is none."""
     value = row.get(key)
     return "–" if value is None else format(value, form).replace("%", " %") + unit
 
@@ -177,14 +177,14 @@ def asked_and_reached(report: Report) -> str:
     if "student" in report.request:
         gone = percent(report.cost["macs"]["removed"])
         parts.append(
-            f"the student `{report.request['student']}` was given; it has {gone} less MACs than the teacher"
+            f"the student is your own network `{report.request['student']}`; it has {gone} fewer MACs than the teacher"
         )
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:]
 
 
 KEYS = {"latency": "latency_ms"}
-"""Where a report keeps a cost under another name than its budget has."""
+"""Costs whose name in a report differs from their name in a budget."""
 
 
 def _title(report: Report, cost: str) -> str:
@@ -200,7 +200,7 @@ def _reached(report: Report, cost: str) -> Mapping[str, Any]:
 
 
 def how_fitted(report: Report) -> str | None:
-    """How widths came to be, where time or bytes decided: promised beside measured, and the plain control."""
+    """A sentence about widths chosen by latency or bytes: predicted and measured costs, and the control by MACs."""
     if report.fit is None:
         return None
     fit, chosen = report.fit, report.fit["rounds"][report.fit["chosen"]]
@@ -210,7 +210,7 @@ def how_fitted(report: Report) -> str | None:
         amount = f"{figure:.3f} ms" if name == "latency" else f"{figure:,.0f}"
         parts.append(
             f"{_title(report, name)} {amount}, {percent(figure / teacher)} of the teacher's, "
-            f"{percent(chosen['predicted'][name] / teacher)} promised, "
+            f"{percent(chosen['predicted'][name] / teacher)} predicted, "
             f"{percent(fit['allowed'][name] / teacher)} allowed"
         )
     sentence = "; ".join(parts) + f"; {percent(chosen['scores_kept'])} of the scores kept"
@@ -227,12 +227,12 @@ def how_fitted(report: Report) -> str | None:
 
 
 def how_measured(report: Report) -> str:
-    """One sentence about the latencies."""
+    """A sentence about the latencies."""
     return f"Latency: {measured(report.latency, report.environment)}."
 
 
 def measured(rows: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> str:
-    """How latency rows were measured, and what speaks against them."""
+    """The conditions of the latency measurements, and disturbances during them."""
     timings = [row[who] for row in rows for who in ("teacher", "student") if who in row]
     batches = dict.fromkeys(str(row["batch"]) for row in rows)
     said = [
@@ -243,7 +243,7 @@ def measured(rows: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> st
 
 
 def _disturbances(rows: Sequence[Mapping[str, Any]], timings: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = ["other programs took the processor meanwhile"] if any(t["contended"] for t in timings) else []
+    found = ["other programs used the processor meanwhile"] if any(t["contended"] for t in timings) else []
     for row in rows:
         found += [each["text"] for each in row.get("conditions", {}).get("reasons", [])]
     if any(timing.get("launch_bound") for timing in timings):
@@ -252,7 +252,7 @@ def _disturbances(rows: Sequence[Mapping[str, Any]], timings: Sequence[Mapping[s
 
 
 def student_form(report: Report) -> str:
-    """One sentence about what kind of network the student is."""
+    """A sentence about the form of the student."""
     return f"The student is {report.model.get('form', 'of its teacher’s own class')}."
 
 
@@ -265,12 +265,12 @@ def short(number: float) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a percentage; nothing can be said of a cost that the teacher does not have."""
+    """A share as a percentage, or a dash if the teacher's cost is 0."""
     return "–" if share is None else f"{share * 100:.{digits}f} %"
 
 
 def error(check: Mapping[str, Any]) -> str:
-    """How far the two sides of a check were apart; without a number where they could not be compared."""
+    """The error of a check; ``unbounded`` if the two sides could not be compared."""
     found = check["max_abs_error"]
     return "unbounded" if found is None else f"{found:.2g}"
 
@@ -282,5 +282,5 @@ def latency_title(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def spread(timing: Mapping[str, Any]) -> str:
-    """Median and where four of five samples lie."""
+    """Median, and the range from the 10th to the 90th percentile."""
     return f"{timing['median_ms']:.3f} ({timing['p10_ms']:.3f}–{timing['p90_ms']:.3f})"

@@ -1,4 +1,4 @@
-"""A report on one screen: accuracy, cost, promise, verdicts, warnings, and where everything lies."""
+"""A report on one screen: accuracy, costs, requested and reached share, checks, warnings, and the run folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from compressor.run.report.report_rows import (
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Show the report; understandable without colour."""
+    """Print the report; it is readable without colour."""
     console.print(_screen(report))
 
 
@@ -58,7 +58,7 @@ def _screen(report: Report) -> RenderableType:
 
 
 def _shortfall(report: Report) -> list[Text]:
-    """The first thing to be said of a student that is far below its teacher, and what would help."""
+    """The first lines for a student that is far below its teacher, with advice."""
     if report.shortfall is None:
         return []
     sentence = f"{report.shortfall[0].upper()}{report.shortfall[1:]}.".replace("%", " %")
@@ -77,7 +77,7 @@ def _timed(proofs: Sequence[Mapping[str, Any]]) -> list[Text]:
 
 
 def print_files(proofs: Sequence[Any], checks: Sequence[Any], console: Console) -> None:
-    """What `compress export` tells: the table of proofs, and what failed in full."""
+    """The output of `compress export`: the table of proofs, and the details of failed checks."""
     rows = [proof.to_dict() for proof in proofs]
     console.print(Group(proof_table(rows), *_timed(rows)))
     for check in checks:
@@ -86,7 +86,7 @@ def print_files(proofs: Sequence[Any], checks: Sequence[Any], console: Console) 
 
 
 def _trainings(report: Report) -> list[RenderableType]:
-    """All networks that were taught, where others than the student are handed out."""
+    """The table of trainings, if networks other than the student ship."""
     if not any(row.get("ships") for row in report.trainings):
         return []
     return [_table(TRAINING_HEAD, training_rows(report)), Text("")]
@@ -95,7 +95,7 @@ def _trainings(report: Report) -> list[RenderableType]:
 def _verdicts(report: Report) -> list[Text]:
     """A line for every failure and every kind of check.
 
-    What passed again further down the cascade is counted, and what files passed stands in their table.
+    Passed checks of networks between teacher and student are only counted; those of files are in their table.
     """
     checks = [
         check for check in report.checks if not check["passed"] or not about_files(check, report.proofs)

@@ -1,4 +1,4 @@
-"""Sections of a report from what the steps of a run returned. The values bring torch; this file does not."""
+"""Sections of a report from the results of the steps of a run. This file does not import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def costs(profile: Profile, channels: tuple[int, int]) -> dict[str, Any]:
-    """The costs of teacher and student; latency is that of the files, which are what ships, where they were timed."""
+    """The costs of teacher and student; latency is that of the files, because they ship, if they were timed."""
     counts = profile.counts
     rows = sorted(profile.latency, key=lambda row: RUNTIMES[row["runtime"]].takes[0] != "file")
     shipped = rows[0]
@@ -34,9 +34,9 @@ def costs(profile: Profile, channels: tuple[int, int]) -> dict[str, Any]:
 
 
 def layer_rows(profile: Profile, graph: ChannelGraph, plan: Plan) -> list[dict[str, Any]]:
-    """MACs and parameters of every layer, before and after: as counted, where both networks have the same layers.
+    """MACs and parameters of every layer, before and after: as counted, if both networks have the same layers.
 
-    A program has no layers to be counted in; its rows are what the plan promised (the totals were checked).
+    A program has no layers to count; its rows are computed from the plan (the totals are checked).
     """
     before, after = (profile.counts[name].layers for name in ("teacher", "student"))
     if [layer.name for layer in before] != [layer.name for layer in after]:
@@ -73,7 +73,7 @@ def _planned_rows(graph: ChannelGraph, plan: Plan) -> list[dict[str, Any]]:
 
 
 def training_row(training: Training) -> dict[str, Any]:
-    """How one network was taught."""
+    """The training of one network."""
     trained = training.trained
     return {
         "network": training.stage.name,

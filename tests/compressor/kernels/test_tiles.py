@@ -132,7 +132,7 @@ def test_maps_of_neighbouring_numbers_are_summed_by_warps_and_the_others_by_bloc
 
 
 def test_an_activation_must_hold_one_sample_after_the_other() -> None:
-    with pytest.raises(CompressError, match="one sample after the other"):
+    with pytest.raises(CompressError, match="one sample after another"):
         gate_tiles((4, 5, 6), (1, 24, 4), 1, 0, True)
-    with pytest.raises(UsageError, match="no channel axis 0 behind axis 0"):
+    with pytest.raises(UsageError, match="no channel axis 0 after axis 0"):
         gate_tiles((4, 5), (5, 1), 0, 0, True)

@@ -78,7 +78,7 @@ def test_the_largest_filters_are_those_of_all_convolutions_that_make_the_layer()
     sizes = network.outer[0].weight.abs().sum((1, 2, 3)) + network.short.weight.abs().sum((1, 2, 3))
     assert largest_filters(network, "out", 3, IMAGE) == tuple(sorted(sizes.topk(3).indices.tolist()))
     with pytest.raises(
-        UsageError, match="layer `stem` of the teacher has 4 channels, the student's beside it 5"
+        UsageError, match="layer `stem` of the teacher has 4 channels, the student's layer has 5"
     ):
         largest_filters(network, "stem", 5, IMAGE)
 
@@ -142,7 +142,7 @@ def test_a_short_schedule_keeps_half_for_the_main_loss_and_says_so(
     warm_up, main = indistill(task)
     assert (warm_up.trained.epochs, main.trained.epochs) == (2, 3)
     assert warm_up.trained.warnings == (
-        "its 2 layers have 1, 1 epochs instead of 7 together: half of 5 are left for the main loss",
+        "its 2 layers have 1, 1 epochs instead of 7 together: half of all 5 epochs are kept for the main training",
     )
     head = warm_up.start.network[8].weight
     assert torch.equal(warm_up.trained.network[8].weight, head)  # nothing but layers was learnt by
@@ -196,7 +196,7 @@ def test_information_flow_without_anybody_between_is_refused(
     with pytest.raises(UsageError, match=r"distil\.assistants is 0"):
         Distilling("information-flow", assistants=0)
     task = task_for(teacher, data, tmp_path, Distilling("information-flow", schedule=SCHEDULE))
-    with pytest.raises(UsageError, match="none stands between"):
+    with pytest.raises(UsageError, match="needs an assistant between teacher and student"):
         method_named("information-flow")(replace(task, path=(Stage("student", Plan({})),)))
 
 

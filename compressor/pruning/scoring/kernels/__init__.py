@@ -1,1 +1,1 @@
-"""Sums over all but one axis of many tensors: a CUDA kernel, its work tables, and the same in PyTorch."""
+"""Sums over all but one axis of many tensors: a CUDA kernel, its work tables, and the same sums in PyTorch."""

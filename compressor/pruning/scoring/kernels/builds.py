@@ -1,6 +1,6 @@
 """The builds of `channel_saliency.cu`: one for each set of moments, number type and width of loads.
 
-What varies is fixed when a build is compiled and not looked up while it runs: with the type as a run-time branch the
+These options are constants of a build and not arguments of the kernel: with the type as a run-time branch the
 compiler turned nearly all 16-byte loads into small ones. A build is compiled when it is first needed (some tenths of
 a second, then from the cache folder) and stays loaded.
 """
@@ -41,7 +41,7 @@ def source() -> str:
 
 
 def architecture(device: int) -> str:
-    """What the compiler calls a CUDA device: ``sm_90`` and its like."""
+    """The compiler's name of a CUDA device's architecture, as ``sm_90``."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 
@@ -55,7 +55,7 @@ def loaded(device: int, instance: Instance) -> dict[str, driver.Kernel]:
 
 @functools.cache
 def why_not_on(device: int) -> str | None:
-    """Why nothing can be compiled or loaded for a CUDA device, if so; tried once."""
+    """The reason why no kernel can be compiled or loaded for a CUDA device, or None; tried once."""
     try:
         loaded(device, Instance(moments=1, scalar=0, vector=True))
     except CompressError as error:
@@ -66,5 +66,5 @@ def why_not_on(device: int) -> str | None:
 
 
 def described(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> str:
-    """A tensor as errors call it."""
+    """A tensor's type, shape and device, for error messages."""
     return f"{str(dtype).removeprefix('torch.')} {list(shape)} on {device}"

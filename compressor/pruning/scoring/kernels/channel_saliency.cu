@@ -39,7 +39,7 @@ struct Pointers {
 
 struct Job {
     long long rows, columns;
-    long long row_partials, column_partials;  // where in the workspace; negative where nobody asked
+    long long row_partials, column_partials;  // where in the workspace; negative if not requested
     int row_tiles, column_tiles, first_tile, slot;
 };
 
@@ -83,7 +83,7 @@ static unsigned short read_short(const void* address) { return checked_read<unsi
 static float widen_fp16(unsigned short bits) {
     const unsigned sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
     if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-    const float size = __uint_as_float(rest << 13) * __uint_as_float(0x77800000u);  // 2^112 mends the exponent's bias
+    const float size = __uint_as_float(rest << 13) * __uint_as_float(0x77800000u);  // 2^112 fixes the exponent's bias
     return sign ? -size : size;
 }
 #endif
@@ -121,7 +121,7 @@ __device__ __forceinline__ void read_neighbours(const void* base, long long line
 #endif
 }
 
-// The asked powers of one weight and its gradient, lowest bit first. Formed in fp32: 60000 * 60000 is past fp16,
+// The requested powers of one weight and its gradient, lowest bit first. Formed in fp32: 60000 * 60000 is past fp16,
 // and a square keeps all its bits while |w*g| is between 1e-19 and 1e19.
 __device__ __forceinline__ void terms_of(float w, float g, float* terms) {
     const float product = READS_GRADIENT ? w * g : 0.0f;

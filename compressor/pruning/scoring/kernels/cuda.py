@@ -1,8 +1,8 @@
-"""From tensors on a GPU to launches of `channel_saliency.cu`.
+"""Launch `channel_saliency.cu` on tensors on a GPU.
 
-What depends on shapes only (the tables of work and their copy on the device) is planned once and kept; a call fills in
-the addresses, which change every step, and queues its launches on torch's current stream. It never waits for the
-device and can be captured in a CUDA graph. The order of additions depends on shapes alone, so results repeat exactly.
+The work tables and their copy on the device depend on shapes only: they are made once and kept. A call fills in the
+addresses, which change every step, and queues its launches on torch's current stream. It never waits for the device
+and can be captured in a CUDA graph. The order of additions depends on shapes alone, so results repeat exactly.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ NEED_GRADIENTS = moment_mask(("wg", "abs_wg", "wg2"))
 
 Pointers = ctypes.c_uint64 * (2 * SLOTS)
 
-_captured: set[Plan] = set()  # a graph replays with the addresses of a plan's tables: these plans stay
+_captured: set[Plan] = (
+    set()
+)  # a CUDA graph reads the tables of its plans at every replay: never free these plans
 
 
 def why_not() -> str | None:
-    """Why the kernel cannot be used on the current device, if so: in the words of whoever refuses."""
+    """The reason why the kernel cannot run on the current device, or None."""
     if torch.version.hip is not None:
         return "this torch is built for ROCm, the kernel is written for CUDA"
     if torch.version.cuda is None:
@@ -48,7 +50,7 @@ def why_not() -> str | None:
 
 
 def described(device: torch.device | str) -> str:
-    """What computed the sums, for reports."""
+    """The name of this backend and its device, for reports."""
     index = torch.device(device).index
     return f"cuda kernel, {architecture(torch.cuda.current_device() if index is None else index)}"
 
@@ -65,11 +67,11 @@ def weight_sums(
     if mask & NEED_GRADIENTS == 0:
         gradients = None
     elif gradients is None:
-        raise UsageError(f"the moments {', '.join(moments)} need gradients, and none were given")
+        raise UsageError(f"the moments {', '.join(moments)} need gradients, and there are none")
     if not axes:
         return [] if into is None else into
     if into is not None and len(into) != len(axes):
-        raise UsageError(f"{len(axes)} sums cannot be added to {len(into)} tensors; expected as many")
+        raise UsageError(f"cannot add {len(axes)} sums to {len(into)} tensors; expected {len(axes)} tensors")
     used = tuple(sorted({number for number, _ in axes}))
     places = {number: place for place, number in enumerate(used)}
     read_weights = [weights[number] for number in used]
@@ -86,17 +88,17 @@ def weight_sums(
             return into
         sums = torch.empty(plan.tiles.result_doubles, dtype=torch.float64, device=device)
         _queue(plan, read_weights, read_gradients, sums.data_ptr(), accumulate=False)
-        found = _views(sums, plan.tiles.blocks, mask.bit_count())
+        results = _views(sums, plan.tiles.blocks, mask.bit_count())
         if not in_order:
-            found = [torch.stack([block[row] for row in order]) for block in found]
+            results = [torch.stack([block[row] for row in order]) for block in results]
     if into is None:
-        return found
-    torch._foreach_add_(into, found)
+        return results
+    torch._foreach_add_(into, results)
     return into
 
 
 def _views(sums: Tensor, blocks: Sequence[SumBlock], rows: int) -> list[Tensor]:
-    if rows == 1:  # a third of the time, for the moment of Taylor scores
+    if rows == 1:  # takes a third of the time, for the only moment of Taylor scores
         return list(sums.view(1, -1).split_with_sizes([block.channels for block in blocks], 1))
     parts = sums.split_with_sizes([rows * block.channels for block in blocks])
     return [part.view(rows, block.channels) for part, block in zip(parts, blocks, strict=True)]
@@ -157,7 +159,7 @@ def _pointers(
 
 
 def _is_one_buffer(into: list[Tensor], blocks: Sequence[SumBlock], moments: int) -> bool:
-    """Whether these are the blocks of an earlier result, one behind the other, so that the kernel can add to them."""
+    """True if these are the blocks of an earlier result in one buffer, so that the kernel can add to them."""
     start = into[0].data_ptr()
     return into[0].device.type == "cuda" and all(
         tensor.dtype is torch.float64

@@ -1,8 +1,8 @@
-"""Load machine code and launch it, through the CUDA driver that torch itself runs on.
+"""Load machine code and launch it, through the CUDA driver that torch itself uses.
 
-Kernels run in torch's own context of a device (its primary context) and on the stream that torch says is current, so
-they are ordered with torch's work and see torch's memory. Nothing here waits for the device. The driver library is
-looked for when it is first needed: on a machine without one, importing this is harmless and `why_no_driver` says why.
+Kernels run in torch's own context of a device (its primary context) and on torch's current stream, so they are
+ordered with torch's work and can read torch's memory. Nothing here waits for the device. The driver library is loaded
+at first use: on a machine without one, importing this module works and `why_no_driver` gives the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compressor.errors import CompressError
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function of loaded machine code; it lives as long as the process."""
+    """A function of loaded machine code; it stays loaded until the process ends."""
 
     name: str
     device: int
@@ -27,7 +27,7 @@ class Kernel:
 
 
 def why_no_driver() -> str | None:
-    """Why no kernel can be launched in this process, if so."""
+    """The reason why no kernel can be launched in this process, or None."""
     try:
         find_driver()
     except CompressError as error:
@@ -89,7 +89,7 @@ def _primary_context(device: int) -> int:
 
 @contextmanager
 def _torchs_context(device: int) -> Iterator[None]:
-    # A thread that has not computed yet has no context, and one that works on another device has that one's.
+    # A thread that has not used CUDA yet has no context; a thread that used another device has that device's.
     library, wanted, current = find_driver(), _primary_context(device), ctypes.c_void_p()
     _check(library, library.cuCtxGetCurrent(ctypes.byref(current)), "asking for the current context")
     if current.value == wanted:
@@ -107,5 +107,5 @@ def _check(library: ctypes.CDLL, result: int, doing: str) -> None:
         return
     words = ctypes.c_char_p()
     library.cuGetErrorString(result, ctypes.byref(words))
-    said = words.value.decode() if words.value else f"error {result}"
-    raise CompressError(f"{doing}: the CUDA driver says {said}")
+    reason = words.value.decode() if words.value else f"error {result}"
+    raise CompressError(f"{doing}: the CUDA driver says {reason}")

@@ -1,6 +1,6 @@
-"""Activation times gradient on a GPU: one number per sample and channel, and no product written to memory.
+"""Activation times gradient on a GPU: one number per sample and channel, without writing the product to memory.
 
-Both are read once, where they lie: as images (a channel is a stretch of memory) or channels last and tokens
+Both are read once and in place: as images (the numbers of a channel are contiguous), or as channels last and tokens
 (neighbouring numbers belong to different channels). Other layouts are copied first.
 """
 
@@ -20,7 +20,7 @@ from compressor.pruning.scoring.kernels.work_tables import facts_of
 
 ANY_MOMENTS = moment_mask(
     ("wg",)
-)  # the gate kernels ignore it; this build is there already for Taylor scores
+)  # the gate kernels ignore it; Taylor scores have compiled this build already
 _tiles = functools.lru_cache(maxsize=512)(gate_tiles)  # a network has some hundred activations
 
 
@@ -29,7 +29,7 @@ def gate_sums(activation: Tensor, gradient: Tensor, channel: int) -> Tensor:
     _require_alike(activation, gradient)
     if not 0 < channel % max(activation.dim(), 1) < activation.dim():
         raise UsageError(
-            f"an activation of shape {tuple(activation.shape)} has no channel axis {channel} behind axis 0"
+            f"an activation of shape {tuple(activation.shape)} has no channel axis {channel} after axis 0"
         )
     channel %= activation.dim()
     device, scalar = activation.device, SCALAR_OF[activation.dtype]
@@ -76,7 +76,7 @@ def _require_alike(activation: Tensor, gradient: Tensor) -> None:
 def _as_read(activation: Tensor, gradient: Tensor, channel: int, scalar: int) -> tuple[Tensor, Tensor]:
     try:
         _tiles(tuple(activation.shape), activation.stride(), channel, scalar, True)
-    except CompressError:  # holes, overlaps, or samples that do not lie one behind the other
+    except CompressError:  # holes, overlaps, or samples that are not one after another in memory
         activation = activation.contiguous()
     if gradient.stride() != activation.stride():
         gradient = torch.empty_like(activation).copy_(gradient)

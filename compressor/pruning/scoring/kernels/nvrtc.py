@@ -1,9 +1,9 @@
-"""Compile CUDA C++ while the program runs, with the compiler that comes with torch.
+"""Compile CUDA C++ at run time, with the compiler that comes with torch.
 
-A kernel is compiled for the very device that will run it, in some tenths of a second, so no toolkit is needed on the
-user's machine and no wheel carries code for devices that did not exist when it was built. The result is machine code
-(a cubin) and not PTX: a compiler of a newer minor version writes PTX that an older driver refuses to read, while it
-loads the machine code. Each result is kept in the cache folder under a name made of everything it depends on.
+A kernel is compiled for the device that will run it, in some tenths of a second, so the user needs no toolkit, and a
+wheel also works on devices that did not exist when it was built. The result is machine code (a cubin) and not PTX: a
+compiler of a newer minor version writes PTX that an older driver refuses to read, but the driver loads the machine
+code. Each result is kept in the cache folder under a hash of everything it depends on.
 
 The compiler is called through ctypes: a dozen functions whose C interface has not changed since CUDA 11.2.
 """
@@ -33,7 +33,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class Compiler:
-    """The loaded library and what it calls itself."""
+    """The loaded library and its version."""
 
     library: ctypes.CDLL
     version: tuple[int, int]
@@ -41,7 +41,7 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Cubin:
-    """Machine code for one architecture, and how it was come by."""
+    """Machine code for one architecture; ``not_stored``: the reason why it is not in the cache."""
 
     code: bytes
     from_cache: bool
@@ -50,7 +50,7 @@ class Cubin:
 
 @functools.cache
 def find_compiler() -> Compiler:
-    """NVRTC of torch's own CUDA version: beside torch first, then wherever the system's loader looks."""
+    """NVRTC of torch's own CUDA version: from torch's packages first, then from the system's library path."""
     if torch.version.cuda is None:
         raise CompressError(
             "no CUDA compiler: this torch is built without CUDA", "install a CUDA build of torch"
@@ -74,7 +74,7 @@ def find_compiler() -> Compiler:
 def cubin(
     source: str, architecture: str, options: Sequence[str] = COMMON_OPTIONS, name: str = "kernel"
 ) -> Cubin:
-    """Machine code of ``source`` for ``sm_90`` and its like, from the cache folder if it is there and whole."""
+    """Machine code of ``source`` for an architecture as ``sm_90``, from the cache folder if it is there and whole."""
     compiler = find_compiler()
     file = _cache_file(compiler, source, architecture, options, name)
     code = _read(file) if file else None
@@ -85,7 +85,7 @@ def cubin(
         return Cubin(code, from_cache=False, not_stored="there is no home folder; set COMPRESS_CACHE")
     try:
         write_atomic(file, hashlib.sha256(code).digest() + code)
-    except CompressError as error:  # costs the next process a compilation, nothing else
+    except CompressError as error:  # not fatal: the next process compiles again
         return Cubin(code, from_cache=False, not_stored=str(error))
     return Cubin(code, from_cache=False)
 
@@ -93,7 +93,7 @@ def cubin(
 def compile_source(
     source: str, architecture: str, options: Sequence[str] = COMMON_OPTIONS, name: str = "kernel"
 ) -> bytes:
-    """Machine code of ``source``, always compiled; what the compiler says against it is the error."""
+    """Machine code of ``source``, compiled without the cache; an error contains the compiler's log."""
     library = find_compiler().library
     program = ctypes.c_void_p()
     _check(
@@ -104,15 +104,15 @@ def compile_source(
         f"compiling `{name}`",
     )
     try:
-        given = [f"--gpu-architecture={architecture}", *options]
-        arguments = (ctypes.c_char_p * len(given))(*(option.encode() for option in given))
-        if library.nvrtcCompileProgram(program, len(given), arguments) != 0:
+        all_options = [f"--gpu-architecture={architecture}", *options]
+        arguments = (ctypes.c_char_p * len(all_options))(*(option.encode() for option in all_options))
+        if library.nvrtcCompileProgram(program, len(all_options), arguments) != 0:
             log = _text(library, program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").decode(
                 errors="replace"
             )
             raise CompressError(
                 f"cannot compile `{name}` for {architecture}: {log.strip(chr(0)).strip()}",
-                f"options: {' '.join(given)}; NVRTC {'.'.join(map(str, find_compiler().version))}",
+                f"options: {' '.join(all_options)}; NVRTC {'.'.join(map(str, find_compiler().version))}",
             )
         return _text(library, program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
     finally:
@@ -151,7 +151,7 @@ def _library_names(major: str) -> list[str]:
 
 
 def _folders(major: str) -> Iterator[Path]:
-    spec = importlib.util.find_spec("nvidia")  # a namespace of several packages, perhaps in several places
+    spec = importlib.util.find_spec("nvidia")  # a namespace package, perhaps in several folders
     roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
     for root in dict.fromkeys([*roots, Path(torch.__file__).parents[1] / "nvidia"]):
         for package in (f"cu{major}", "cuda_nvrtc"):
@@ -166,7 +166,7 @@ def _folders(major: str) -> Iterator[Path]:
 
 
 def _load_builtins(path: str) -> None:
-    """The compiler opens a second library by its bare name, which is found only if it is loaded already."""
+    """Load the builtins first: the compiler opens this library by its bare name, which works only if it is loaded."""
     folder = Path(path).parent
     if not Path(path).is_absolute():
         return

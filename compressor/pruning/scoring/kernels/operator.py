@@ -23,12 +23,12 @@ def channel_sums(
     """``[moments, channels]`` for each (number, axis) pair; ``moments`` by commas, ``gradients`` may be empty."""
     from compressor.pruning.scoring.kernels import sums
 
-    asked = list(zip(numbers, axes, strict=True))
-    found = sums.channel_sums(weights, gradients or None, asked, moments.split(","))
-    if not found.values:
+    pairs = list(zip(numbers, axes, strict=True))
+    result = sums.channel_sums(weights, gradients or None, pairs, moments.split(","))
+    if not result.values:
         return []
-    # Blocks of one buffer, while an operator's results may not share memory: one launch copies them all.
-    return list(torch._foreach_mul(found.values, 1.0))
+    # The values share one buffer, but an operator's results must not share memory: one launch copies them all.
+    return list(torch._foreach_mul(result.values, 1.0))
 
 
 @channel_sums.register_fake

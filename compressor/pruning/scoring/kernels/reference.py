@@ -1,7 +1,7 @@
-"""The plain formulas, in float64: what every other way of summing is compared with.
+"""The plain formulas, in float64: the reference for every other implementation of the sums.
 
-Nothing here is fast, and nothing here may become clever. `host` and the kernel are right where they agree with this
-file; the tests, the benchmark and the command that examines a machine all compare with it.
+Keep this file simple; it need not be fast. `torch_sums` and the kernel are correct where they agree with this file:
+the tests and the benchmarks compare with it.
 """
 
 from __future__ import annotations

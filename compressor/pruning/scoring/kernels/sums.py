@@ -1,8 +1,8 @@
-"""What scoring asks for: sums over channels of weights and gradients, by the kernel where it runs, else by torch.
+"""Channel sums of weights and gradients, by the CUDA kernel where it runs, else by torch.
 
-This is where it is decided who computes. ``auto`` takes the CUDA kernel for tensors on a CUDA device and torch for all
-others; where the kernel would be the choice and cannot run, torch does it and the reason travels with the result. A
-backend that was asked for by name and cannot run is an error. Nothing of CUDA is imported before a CUDA tensor comes.
+This module chooses the backend. ``auto`` takes the CUDA kernel for tensors on a CUDA device and torch for all others;
+where the kernel cannot run, torch computes the sums and the reason is part of the result. A backend chosen by name
+that cannot run is an error. No CUDA module is imported before the first CUDA tensor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Choice:
-    """Who computes; ``fallback`` is why torch does what the kernel was meant for."""
+    """The chosen backend; ``fallback`` is the reason why torch replaces the kernel."""
 
     kernel: bool
     backend: str
@@ -32,7 +32,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sums:
-    """A float64 tensor ``[moments, channels]`` for each (tensor, axis) that was asked for, and who computed them."""
+    """A float64 tensor ``[moments, channels]`` for each requested (tensor, axis), and the backend."""
 
     values: list[Tensor]
     backend: str
@@ -48,7 +48,7 @@ def channel_sums(
 ) -> Sums:
     """Each moment, summed over every dimension but the axis, for each (number of a tensor, axis) of ``axes``.
 
-    ``gradients`` may be None where only moments of weights are asked for.
+    ``gradients`` may be None where all moments are of weights alone.
     """
     _check(weights, gradients, axes, moments)
     used = [weights[number] for number in dict.fromkeys(number for number, _ in axes)]
@@ -76,8 +76,8 @@ def gate_sums(
 ) -> Tensor:
     """``[samples, channels]``: activation times gradient, summed over every dimension but the first and ``channel``.
 
-    Accumulated in float32 at least. ``choose`` says beforehand who computes; ``fell_back`` is told if the kernel was
-    chosen and then refused.
+    Accumulated in float32 at least. ``choose`` gives the backend beforehand; ``fell_back`` is called if the kernel
+    was chosen and then refused.
     """
     if activation.shape != gradient.shape:
         raise CompressError(
@@ -101,7 +101,7 @@ def gate_sums(
 
 
 def choose(tensors: Sequence[Tensor], backend: str = "auto") -> Choice:
-    """Who sums these tensors, which must be on one device."""
+    """The backend for these tensors, which must be on one device."""
     if backend not in BACKENDS:
         raise unknown_name("kernel backend", backend, BACKENDS)
     devices = {tensor.device for tensor in tensors} or {torch.device("cpu")}
@@ -135,8 +135,8 @@ def _described(device: torch.device) -> str:
 def _without_kernel(device: torch.device, reason: str, backend: str) -> Choice:
     if backend == "cuda":
         raise UsageError(
-            f"the CUDA kernel was asked for and cannot run: {reason}",
-            "the backend `auto` takes torch where it must",
+            f"the backend `cuda` cannot run: {reason}",
+            "use the backend `auto`, which falls back on torch",
         )
     return Choice(False, f"torch on {device.type}", reason)
 
@@ -154,7 +154,7 @@ def _check(
     if of_gradients and gradients is None:
         raise UsageError(
             f"the moment `{of_gradients[0]}` needs gradients, and there are none",
-            "run a batch forward and backward, or ask for `w2` or `abs_w`",
+            "run a batch forward and backward, or use `w2` or `abs_w`",
         )
     if gradients is not None and of_gradients and len(gradients) != len(weights):
         raise CompressError(
@@ -162,15 +162,13 @@ def _check(
         )
     for number, axis in axes:
         if not 0 <= number < len(weights):
-            raise CompressError(f"tensor number {number} is asked for, and there are {len(weights)}")
+            raise CompressError(f"there is no tensor {number}: expected 0 to {len(weights) - 1}")
         weight = weights[number]
         if not 0 <= axis < weight.dim():
-            raise CompressError(
-                f"axis {axis} of tensor {number} is asked for; its shape is {list(weight.shape)}"
-            )
+            raise CompressError(f"tensor {number} of shape {list(weight.shape)} has no axis {axis}")
         if not weight.is_floating_point():
             raise CompressError(
-                f"tensor {number} holds {weight.dtype}; only real floating-point numbers have sums here"
+                f"tensor {number} has type {weight.dtype}, expected real floating-point numbers"
             )
         if of_gradients and gradients is not None and gradients[number].shape != weight.shape:
             raise CompressError(

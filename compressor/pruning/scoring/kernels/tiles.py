@@ -1,9 +1,9 @@
-"""What each block of `channel_saliency.cu` works on, from shapes and strides alone.
+"""The work of each block of `channel_saliency.cu`, from shapes and strides alone.
 
-A dense tensor is read in the order of its memory, as rows and columns: rows run along the slowest axis. The sums of
-a tile's rows serve that axis; the sums of its columns serve every other one, for the channel of column n along an
-axis of size C and stride s is ``(n // s) % C``. Tiles never depend on a device, so neither do the bits of a result.
-Nothing here knows torch; the layouts of ``JOB`` and ``OUTPUT`` are those of the structs in the kernel's source.
+A dense tensor is read in memory order, as a matrix: rows run along the slowest axis. The sums of a tile's rows serve
+that axis; the sums of its columns serve every other axis, because the channel of column n along an axis of size C and
+stride s is ``(n // s) % C``. Tiles do not depend on the device, so neither do the bits of a result. This module does
+not import torch; the layouts of ``JOB`` and ``OUTPUT`` are those of the structs in the kernel's source.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OUTPUT = np.dtype(
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor and, unless only its own powers are asked, a gradient with the same strides (in elements)."""
+    """A tensor and, where a moment needs it, a gradient with the same strides (in elements)."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -60,7 +60,7 @@ class TileLaunch:
 
 @dataclass(frozen=True)
 class SumBlock:
-    """Where the sums of one axis of one tensor lie: [moments, channels] doubles from ``offset``."""
+    """The place of the sums of one axis of one tensor: [moments, channels] doubles from ``offset``."""
 
     number: int
     axis: int
@@ -85,7 +85,7 @@ class WeightTiles:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A tensor in the order of its memory; ``row_axis`` is None where it is one row."""
+    """A tensor in memory order, as a matrix; ``row_axis`` is None where it is one row."""
 
     rows: int
     columns: int
@@ -97,7 +97,7 @@ class _Matrix:
 def moment_mask(moments: Sequence[str]) -> int:
     """The mask that the kernel is compiled with."""
     if not moments:
-        raise UsageError("no moment was asked for", "name at least one of " + ", ".join(MOMENTS))
+        raise UsageError("there is no moment to compute", "name at least one of " + ", ".join(MOMENTS))
     for moment in moments:
         if moment not in MOMENTS:
             raise unknown_name("moment", moment, MOMENTS)
@@ -105,18 +105,18 @@ def moment_mask(moments: Sequence[str]) -> int:
 
 
 def moment_order(moments: Sequence[str]) -> list[int]:
-    """For each asked moment, its row in a result, where moments stand in the order of ``MOMENTS``."""
+    """The row of each requested moment in a result, which has moments in the order of ``MOMENTS``."""
     held = [name for name in MOMENTS if name in moments]
     return [held.index(moment) for moment in moments]
 
 
 def aligned(*pointers: int) -> bool:
-    """Whether 16-byte loads may start at these addresses."""
+    """True if 16-byte loads may start at these addresses."""
     return all(pointer % LOAD_BYTES == 0 for pointer in pointers)
 
 
 def weight_tiles(weights: Sequence[Weight], axes: Sequence[tuple[int, int]], mask: int) -> WeightTiles:
-    """The tables for the sums of the asked (tensor number, axis) pairs; only tensors named there are read."""
+    """The tables for the sums of these (tensor number, axis) pairs; only tensors named there are read."""
     matrices: dict[int, _Matrix] = {}
     for number, axis in axes:
         _require_axis(weights, number, axis)
@@ -125,6 +125,7 @@ def weight_tiles(weights: Sequence[Weight], axes: Sequence[tuple[int, int]], mas
     kinds = mask.bit_count()
     row_partials, column_partials, workspace = _partials(weights, matrices, axes, kinds)
 
+    # One job per tensor; a launch has at most SLOTS tensors, of one number type and one width of loads.
     jobs: list[tuple[int, ...]] = []
     launches: list[TileLaunch] = []
     counts: list[int] = []
@@ -142,6 +143,7 @@ def weight_tiles(weights: Sequence[Weight], axes: Sequence[tuple[int, int]], mas
                 first_tile += counts[-1]
             launches.append(TileLaunch(scalar, vector, slots, launch_tile, first_tile - launch_tile))
 
+    # One output per (tensor, axis): a warp adds the partial sums of one channel.
     outputs: list[tuple[int, ...]] = []
     blocks: list[SumBlock] = []
     warps_of: list[int] = []
@@ -178,14 +180,14 @@ def _require_axis(weights: Sequence[Weight], number: int, axis: int) -> None:
 
 
 def memory_order(shape: Sequence[int], strides: Sequence[int], what: str) -> list[int]:
-    """The axes longer than one, slowest first; an error unless the tensor fills its memory without holes."""
+    """The axes of size 2 and more, slowest first; an error unless the tensor's memory is dense."""
     order = sorted((axis for axis, size in enumerate(shape) if size != 1), key=lambda axis: -strides[axis])
     expected = 1
     for axis in reversed(order):
         if 0 not in shape and strides[axis] != expected:
             raise CompressError(
                 f"{what} of shape {tuple(shape)} has strides {tuple(strides)}: expected dense memory",
-                "hand in `tensor.contiguous()`",
+                "use `tensor.contiguous()`",
             )
         expected *= shape[axis]
     return order
@@ -196,7 +198,7 @@ def _matrix(weight: Weight, what: str) -> _Matrix:
     size = math.prod(weight.shape)
     if size == 0:
         return _Matrix(0, 0, None, 0, 0)
-    # One row of all numbers for a vector: one row per number would leave 511 of 512 columns empty.
+    # A vector is one row: with one row per number, 511 of 512 columns of a tile would be empty.
     row_axis = order[0] if len(order) > 1 else None
     rows = 1 if row_axis is None else weight.shape[row_axis]
     columns = size // rows
@@ -277,15 +279,15 @@ class GateTiles:
 def gate_tiles(
     shape: Sequence[int], strides: Sequence[int], channel: int, scalar: int, aligned: bool
 ) -> GateTiles:
-    """How to sum activation x gradient over everything but the samples (axis 0) and the channels."""
+    """The work of summing activation x gradient over everything but the samples (axis 0) and the channels."""
     if not 0 < channel < len(shape):
-        raise UsageError(f"an activation of shape {tuple(shape)} has no channel axis {channel} behind axis 0")
+        raise UsageError(f"an activation of shape {tuple(shape)} has no channel axis {channel} after axis 0")
     order = memory_order(shape, strides, "an activation")
     samples, channels = shape[0], shape[channel]
     if samples > 1 and 0 not in shape and order[0] != 0:
         raise CompressError(
-            f"an activation of strides {tuple(strides)} does not hold one sample after the other",
-            "hand in `tensor.contiguous()`",
+            f"an activation of strides {tuple(strides)} does not store one sample after another",
+            "use `tensor.contiguous()`",
         )
     others = [axis for axis in order if axis not in (0, channel)]
     if 0 in shape or shape[channel] == 1:

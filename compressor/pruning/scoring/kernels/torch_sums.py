@@ -1,9 +1,9 @@
-"""Channel sums by plain torch: the first choice on a CPU, and what any device without the kernel falls back on.
+"""Channel sums by plain torch: the first choice on a CPU, and the fallback on any device without the kernel.
 
-Memory is the limit, so a weight and its gradient are walked once, in the order in which they lie in memory, in blocks
-that a cache holds: the product of a block is formed in a small buffer and summed there along both sides, and nothing
-of full size is ever made. Sums within a block are in float32 (torch adds pairwise), sums of blocks in float64; blocks
-follow from the shape alone, so a result does not depend on how many threads there are.
+Memory is the limit, so a weight and its gradient are read once, in memory order, in blocks that fit into a cache: the
+product of a block is formed in a small buffer and summed there along both sides; no tensor of full size is created.
+Sums within a block are in float32 (torch adds pairwise), sums of blocks in float64; blocks depend on the shape alone,
+so a result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from compressor.pruning.scoring.kernels.reference import MOMENTS, NEED_GRADIENTS
 
-# Elements of a block. Smaller, and the 10 µs of Python it costs are felt; larger, and the product leaves the cache.
+# Elements of a block. With smaller blocks the 10 µs of Python per block count; a larger product leaves the cache.
 CPU_BLOCK = 1 << 18
-# An accelerator has no such cache to stay in: there the block only bounds the memory that a product takes.
+# On an accelerator the cache does not matter: there the block only limits the memory of a product.
 DEVICE_BLOCK = 1 << 24
-# Rows of 2^k elements all fall into the same few cache sets when they are summed downwards; 16 more, and they do not.
+# Rows of 2^k elements share a few cache sets when they are summed along columns; 16 more elements prevent this.
 # Measured on rows of 1024: 9.6 µs instead of 4.3 for a quarter of a megabyte.
 PADDING = 16
 
@@ -35,21 +35,21 @@ def weight_sums(
     """One float64 tensor ``[moments, channels]`` for each (number of a tensor, axis) of ``axes``."""
     matrices: dict[torch.dtype, dict[int, list[int]]] = {}
     vectors: dict[torch.dtype, list[tuple[int, int]]] = {}
-    found: dict[tuple[int, int], Tensor] = {}
+    sums: dict[tuple[int, int], Tensor] = {}
     for number, axis in axes:
         weight = weights[number]
         if not weight.numel():
-            found[number, axis] = _exact(weight.new_zeros(len(moments), weight.shape[axis]))
+            sums[number, axis] = _exact(weight.new_zeros(len(moments), weight.shape[axis]))
         elif weight.numel() == weight.shape[axis]:
             vectors.setdefault(weight.dtype, []).append((number, axis))
         else:
             matrices.setdefault(weight.dtype, {}).setdefault(number, []).append(axis)
     with torch.no_grad():
         for wanted in matrices.values():
-            found.update(_of_matrices(weights, gradients, wanted, moments))
+            sums.update(_of_matrices(weights, gradients, wanted, moments))
         for pairs in vectors.values():
-            found.update(_of_vectors(weights, gradients, pairs, moments))
-    return [found[pair] for pair in axes]
+            sums.update(_of_vectors(weights, gradients, pairs, moments))
+    return [sums[pair] for pair in axes]
 
 
 def gate_sums(activation: Tensor, gradient: Tensor, channel: int) -> Tensor:
@@ -63,7 +63,7 @@ def gate_sums(activation: Tensor, gradient: Tensor, channel: int) -> Tensor:
     sums = torch.zeros(samples, channels, dtype=work, device=a.device)
     if not a.numel():
         return sums
-    # Where nothing lies between sample and channel, a row is one channel of one sample; else it is one whole sample.
+    # Without a dimension between sample and channel, a row is one channel of one sample; else it is a whole sample.
     rows = samples * channels if before == 1 else samples
     shape = (rows, after) if before == 1 else (rows, before, channels, after)
     over = (1,) if before == 1 else (1, 3)
@@ -80,7 +80,7 @@ def gate_sums(activation: Tensor, gradient: Tensor, channel: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Walk:
-    """A tensor in the order of its memory, as a matrix cut into blocks: some whole rows each, or a piece of one."""
+    """A tensor in memory order, as a matrix cut into blocks: each is some whole rows, or a part of one row."""
 
     order: list[int]
     rows: int
@@ -112,9 +112,9 @@ def _of_matrices(
     wanted: Mapping[int, Sequence[int]],
     moments: Sequence[str],
 ) -> dict[tuple[int, int], Tensor]:
-    """Of tensors of one type. Every block's sums have their own place in one array, which is widened at the end.
+    """Sums of matrices of one type. All blocks write into one array, which is converted to float64 at the end.
 
-    A network is some dozens of small tensors, and a few calls of torch more for each would cost as much as the sums.
+    A network has some dozens of small tensors, and a few more calls of torch for each would cost as much as the sums.
     """
     count = len(moments)
     walks = {number: _walk(weights[number]) for number in wanted}
@@ -135,7 +135,7 @@ def _of_matrices(
             for i, (x, y) in enumerate(_cut(walk.heights, 0, w_strip, g_strip)):
                 shape = walk.heights[i], walk.widths[j]
                 if shape not in buffers:
-                    buffers[shape] = [_corner(each, shape) for each in room]
+                    buffers[shape] = [_corner(buffer, shape) for buffer in room]
                 out, *spare = buffers[shape]
                 x, y = _widened(x, y, spare)
                 for m, moment in enumerate(moments):
@@ -155,26 +155,26 @@ def _by_axis(
     parts: Tensor,
     moments: int,
 ) -> dict[tuple[int, int], Tensor]:
-    """The sums of all blocks, added up for each axis that is wanted."""
+    """The sums of all blocks, added up for each requested axis."""
     sizes = [(len(w.widths) * w.rows, len(w.heights) * w.columns) for w in walks.values()]
     sides = iter(parts.split([moments * size for pair in sizes for size in pair]))
-    found = {}
+    sums = {}
     for number, walk in walks.items():
         of_rows, of_columns = next(sides), next(sides)
         lengths = [weights[number].shape[dim] for dim in walk.order]
         for axis in wanted[number]:
             place = walk.order.index(axis)
             if place == 0:
-                found[number, axis] = _added_up(of_rows, (len(walk.widths), moments, 1, walk.rows, 1))
+                sums[number, axis] = _added_up(of_rows, (len(walk.widths), moments, 1, walk.rows, 1))
             else:
                 before, after = math.prod(lengths[1:place]), math.prod(lengths[place + 1 :])
                 shape = (len(walk.heights), moments, before, lengths[place], after)
-                found[number, axis] = _added_up(of_columns, shape)
-    return found
+                sums[number, axis] = _added_up(of_columns, shape)
+    return sums
 
 
 def _sizes(walk: _Walk, moments: int) -> list[int]:
-    """Of the places for the sums of all blocks: sides of blocks by strip and moment, then tops by band and moment."""
+    """Lengths of the sums of all blocks: row sums by strip and moment, then column sums by band and moment."""
     down, across = len(walk.heights), len(walk.widths)
     return walk.heights * (moments * across) + walk.widths * (moments * down)
 
@@ -188,14 +188,14 @@ def _added_up(parts: Tensor, shape: tuple[int, int, int, int, int]) -> Tensor:
 
 
 def _cut(lengths: list[int], dim: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """The tensors side by side, in pieces of these lengths."""
+    """Corresponding pieces of the tensors, split into these lengths."""
     if len(lengths) == 1:
         return [tensors]
-    return list(zip(*(each.split(lengths, dim) for each in tensors), strict=True))
+    return list(zip(*(tensor.split(lengths, dim) for tensor in tensors), strict=True))
 
 
 def _block_of(moment: str, w: Tensor, g: Tensor, out: Tensor) -> None:
-    """A moment, element by element, with no memory but ``out``."""
+    """Compute a moment element by element, with no memory but ``out``."""
     if moment == "w2":
         torch.mul(w, w, out=out)
     elif moment == "abs_w":
@@ -214,7 +214,7 @@ def _of_vectors(
     pairs: Sequence[tuple[int, int]],
     moments: Sequence[str],
 ) -> dict[tuple[int, int], Tensor]:
-    """Norms, biases: nothing is summed, so that all of them together take the time of one."""
+    """Moments of norms and biases: nothing is summed, so that all of them together take the time of one."""
     exact = torch.float64 if weights[0].device.type != "mps" else torch.float32
     w = torch.cat([weights[number].reshape(-1) for number, _ in pairs]).to(exact)
     g = w
@@ -233,7 +233,7 @@ def _corner(room: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _widened(w: Tensor, g: Tensor, spare: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Numbers of 16 bits as float32: their product would overflow, or lose what the sum needs."""
+    """Convert 16-bit numbers to float32: their product would overflow or lose precision."""
     if not spare:
         return w, g
     x = spare[0].copy_(w)

@@ -1,7 +1,7 @@
-"""What of a call depends on shapes only: the tables of work, on the device, and what must be copied before it is read.
+"""The plan of a call, which depends on shapes only: work tables on the device, and which tensors to copy first.
 
-Made once for a set of shapes, layouts and moments, and kept; the making waits for the device, so it cannot be part of
-a CUDA graph.
+A plan is made once for a set of shapes, layouts and moments, and kept. Making it waits for the device, so it cannot
+be part of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Pair = tuple[Facts, Facts, bool]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All of a call that depends on shapes only."""
+    """The parts of a call that depend on shapes only."""
 
     tiles: WeightTiles
-    tables: Tensor  # jobs, tile_jobs, outputs and block_outputs, one behind the other
+    tables: Tensor  # jobs, tile_jobs, outputs and block_outputs, concatenated
     addresses: tuple[int, ...]
     stream: int  # on which the tables were made
-    gathered_weights: frozenset[int]  # places of the tensors that cannot be read where they lie
+    gathered_weights: frozenset[int]  # positions of the tensors that must be copied before they are read
     gathered_gradients: frozenset[int]
 
 
 def facts_of(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[Pair, ...]:
-    """All that a plan depends on. Asked in every step for some hundred tensors, hence the bare tuples."""
+    """Everything that a plan depends on. Plain tuples: this runs in every step for some hundred tensors."""
     try:
         return tuple(
             [
@@ -64,7 +64,7 @@ def planned(
     """The plan for these tensors; ``axes`` counts them from 0, errors call them by their ``numbers``."""
     if torch.cuda.is_current_stream_capturing():
         raise CompressError(
-            "a CUDA graph cannot capture the making of tables, and there are none yet for these shapes",
+            "cannot capture this call in a CUDA graph: there are no work tables for these shapes yet",
             "call once with the same shapes before the capture",
         )
     weights, gathered_weights, gathered_gradients = [], set(), set()
@@ -111,5 +111,5 @@ def _require_readable(number: int, weight: Facts, gradient: Facts, device: torch
 
 
 def _same_order(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
-    # The stride of an axis of size 1 says nothing; libraries write various numbers there for 1 x 1 convolutions.
+    # The stride of an axis of size 1 has no meaning; libraries set various numbers there for 1 x 1 convolutions.
     return all(size == 1 or a == b for size, a, b in zip(shape, strides, others, strict=True))

@@ -1,8 +1,8 @@
-"""The best choice for every group at once, when what it is worth is a sum of small tables: exactly, group by group.
+"""Exact best choice for all groups by variable elimination, where the value is a sum of small tables.
 
-A group is taken out by asking, for each combination of its neighbours, which of its own choices is best: the answer is
-one table over the neighbours. Chains and residual stages never let these tables grow beyond a stage and two layers; a
-network in which everything reads everything does, and is refused.
+A group is eliminated by computing its best choice for each combination of its neighbours' choices: the result is one
+table over the neighbours. In chains and residual stages these tables never exceed a stage and two layers; in a
+network where every layer reads every other they do, and such a network is refused.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from compressor.pruning.widths.solver.terms import Choices, Numbers, Scope, Terms
 
 LARGEST = 3_000_000
-"""Entries of the largest table on the way; 24 MB."""
+"""Entries of the largest intermediate table; 24 MB."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One group that is taken out, and the groups that its answer depends on."""
+    """One eliminated group, and the groups that its best choice depends on."""
 
     group: int
     around: Scope
 
 
 def order_of(scopes: Iterable[Scope], choices: Choices) -> tuple[Step, ...] | None:
-    """Whom to take out when: always the one that leaves the smallest table. None where tables grow too large."""
+    """The elimination order: always the group with the smallest table next. None where tables grow too large."""
     around: dict[int, set[int]] = {group: set() for group in range(len(choices))}
     for scope in scopes:
         for group in scope:
@@ -52,7 +52,7 @@ def order_of(scopes: Iterable[Scope], choices: Choices) -> tuple[Step, ...] | No
 
 
 def most(terms: Terms, choices: Choices, order: tuple[Step, ...]) -> tuple[float, list[int]]:
-    """The largest sum of the terms, and the place of each group's choice in it."""
+    """The largest sum of the terms, and each group's choice (its place among the choices) in it."""
     tables = dict(terms)
     total = float(tables.pop((), np.zeros(())))
     answers: list[tuple[Step, NDArray[np.intp]]] = []
@@ -75,12 +75,12 @@ def most(terms: Terms, choices: Choices, order: tuple[Step, ...]) -> tuple[float
 
 
 def cheapest(terms: Terms, choices: Choices, order: tuple[Step, ...]) -> list[int]:
-    """The places of the choices that cost least."""
+    """The places of the choices with the least cost."""
     return most({scope: -table for scope, table in terms.items()}, choices, order)[1]
 
 
 def _spread(table: Numbers, scope: Scope, wider: Scope) -> Numbers:
-    """The table with its axes in the order of ``wider``, and axes of one for what it does not depend on."""
+    """The table with its axes in the order of ``wider``; groups that it does not depend on get an axis of size 1."""
     order = sorted(range(len(scope)), key=lambda axis: wider.index(scope[axis]))
     held = set(scope)
     shape = [table.shape[scope.index(group)] if group in held else 1 for group in wider]

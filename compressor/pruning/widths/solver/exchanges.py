@@ -1,4 +1,4 @@
-"""Single steps and exchanges: from widths within the limits to better ones, until none is found."""
+"""Local search by single steps and exchanges: improve widths within the limits until nothing better is found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_EXCHANGES = 300
 
 @dataclass(frozen=True)
 class Move:
-    """One group to the next choice up or down: what it brings, and what it costs as shares of the limits."""
+    """Move one group to its next choice up or down: the gain in value, and the cost as shares of the limits."""
 
     group: int
     place: int
@@ -25,7 +25,7 @@ class Move:
 
 
 class Local:
-    """Places that fit, what they cost, and the tables that each group is in."""
+    """Places that meet the limits, their costs, and the tables of each group."""
 
     def __init__(self, problem: Problem, places: list[int]) -> None:
         self.problem, self.places = problem, list(places)
@@ -37,7 +37,7 @@ class Local:
                     self._tables[group].append((number, scope, table / limit.allowed))
 
     def move(self, group: int, by: int) -> Move | None:
-        """One step of one group, if it has one."""
+        """One step of one group; None at the end of its choices."""
         place = self.places[group] + by
         own = self.problem.values[group]
         if not 0 <= place < len(own):
@@ -55,7 +55,7 @@ class Local:
         self.costs = self.costs + move.price
 
     def fill(self) -> None:
-        """Steps up while one fits, the most worth for what it costs first."""
+        """Widen groups by single steps while one fits, most gain per cost first."""
         while True:
             fitting = [move for move in self._moves(+1) if self._fits(move.price)]
             if not fitting:
@@ -63,7 +63,7 @@ class Local:
             self.take(max(fitting, key=lambda move: move.gain / max(float(move.price.max()), EPSILON)))
 
     def exchange(self) -> bool:
-        """One group a step down and another a step up, where that keeps more and fits."""
+        """Narrow one group and widen another by a step, where that fits and keeps more; True if one was found."""
         downs, ups = [*self._moves(-1)], [*self._moves(+1)]
         pairs = [
             (up.gain + down.gain, down, up)
@@ -76,7 +76,7 @@ class Local:
         for _, down, up in sorted(pairs, key=lambda pair: -pair[0]):
             before = self.places[down.group]
             self.take(down)
-            again = self.move(up.group, +1)  # what the two have in common costs something else together
+            again = self.move(up.group, +1)  # the price changes where the two groups share a table
             if again is not None and self._fits(again.price):
                 self.take(again)
                 return True
@@ -96,7 +96,7 @@ class Local:
 
 
 def improved(problem: Problem, places: list[int]) -> list[int]:
-    """The places after all steps and exchanges that help."""
+    """The places after all steps and exchanges that improve the value."""
     local = Local(problem, places)
     local.fill()
     for _ in range(MOST_EXCHANGES):

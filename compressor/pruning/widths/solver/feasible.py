@@ -1,7 +1,7 @@
 """Widths that meet every limit at once, where the narrowest do not: a measured cost may rise as layers get narrower.
 
-The costs, each as a share of what is allowed, get weights; the widths of the least weighted sum are found exactly, and
-what they overspend makes its weight heavier.
+Each cost, as a share of its limit, gets a weight; the widths of the least weighted sum are found exactly, and the
+weights of costs above their limits are raised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STEP = 4.0
 
 
 def nearest(problem: Problem) -> list[int]:
-    """The places of which the worst cost is least beside its limit, as far as weights find them."""
+    """The places whose largest cost, as a share of its limit, is least among those that the weights give."""
     best = [0] * len(problem.choices)
     if problem.fits(best):
         return best

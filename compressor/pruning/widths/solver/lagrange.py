@@ -1,8 +1,8 @@
-"""The widths that keep the most within every limit, with a bound on what any widths could keep.
+"""Lagrangian relaxation: widths of the highest value within every limit, with an upper bound on the value.
 
-Each limit gets a price. At given prices the best widths are found exactly (``elimination``), and what they are worth,
-less what they overspend, is more than any widths within the limits can be worth: a bound that needs no search to be
-believed. The prices that make it smallest lead to widths near the limits; single steps and exchanges fill the rest.
+Each limit gets a price. For fixed prices the best widths are found exactly (``elimination``). Their value minus the
+price of what they exceed the limits by is an upper bound on the value of any widths within the limits. The prices
+with the smallest bound give widths near the limits; single steps and exchanges use up the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Limit:
-    """A cost in tables, and what it may be."""
+    """A cost as tables, and its largest allowed value."""
 
     name: str
     terms: Terms
@@ -32,18 +32,18 @@ class Limit:
 
 @dataclass(frozen=True)
 class Problem:
-    """``values[group][place]``: what the group is worth at that choice."""
+    """``values[group][place]``: the value of the group at that choice."""
 
     choices: Choices
     values: Sequence[Numbers]
     limits: Sequence[Limit]
 
     def value(self, places: Sequence[int]) -> float:
-        """What these choices are worth."""
+        """The total value of these choices."""
         return float(sum(own[place] for own, place in zip(self.values, places, strict=True)))
 
     def costs(self, places: Sequence[int]) -> NDArray[np.float64]:
-        """Each cost as a share of what is allowed."""
+        """Each cost as a share of its limit."""
         return np.array(
             [
                 sum(
@@ -56,13 +56,13 @@ class Problem:
         )
 
     def fits(self, places: Sequence[int]) -> bool:
-        """Whether no limit is broken."""
+        """True if every limit is met."""
         return bool((self.costs(places) <= 1 + EPSILON).all())
 
 
 @dataclass
 class Search:
-    """What has been seen: the best that fits, and the least bound with the prices that gave it."""
+    """State of the search: the best choice that fits, and the least bound with its prices."""
 
     problem: Problem
     order: tuple[Step, ...]
@@ -72,7 +72,7 @@ class Search:
     prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def ask(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The best widths at these prices; what they overspend is returned."""
+        """Find the best widths at these prices; return the excess of each cost over its limit, as a share."""
         problem = self.problem
         terms: Terms = {(group,): own for group, own in enumerate(problem.values)}
         for price, limit in zip(prices, problem.limits, strict=True):
@@ -90,7 +90,7 @@ class Search:
         return over
 
     def by_bisection(self, number: int, low: float, high: float, steps: int) -> None:
-        """One price; the others are nothing."""
+        """Search one price by bisection; the others are 0."""
         prices = np.zeros(len(self.problem.limits))
         for _ in range(steps):
             prices = prices.copy()
@@ -103,7 +103,7 @@ class Search:
                 break
 
     def by_polyak(self, start: NDArray[np.float64], steps: int) -> None:
-        """All prices at once: against the overspending, by as much as bound and best leave room for."""
+        """Search all prices at once by Polyak's subgradient steps: the step size is the gap of bound and best value."""
         prices = start
         for step in range(steps):
             over = self.ask(prices)
@@ -116,7 +116,7 @@ class Search:
 
 
 def searched(problem: Problem) -> Search | None:
-    """The search over all prices; None where groups are too entangled for exact answers."""
+    """The search over all prices; None where the tables of exact elimination would be too large."""
     scopes = [scope for limit in problem.limits for scope in limit.terms]
     order = order_of(scopes, problem.choices)
     if order is None:
@@ -130,7 +130,7 @@ def searched(problem: Problem) -> Search | None:
         alone = Search(problem, order)
         alone.by_bisection(number, top * 1e-6, top * 1e4, BISECTIONS)
         starts.append(alone)
-    # The tightest limit alone is often all there is.
+    # Often one limit is the tightest, and its search alone is good enough.
     tightest = min(starts, key=lambda each: each.bound)
     search = tightest
     if len(problem.limits) > 1 and (
@@ -141,7 +141,7 @@ def searched(problem: Problem) -> Search | None:
 
 
 def refined(coarse: Search, problem: Problem) -> Search | None:
-    """The same prices over finer choices: a bound for these, and better widths. None if they are too many."""
+    """Search finer choices, starting from the coarse prices: a bound and better widths. None if they are too many."""
     order = order_of([scope for limit in problem.limits for scope in limit.terms], problem.choices)
     if order is None:
         return None

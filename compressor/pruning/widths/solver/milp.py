@@ -1,7 +1,7 @@
-"""The same question as a mixed-integer program, for HiGHS: where prices leave a gap or groups are too entangled.
+"""The same problem as a mixed-integer program, for HiGHS: where prices leave a gap or exact elimination is too large.
 
-Every choice of every group is a switch, and every table over two groups a flow between their switches. It needs scipy
-(the extra ``solver``), and grows with the product of the widths, so it is asked last and for a limited time.
+Every choice of every group is a binary variable, and every table over two groups is a flow between their variables.
+It needs scipy (the extra ``solver``), and grows with the product of the widths, so it runs last and for a limited time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Answer:
 
 
 def is_possible(problem: Problem) -> bool:
-    """Whether scipy is there and the program is small enough; tables over three groups have no flow."""
+    """True if scipy is installed and the program is small enough; tables over three groups cannot be flows."""
     if find_spec("scipy") is None:
         return False
     scopes = {scope for limit in problem.limits for scope in limit.terms}
@@ -39,7 +39,7 @@ def is_possible(problem: Problem) -> bool:
 
 
 def answered(problem: Problem) -> Answer | None:
-    """What HiGHS finds in half a minute; None if that is nothing."""
+    """The solution that HiGHS finds in half a minute; None if it finds none."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array
 
@@ -93,7 +93,7 @@ def answered(problem: Problem) -> Answer | None:
 def _limits(
     problem: Problem, starts: np.ndarray[Any, Any], flow_of: dict[tuple[int, int], int], total: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A row of shares for every limit, and the room that constant terms leave in it."""
+    """A row of coefficients for every limit, and its right-hand side after constant terms."""
     limits = np.zeros((len(problem.limits), total))
     room = np.ones(len(problem.limits))
     for number, limit in enumerate(problem.limits):

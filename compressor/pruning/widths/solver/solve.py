@@ -1,4 +1,4 @@
-"""From scores, allowed widths and limits to the widths that keep the most: which solver, and how good its answer is."""
+"""Find the widths of the highest summed scores within the limits: choose the solvers, and bound their error."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from compressor.pruning.widths.solver.lagrange import Limit, Problem, refined, s
 from compressor.pruning.widths.solver.terms import Choices, Terms, terms_of
 
 COARSE = 40
-"""Choices of a group while prices are searched for; the answer is then made finer."""
+"""Choices of a group during the search for prices; the result is then refined."""
 GOOD = 5e-3
-"""A gap that is not worth half a minute of HiGHS."""
+"""Largest gap for which HiGHS, which takes half a minute, is not used."""
 
 
 class Tabled(Protocol):
-    """A cost that was measured (``Latency``, ``FileBytes``) and brings its own tables."""
+    """A measured cost (``Latency``, ``FileBytes``) with its own tables."""
 
     @property
     def name(self) -> str: ...
@@ -39,14 +39,14 @@ class Tabled(Protocol):
 
 
 Costing = Cost | Tabled
-"""What widths cost, counted or measured."""
+"""A cost of widths, counted or measured."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Widths, what they are worth, what no widths could exceed (None: not known), who found them, and whether they fit.
+    """Widths, their value, an upper bound on the value (None: not known), the solver, and whether they fit the limits.
 
-    They fit by the tables they were searched in; of entangled layers these are lines, and the cost itself may differ.
+    ``fits`` is by the tables of the search; of layers with too large tables these are linear, so the cost may differ.
     """
 
     widths: Widths
@@ -57,7 +57,7 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        """How much more than this could be kept at most, as a share."""
+        """Upper bound on how much more could be kept, as a share."""
         if self.bound is None:
             return None
         return max(0.0, self.bound / self.value - 1) if self.value > 0 else 0.0
@@ -66,9 +66,9 @@ class Solution:
 def solve(
     choices: Choices, ranked: Sequence[NDArray[np.float64]], costs: Mapping[str, tuple[Costing, float]]
 ) -> Solution:
-    """The choice of most summed scores in which each cost stays within what is allowed for it.
+    """The choice with the highest sum of scores in which each cost stays within its limit.
 
-    ``ranked``: the scores of each group's units, highest first. Where no choice is found that fits, the nearest.
+    ``ranked``: the scores of each group's units, highest first. Where no choice is found that fits, the nearest one.
     """
     values = [np.concatenate([[0.0], np.cumsum(own)]) for own in ranked]
 
@@ -100,9 +100,9 @@ def solve(
 
 
 def least_widths(choices: Choices, cost: Costing) -> Widths | None:
-    """The widths that cost least: the narrowest, but of a measured cost, which may rise as layers get narrower.
+    """The widths of the least cost: the narrowest, except for a measured cost, which may rise as layers get narrower.
 
-    None where choices are too entangled to tell.
+    None where exact elimination would be too large.
     """
     if isinstance(cost, Cost):
         return _widths(choices, [0] * len(choices))
@@ -123,7 +123,7 @@ def _places(choices: Choices, widths: Widths) -> list[int]:
 
 
 def _better(problem: Problem, candidates: Sequence[list[int]]) -> list[int]:
-    """The most worth of those that fit; where none does, the nearest to the limits."""
+    """The candidate of the highest value that fits; where none fits, the nearest to the limits."""
     fitting = [places for places in candidates if problem.fits(places)]
     if fitting:
         return max(fitting, key=problem.value)

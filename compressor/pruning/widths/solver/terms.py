@@ -1,9 +1,9 @@
-"""A cost as a sum of small tables: one for every few groups that meet in a layer.
+"""A cost as a sum of small tables: one for each set of groups that meet in a layer.
 
-The search looks up tables where it cannot afford to build networks. A layer's time depends on the channels that it
-reads and on those that it writes, so its table has an axis for each of the two groups; what depends on one group alone
-has one axis. Where a layer reads many groups at once (a concatenation), its cost is linear in what it reads, and the
-sum over what is read becomes a sum of tables.
+The search looks up tables, because building networks would take too long. A layer's time depends on the channels that
+it reads and on those that it writes, so its table has an axis for each of the two groups; a cost of one group alone
+has one axis. Where a layer reads many groups at once (a concatenation), its cost is linear in the channels it reads,
+so it becomes a sum of tables, one per group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Numbers = NDArray[np.float64]
 Scope = tuple[int, ...]
 
 LARGEST_TABLE = 300_000
-"""Entries of one layer's table; a larger one is taken apart."""
+"""Largest number of entries of one layer's table; a larger table is split into a sum."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Choices:
         return len(self.of)
 
     def shape(self, scope: Scope) -> tuple[int, ...]:
-        """How many choices each group of the scope has."""
+        """The number of choices of each group of the scope."""
         return tuple(len(self.of[group]) for group in scope)
 
 
 Terms = dict[Scope, Numbers]
-"""Groups, rising -> what each combination of their choices costs; the empty scope holds what never changes."""
+"""Groups, rising -> the cost of each combination of their choices; the empty scope holds the constant."""
 
 
 def add(terms: Terms, scope: Scope, table: Numbers) -> None:
-    """One more table over this scope."""
+    """Add a table over this scope."""
     terms[scope] = terms[scope] + table if scope in terms else table
 
 
 def sizes(factor: Factor, scope: Scope, choices: Choices) -> Numbers:
-    """The factor for every combination of choices of the scope, which has all its groups."""
+    """The factor for every combination of choices of the scope, which contains all groups of the factor."""
     result = np.full((1,) * len(scope), float(factor.constant))
     for group, times in factor.times:
         place = scope.index(group)
@@ -60,12 +60,12 @@ def sizes(factor: Factor, scope: Scope, choices: Choices) -> Numbers:
 
 
 def scope_of(factors: Iterable[Factor]) -> Scope:
-    """The groups that any of the factors follows."""
+    """The groups that any of the factors depends on."""
     return tuple(sorted({group for factor in factors for group, _ in factor.times}))
 
 
 def is_small(scope: Scope, choices: Choices) -> bool:
-    """Whether one table can hold every combination."""
+    """True if one table can hold every combination."""
     return math.prod(choices.shape(scope)) <= LARGEST_TABLE
 
 
@@ -87,7 +87,7 @@ def product_terms(terms: Terms, coefficient: float, factors: Sequence[Factor], c
 
 
 def apart(factors: Sequence[Factor]) -> Iterable[list[Factor]]:
-    """The same product as a sum: the factor that follows most groups is written out."""
+    """The same product as a sum: the factor that depends on most groups is expanded."""
     number = max(range(len(factors)), key=lambda at: len(factors[at].times))
     widest = factors[number]
     summands = [Factor(0, (each,)) for each in widest.times]
@@ -104,7 +104,7 @@ def function_terms(
     inner: Factor,
     choices: Choices,
 ) -> None:
-    """Add ``function(out, inner)``; where its table would be too large, as the line between its ends."""
+    """Add ``function(out, inner)``; where its table would be too large, interpolate linearly between its ends."""
     scope = scope_of((out, inner))
     if is_small(scope, choices):
         add(terms, scope, function(sizes(out, scope, choices), sizes(inner, scope, choices)))
@@ -134,7 +134,7 @@ def function_terms(
 
 
 def ends(factor: Factor, choices: Choices) -> tuple[float, float]:
-    """The least and the most that the factor can be."""
+    """The least and the largest value of the factor."""
     low, high = (factor.at([int(own[end]) for own in choices.of]) for end in (0, -1))
     return float(low), float(high)
 
@@ -152,6 +152,6 @@ def terms_of(cost: Cost, choices: Choices) -> Terms:
 
 
 def looked_up(terms: Terms, choices: Choices, widths: Widths) -> float:
-    """What the terms say for these widths, which must be among the choices."""
+    """The cost of these widths by the tables; they must be among the choices."""
     places = [int(np.searchsorted(own, width)) for own, width in zip(choices.of, widths, strict=True)]
     return float(sum(table[tuple(places[group] for group in scope)] for scope, table in terms.items()))
