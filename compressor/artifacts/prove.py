@@ -132,7 +132,7 @@ def proven(
         proofs.append(proof)
         # A runtime that happens to be installed has its row; it rejects no file that another one runs.
         if runner == FORMATS[artifact.format].runs_in[0] or _is_named(runner, recipe):
-            checks += found
+            checks += own_checks
     return proofs, checks
 
 

@@ -44,7 +44,7 @@ NO_ENGINE = (
     "TensorRT is not installed, so no engine was built; on a machine with TensorRT: "
     "compress export student.onnx --to tensorrt --out student.engine"
 )
-SEEN = 32
+RANKING_IMAGES = 32
 """Images by which layers are ranked."""
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 128, 32
 """Training images for INT8: with these it takes at most 0.14 points of top-1 (docs/exporting.md)."""

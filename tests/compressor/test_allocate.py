@@ -207,5 +207,5 @@ def test_modules_that_are_kept_lose_nothing_on_either_side(glyphnet: ChannelGrap
 
 
 def test_a_pattern_that_fits_no_module_is_an_error(glyphnet: ChannelGraph) -> None:
-    with pytest.raises(UsageError, match="no module of the network fits the pattern `stage9"):
+    with pytest.raises(UsageError, match="no module of the network matches the pattern `stage9"):
         allocated(glyphnet, Budget(0.4, keep=("stage9.*",)))

@@ -149,7 +149,7 @@ class Gates:
     def _fall_back(self, choice: Choice) -> None:
         self.fell_back = choice
 
-    def _take(self, output: Tensor, gradient: Tensor, made: Made) -> None:
+    def _take(self, output: Tensor, gradient: Tensor, made: ChannelOutput) -> None:
         rows = gate_sums(output, gradient, made.dim, fell_back=self._fall_back)
         sums = rows.double().view(self.images, -1, rows.shape[1]).sum(1)
         # A shared layer runs several times per image, but has one gate: add its parts before any square.

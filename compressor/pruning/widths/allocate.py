@@ -132,7 +132,7 @@ def _check_reachable(cost: Cost, full: Widths, least: Widths, budget: Budget) ->
     if budget.remove > most:
         largest = math.floor(most * 1000) / 1000
         raise UsageError(
-            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: the most that can go is {largest:.1%}",
+            f"cannot remove {budget.remove:.1%} of the {COST_TITLES[budget.of]}: at most {largest:.1%} can be removed",
             f"use --ratio {largest:g} or less" + (", or keep fewer modules whole" if budget.keep else ""),
         )
 
@@ -152,7 +152,7 @@ def _why_missed(
     return (
         f"removed {budget.remove + over:.1%} instead of {budget.remove:.1%} of the {COST_TITLES[budget.of]}: "
         f"the smallest step left, {units} units of `{graph.groups[number].name}`, "
-        f"is {price / plan.costs[budget.cost][0]:.1%}, and no exchange of two steps was found that comes closer"
+        f"is {price / plan.costs[budget.cost][0]:.1%}, and no exchange of two steps comes closer"
     )
 
 
