@@ -40,7 +40,7 @@ class Damage:
         if len(recorded) > self.limit:
             first = "; ".join(str(bad) for bad in recorded[:_SHOWN])
             raise CompressError(
-                f"{len(recorded)} unreadable samples, at most {self.limit} may be: {first}; …",
+                f"more than {self.limit} samples are unreadable: {first}; …",
                 f"repair or remove them; the larger of {LEAST_ALLOWED} and 0.1 % of a half may be unreadable",
             )
 

@@ -209,7 +209,7 @@ def test_an_unreadable_picture_is_named_and_the_end_where_none_may_be_bad(
     data = _speckled(tmp_path)
     file = _files(data.train)[3]
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
-    with pytest.raises(CompressError, match=f"1 unreadable samples, at most 0 may be: `{file}`"):
+    with pytest.raises(CompressError, match=f"more than 0 samples are unreadable: `{file}`"):
         list(data.train.batches(4, shuffle=0))
 
 

@@ -188,7 +188,7 @@ def test_a_shard_that_breaks_off_gives_what_it_has_and_is_named(
     assert all(len(batch.images) == 4 for batch in data.train.batches(4, shuffle=1))
     assert len(data.train.bad) == 1
     monkeypatch.setattr(unreadable, "LEAST_ALLOWED", 0)
-    with pytest.raises(CompressError, match=f"1 unreadable samples, at most 0 may be: `{broken}`: "):
+    with pytest.raises(CompressError, match=f"more than 0 samples are unreadable: `{broken}`: "):
         _load(tmp_path / "x-*.tar", test=str(tmp_path / "test.tar"))
 
 

@@ -115,7 +115,7 @@ def test_more_than_may_be_bad_is_an_error_that_names_the_first(
     data = _folders(tmp_path, broken)
     split = data.train if half == "train" else data.test
     with pytest.raises(
-        CompressError, match=r"4 unreadable samples, at most 3 may be: .*00.png`: .*01.png`: "
+        CompressError, match=r"more than 3 samples are unreadable: .*00.png`: .*01.png`: "
     ) as caught:
         _batches(split, 16)
     assert "repair or remove them" in str(caught.value.hint)

@@ -48,6 +48,8 @@ MISTAKES = [
     Mistake("ratio below 0", usual("", share="-0.1"), WRONG, ("cannot remove -0.1", "above 0 and below 1")),
     Mistake("ratio nan", usual("", share="nan"), WRONG, ("cannot remove nan", "above 0 and below 1")),
     Mistake("no MACs allowed", usual("--max-macs 0"), WRONG, ("budget.max_macs is 0", "more than 0")),
+    Mistake("fewer bytes than must stay", usual("--set budget.max_bytes=5"), WRONG,
+            ("cannot meet --set budget.max_bytes=5", "use --set budget.max_bytes=")),
     Mistake("fewer than no bytes", usual("--set budget.max_bytes=-5"), WRONG, ("budget.max_bytes is -5",)),
     Mistake("no time allowed", usual("--max-latency-ms 0"), WRONG, ("budget.max_latency_ms is 0",)),
     Mistake("time that is no number", usual("--max-latency-ms nan"), WRONG, ("budget.max_latency_ms is nan",)),
@@ -69,6 +71,8 @@ MISTAKES = [
     Mistake("data without test", usual("", data="untested/"), CANNOT, ("neither val/ nor test/",)),
     Mistake("empty test half", usual("", data="mypkg:empty_test"), CANNOT, ("(test) is empty",)),
     Mistake("unreadable sample", usual("--criterion gate", data="mypkg:unreadable"), CANNOT, ("sample 7", "truncated")),
+    Mistake("unreadable pictures", usual("--size 8", data="wrecked/"), CANNOT,
+            ("more than 10 samples are unreadable: `wrecked/val/b/", ".png`")),
     Mistake("labels needed where there are none", usual("--size 8 --unlabelled torn/a", data="torn/"), WRONG,
             ("the pictures of `torn` have no labels", "teacher_weight to 1")),
     Mistake("criterion that needs labels", usual("--size 8 --unlabelled torn/a --criterion taylor", data="torn/"),
@@ -172,8 +176,10 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for half in ("train", "test"):
         pictures(home / "hollow" / half, {"a": 2, "b": 0 if half == "test" else 2})
     pictures(home / "torn", {"a": 4, "b": 4})
-    for name in ("torn",):
-        for picture in (home / name / "b").iterdir():
+    for half in ("train", "val"):
+        pictures(home / "wrecked" / half, {"a": 12, "b": 12})
+    for name in ("torn/b", "wrecked/val/b"):
+        for picture in (home / name).iterdir():
             picture.write_bytes(picture.read_bytes()[:60])
     (home / "section.toml").write_text("[distill]\nassistants = 0\n")
     (home / "key.toml").write_text("[budget]\nremov = 0.5\n")
