@@ -1,4 +1,4 @@
-"""What every benchmark writes: figures, where they were measured, how, and every sample behind them."""
+"""Results of a benchmark: figures, where and how they were measured, and every sample behind them."""
 
 from __future__ import annotations
 

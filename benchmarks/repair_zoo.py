@@ -83,7 +83,7 @@ def _send(writer: Connection, name: str, most: float) -> None:
 
 
 def row_of(name: str, most: float) -> Row:
-    """What became of one network."""
+    """The row of one network."""
     network, inputs = network_named(name, samples=FITTED + OTHER)
     params = sum(each.numel() for each in network.parameters())
     if params > most:
@@ -126,7 +126,7 @@ def apart_by(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
 
 
 def figures(rows: dict[str, Row]) -> dict[str, float]:
-    """How many were repaired, and of how many the outputs on other images came nearer."""
+    """Counts: networks that were repaired, and those whose outputs on other images came nearer."""
     counts = Counter(row["result"] for row in rows.values())
     cut_ones = [row for row in rows.values() if "nearer" in row]
     return {

@@ -1,4 +1,4 @@
-"""Where strangers come from: small networks by their names, built from configurations without a download."""
+"""Small networks of other people by their names, built from configurations without a download."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SMALL: dict[str, Any] = {
     "use_pretrained_backbone": False,
     "num_queries": 10,
 }
-"""What a small network has, where its configuration has an entry of that name."""
+"""Values of a small network, for the entries that its configuration has."""
 
 STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
 PYRAMID = {**STAGES, "num_attention_heads": [1, 2, 4, 8]}
@@ -86,7 +86,7 @@ OWN: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {"max_length": 64, "num_mel_bins": 32},
     **dict.fromkeys("wav2vec2 hubert wavlm data2vec-audio unispeech sew".split(), AUDIO),
 }  # fmt: skip
-"""Where a configuration has entries of its own that must fit together."""
+"""Values for configurations whose own entries must fit together."""
 
 AS_THEY_ARE = (
     "convnext",

@@ -113,7 +113,7 @@ def measure_latency(
     threads: int = 1,
     **allowed: object,
 ) -> Latency:
-    """What widths cost in ONNX Runtime on this machine, for images like ``image``; its first size is the batch.
+    """The time of widths in ONNX Runtime on this machine, for images like ``image``; its first size is the batch.
 
     ``of="latency-int8"`` is the time in INT8. ``allowed``: fields of ``Budget`` that limit which widths are asked for
     later (``keep``, ``granule``).
@@ -201,7 +201,7 @@ def export(network: nn.Module, example: Given, path: Path | str, *, opset: int |
     """
     still, recipe = _still(network), ExportRecipe(opset=opset)
     call = call_of(still, example)
-    if getattr(still, "batch", None) is not None or not is_plain(still, call):
+    if getattr(still, "only_batch", None) is not None or not is_plain(still, call):
         artifact = written_onnx(still, example, Path(path), recipe, {})
         return require_equal(artifact, prove_call(artifact, still, call))
     images = call.tensors[INPUT]
@@ -233,7 +233,7 @@ def compress(
 
 
 def run_name(recipe: Recipe) -> str:
-    """What a run folder is called if nobody says: model, data and what is removed."""
+    """The name of a run folder, if none is given: model, data and the share that is removed."""
     parts = [Path(each).name for each in (recipe.model.name, recipe.data.name)]
     if recipe.distil.student:
         parts.append(Path(model_named(recipe.distil.student, trust=False).name).name)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 
 class CompressError(Exception):
-    """What was asked for cannot be done; the message says where and why."""
+    """The request cannot be carried out; the message says where and why."""
 
     exit_code = 1
 

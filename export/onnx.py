@@ -57,7 +57,7 @@ def to_onnx(
     the names of their arguments. Outputs are ``logits``, ``output_1``, … of tensors in a row; those of a dictionary,
     a dataclass or anything nested have the names of their places (``boxes.0``). All share the free axis ``batch``;
     the other axes are those of ``example``, but for ``height`` and ``width`` with ``free_size``. A network that is
-    made for one batch (``module.batch``) has no free axis. The caller's module is not changed.
+    made for one batch (``module.only_batch``) has no free axis. The caller's module is not changed.
     Models above 1.5 GiB have their weights in ``<path>.data``, which must be kept beside the file.
     """
     import onnx
@@ -74,7 +74,7 @@ def to_onnx(
         if [*call.tensors] != [INPUT] or not isinstance(result, torch.Tensor):
             flatten(copy, call)
         free = dict(enumerate((BATCH, None, "height", "width"))) if free_size else {0: BATCH}
-        if getattr(module, "batch", None) is not None:
+        if getattr(module, "only_batch", None) is not None:
             free = {axis: None if name == BATCH else name for axis, name in free.items()}
         program = captured(copy, list(call.tensors.values()), free)
         model = _translate(program, opset, free, list(call.tensors), outputs)

@@ -117,7 +117,7 @@ def flatten(network: nn.Module, call: Call) -> None:
 
 
 def answers_by_name(network: nn.Module, call: Call) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """What the network returns for tensors in the places of the example's."""
+    """The network's outputs by name, for tensors in the places of the example's."""
     import torch
 
     def answers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Where several processes test at once (``-n``), each of them and what it starts computes with one thread."""
+"""With several test processes (``-n``), each of them and what it starts computes with one thread."""
 
 import functools
 import os

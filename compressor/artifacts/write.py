@@ -120,7 +120,7 @@ def calibration_images(data: Data, seed: int) -> tuple[Array, ...]:
 def export_options(
     recipe: ExportRecipe, calibration: Sequence[Array] = (), metadata: Mapping[str, str] | None = None
 ) -> Asked:
-    """What a recipe says of the formats."""
+    """The options of the formats in a recipe."""
     return Asked(
         tuple(calibration),
         recipe.int8_weight_bits,

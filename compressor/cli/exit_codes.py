@@ -56,7 +56,7 @@ def exit_code(call: Callable[[], Any], debug: bool) -> int:
 
 
 def _speaks(error: Exception) -> bool:
-    """Whether it is this process that tells of it, where several failed alike or together."""
+    """True if this process reports the failure, where several processes failed."""
     if isinstance(error, ToldError):
         return False
     try:

@@ -25,7 +25,7 @@ class Logits(nn.Module):
 
 
 def builder(name: str) -> Any:
-    """What builds the classifier of images of that name: a model type, a repository, or a folder with config.json."""
+    """The builder of an image classifier by a model type, a repository, or a folder with config.json."""
     transformers = _transformers(name)
     config = _config(transformers, name)
 

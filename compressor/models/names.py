@@ -37,7 +37,7 @@ class ModelSource:
 
     @property
     def names_code(self) -> bool:
-        """Whether building it imports and calls what the name says."""
+        """True if building it imports and calls code that the name says."""
         return ":" in self.name and not self.name.startswith(tuple(LIBRARIES))
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ LIBRARIES: dict[str, Callable[[str], Builder]] = {
     huggingface.PREFIX: huggingface.builder,
     "smp:": _smp,
 }
-"""What names begin with that belong to a library."""
+"""Beginnings of names that belong to a library."""
 
 
 def _factory(reference: str) -> Builder:

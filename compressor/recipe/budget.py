@@ -1,4 +1,4 @@
-"""What is asked of a cut: how much of which cost to remove, and which widths are allowed."""
+"""Settings of a cut: the share of a cost to remove, limits, and the widths that are allowed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Budget:
 
     @property
     def is_searched(self) -> bool:
-        """Whether widths are searched for within limits; a counted share alone is a matter of one threshold."""
+        """True if widths are searched for within limits; for a share of a counted cost one threshold is enough."""
         return self.cost == "latency" or bool(self.limits())
 
     @property

@@ -18,7 +18,7 @@ EIGHT_BITS = "student-int8"
 ASSISTANT_SHARE = 0.5
 """Of the student's epochs an assistant is trained as many: it has more channels, and need not be finished to teach."""
 PAIRINGS = ("auto", "information")
-"""How layers of student and teacher are paired, if they are not named."""
+"""Ways to pair layers of student and teacher that are not named."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LayerwiseRecipe:
 
 @dataclass(frozen=True)
 class Distilling:
-    """How the student is taught.
+    """Settings of the teaching.
 
     ``teacher``: a stronger network that teaches in place of the one that is cut, as NAME or NAME=WEIGHTS (a file or
     ``pretrained``). ``student``: a network that is taught in place of one cut from the teacher, in the same way

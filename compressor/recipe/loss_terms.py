@@ -37,14 +37,14 @@ class Term:
     settings: dict[str, Setting] = field(default_factory=dict)
 
     def share_at(self, epoch: int) -> float:
-        """What its weight is multiplied by in this epoch."""
+        """The factor of its weight in this epoch."""
         if epoch < self.start or (self.until is not None and epoch >= self.until):
             return 0.0
         return self.decay**epoch * min(1.0, (epoch + 1) / self.ramp)
 
 
 def terms_of(texts: Sequence[str]) -> tuple[Term, ...]:
-    """What a recipe's ``distil.losses`` say; a line that says nothing sensible is an error."""
+    """The terms in a recipe's ``distil.losses``; a text that is no term is an error."""
     return tuple(_term(text) for text in texts)
 
 

@@ -118,7 +118,7 @@ class ExportRecipe:
 
 @dataclass(frozen=True)
 class ProfileRecipe:
-    """How latency is measured. One image on one thread is the least noisy, and usual at the edge.
+    """Settings of the latency measurement. One image on one thread is the least noisy, and usual at the edge.
 
     ``runtimes``: none means the usual ones, as far as they take what is there.
 

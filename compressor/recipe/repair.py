@@ -1,4 +1,4 @@
-"""What is asked of a repair. Values only, without torch, so that a recipe can hold it and be read quickly."""
+"""Settings of a repair. Values only, without torch, so that a recipe is read quickly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compressor.recipe.setting import setting
 
 @dataclass(frozen=True)
 class Repairing:
-    """How many training images every cut network is fitted on; 0 for none.
+    """Number of training images on which every cut network is fitted; 0 for no repair.
 
     More images give more (docs/repair.md has the table); labels and augmentation are not used.
     """

@@ -1,4 +1,4 @@
-"""What is asked of scoring: the criterion, and how a group's parts are put together."""
+"""Settings of scoring: the criterion, and how the scores of a group's layers are combined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long, how fast and on what mixture a network learns; and the learning rate of every step.
+"""Schedule of a training: epochs, rates, losses; and the learning rate of every step.
 
 Values only, without torch, so that a recipe can hold a schedule and be read quickly. What is
 deliberately not here: the device, the seed and the folder, which belong to a run.
@@ -99,7 +99,7 @@ class Schedule:
         return {name: found[name] for name in MIXINGS if name in found}
 
     def tests_after(self, epoch: int) -> bool:
-        """Whether the test set is looked at after ``epoch`` (from 1)."""
+        """True if the network is tested after ``epoch`` (from 1)."""
         return epoch % self.test_every == 0 or epoch == self.epochs
 
     def learning_rate_at(self, step: int, steps: int) -> float:

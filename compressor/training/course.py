@@ -242,7 +242,7 @@ class Course:
         return -(-self._whole // size), self._whole // size
 
     def _sizes(self, images: int) -> list[int]:
-        """How a process computes its piece: in as many parts as every other, and none of them empty."""
+        """The parts in which a process computes its piece: as many as every other process has, none of them empty."""
         most, fewest = self._pieces()
         part = self.exchange.world.part
         expected = len(part.piece(torch.arange(self._whole)))

@@ -1,4 +1,4 @@
-"""Where a training began: a network that is nearly there must not be worse when it has learnt.
+"""The start of a training: a network that is nearly as good as its teacher must not end worse than it began.
 
 A student that was repaired knows most of what it is to learn, and a learning rate for a network that knows nothing
 destroys that: after few steps it may end farther from its teacher than it began. Then it begins again at a lower
@@ -25,7 +25,7 @@ SLACK = 0.02
 LOWER = 5
 """So many times lower is the rate of the next attempt."""
 AGAIN = 2
-"""How often a training begins again."""
+"""Number of times that a training begins again."""
 
 
 class Beginning:

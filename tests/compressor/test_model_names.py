@@ -13,6 +13,7 @@ from torch import nn
 from compressor.errors import CompressError, UsageError
 from compressor.models.glyphnet import GlyphNet
 from compressor.models.names import ModelSource, build, load_attribute
+from compressor.models.weights import fetch_pretrained
 
 
 @pytest.fixture
@@ -51,6 +52,95 @@ def test_networks_with_auxiliary_heads_are_built_without_them() -> None:
 def test_a_timm_network_is_built() -> None:
     pytest.importorskip("timm")
     assert classes_of(build(ModelSource("timm:mobilenetv3_small_050", 4))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "outputs"),
+    [
+        ("lraspp_mobilenet_v3_large", (1, 3, 64, 64), 1),
+        ("r3d_18", (1, 3, 4, 32, 32), 1),
+        ("raft_small", None, 0),
+    ],
+)
+def test_torchvisions_networks_of_other_tasks_have_names_too(
+    name: str, shape: tuple[int, ...] | None, outputs: int
+) -> None:
+    network = build(ModelSource(name))
+    if shape is not None:
+        with torch.no_grad():
+            found = network(torch.zeros(shape))
+        assert len(found if isinstance(found, dict) else [found]) == outputs
+
+
+def test_networks_in_eight_bits_are_no_networks_to_compress() -> None:
+    with pytest.raises(UsageError, match="unknown model `quantized_resnet18`"):
+        build(ModelSource("quantized_resnet18"))
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("hf:resnet", "transformers", "hf"), ("smp:Unet", "segmentation_models_pytorch", "segmentation")],
+)
+def test_a_library_that_is_not_installed_says_how_it_is(
+    name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=f"`{name}` needs the package") as caught:
+        build(ModelSource(name))
+    assert f"compress-to-edge[{extra}]" in str(caught.value.hint)
+
+
+class _Config:
+    """A configuration of the library, as far as a builder reads it."""
+
+    num_labels = 2
+
+
+class _Record:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+class _Classifier(nn.Module):
+    """A classifier of the library: it takes ``pixel_values`` and returns a record."""
+
+    def __init__(self, config: _Config) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, config.num_labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> _Record:
+        return _Record(self.head(pixel_values.mean((2, 3))))
+
+
+class _Auto:
+    from_config = staticmethod(_Classifier)
+
+
+class _Transformers:
+    """The part of ``transformers`` that is used; the real one is run by ``benchmarks/strangers.py``."""
+
+    CONFIG_MAPPING: dict[str, type[_Config]] = {"resnet": _Config}  # noqa: RUF012
+    AutoModelForImageClassification = _Auto
+
+
+def test_a_classifier_of_hugging_face_becomes_a_function_to_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", _Transformers)  # type: ignore[misc]
+    assert classes_of(build(ModelSource("hf:resnet", 7))) == 7
+    with pytest.raises(UsageError, match="unknown Hugging Face model type `resnt`") as caught:
+        build(ModelSource("hf:resnt"))
+    assert "`resnet`" in str(caught.value.hint)
+
+
+def test_a_folder_of_hugging_face_is_built_and_its_weights_are_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=4)
+    saved = transformers.ResNetForImageClassification(config)
+    saved.save_pretrained(tmp_path)
+    source = ModelSource(f"hf:{tmp_path}", 4)
+    network = build(source)
+    fetch_pretrained(network, source)
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(network(image), saved.eval()(image).logits)
 
 
 def test_a_factory_in_the_current_folder_is_found(here: Path) -> None:

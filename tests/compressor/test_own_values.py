@@ -1,4 +1,4 @@
-"""What a forward pass reads in Python is known where no input takes part in it: weights, buffers, constants."""
+"""Values that a forward pass reads in Python are known if no input takes part in them: weights, buffers, constants."""
 
 from __future__ import annotations
 
@@ -77,6 +77,28 @@ def test_a_network_that_reads_its_own_values_is_cut(read: Callable[[Reading, Ten
 def test_a_value_that_depends_on_the_input_is_refused(read: Callable[[Reading, Tensor], Tensor]) -> None:
     with pytest.raises(CompressError, match="depends on the values of its input"):
         trace(Reading(read).eval(), X)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_view_that_an_input_is_written_into_makes_the_whole_unknown(own: bool) -> None:
+    def between(self: Reading, x: Tensor) -> Tensor:
+        table = self.scale if own else self.scale.clone()
+        first = float(table.sum())  # known until here
+        table[:1] = x.mean()
+        return x * first * table.sum().item()
+
+    with pytest.raises(CompressError, match="depends on the values of its input"):
+        trace(Reading(between).eval(), X)
+
+
+def test_a_tensor_of_values_has_the_type_of_the_network() -> None:
+    network = Reading(lambda self, x: x * torch.masked_select(self.scale, self.scale > 1)).eval()
+    graph = trace(network, X)
+    student = cut(network, plan_keeping(graph, {"a": (0, 3, 5, 9)}))
+    assert student(X).dtype == torch.float32
+    assert all(
+        check.passed for check in check_cut(network, student, plan_keeping(graph, {"a": (0, 3, 5, 9)}), X)
+    )
 
 
 def test_what_an_input_is_written_into_is_not_known() -> None:

@@ -575,3 +575,35 @@ def test_a_slice_that_is_read_after_its_source_was_written_is_refused_where_it_m
     graph = trace(network, images(2))
     with pytest.raises(CompressError, match="reads a slice whose source was written in place"):
         cut(network, plan_keeping(graph, {"a": (0, 3, 4, 6, 12)}))
+
+
+@torch.library.custom_op("strangers::halved", mutates_args=())
+def halved(x: Tensor) -> Tensor:
+    """An operator of a library of one's own, which no program may call."""
+    return x * 0.5
+
+
+@halved.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def test_an_operator_that_no_program_may_call_is_refused_with_a_way_out_that_works() -> None:
+    def network(view: Callable[[Tensor], Tensor]) -> nn.Module:
+        return Function(
+            lambda self, x: halved(self.c(self.b(view(self.a(x))).relu())),
+            a=nn.Conv2d(3, 16, 3, padding=1),
+            b=nn.Conv2d(16, 8, 1),
+            c=nn.Conv2d(8, 5, 1),
+        ).eval()
+
+    fixed = network(lambda x: x.view(len(x), 16, 64).view(len(x), 16, 8, 8))
+    graph = trace(fixed, images(2))
+    kept = {group.name: range(4) for group in graph.groups}
+    with pytest.raises(CompressError, match="`halved` cannot be written into a program") as caught:
+        cut(fixed, plan_keeping(graph, kept))
+    assert "write that size from a tensor, as in `x.view(len(x), -1, 64)`" in str(caught.value.hint)
+    free = network(lambda x: x.view(len(x), -1, 64).view(len(x), -1, 8, 8))
+    plan = plan_keeping(trace(free, images(2)), kept)
+    assert form_of(cut(free, plan)) == "module"
+    assert all(check.passed for check in check_cut(free, cut(free, plan), plan, images(2)))

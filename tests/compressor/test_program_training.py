@@ -74,7 +74,13 @@ class OtherForm(Fixed):
         return [out] if self.training else out
 
 
+class ReadsAWeight(Fixed):
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.b.weight.abs().sum().item()
+
+
 REFUSED = {
+    ReadsAWeight: "reads the values of `b.weight`",
     Custom: "its own backward pass",
     Noise: "`randn_like`",
     OwnDropout: "`rand`",

@@ -106,7 +106,7 @@ def test_layers_keep_their_names_in_a_file_with_several_inputs(tmp_path: Path) -
 
 def test_a_network_that_runs_one_batch_only_is_exported_for_it(tmp_path: Path) -> None:
     class One(nn.Module):
-        batch = 2
+        only_batch = 2
 
         def forward(self, x: Tensor) -> Tensor:
             return x.reshape(2, -1).relu()

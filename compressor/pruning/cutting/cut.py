@@ -48,7 +48,7 @@ def form_of(network: nn.Module) -> str:
 
 
 def runs_as_it_is(network: nn.Module, student: nn.Module, plan: Plan, inputs: Inputs) -> bool:
-    """Whether the sliced module runs the teacher's very operators, with the sizes that remain."""
+    """True if the sliced module runs the teacher's operators, with the sizes that remain."""
     walked = walk(network, inputs, whole_heads=plan.whole_heads)
     try:
         with warnings.catch_warnings():

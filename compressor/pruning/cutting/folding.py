@@ -1,4 +1,4 @@
-"""What a removed channel still says: constants that are folded into the layer that would have read them.
+"""Constant outputs of removed channels, folded into the bias of the layer that would have read them.
 
 A channel behind a batch norm has a resting value: what its bias gives after the activation, when nothing moves the
 norm. Cutting the channel replaces that by zero. Where the reader is a linear layer, a 1 × 1 convolution or any
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from compressor.errors import CompressError
 from compressor.models.copying import copy_with, named_tensors
 from compressor.pruning.graph.labelled import Remaining, Walk, walk
-from compressor.pruning.graph.recording.example import from_description
+from compressor.pruning.graph.recording.example import from_description, random_like
 from compressor.pruning.graph.recording.operation import Operation, tensors_in
 from compressor.pruning.graph.recording.replay import replay
 from compressor.pruning.widths.plan import Plan
 
 FLAT = 1e-12
-"""How far a resting value may vary over space and samples, relative to itself, and still be a constant in float64."""
+"""Largest variation over space and samples, relative to the value, at which it counts as a constant in float64."""
 
 
 def fold_constants(network: nn.Module, student: nn.Module, plan: Plan) -> nn.Module:
@@ -59,12 +59,9 @@ def resting(
     remaining = walked.remaining(slices)
     first, second = (_AtRest(walked, remaining) for _ in range(2))
     for seed, rest in enumerate((first, second)):
-        random = torch.Generator().manual_seed(seed)
+        many = len(walked.recording.inputs)
         inputs = [
-            torch.randn(meta.shape, generator=random, dtype=torch.float64)
-            if meta.is_floating_point()
-            else torch.zeros(meta.shape, dtype=meta.dtype)
-            for meta in walked.recording.inputs
+            random_like(meta, seed * many + place) for place, meta in enumerate(walked.recording.inputs)
         ]
         with torch.no_grad():
             replay(walked.recording, tensors, inputs, rest)
@@ -128,7 +125,7 @@ def _takes_constants(operation: Operation) -> bool:
 
 
 def _target(walked: Walk, number: int) -> tuple[str, float] | None:
-    """Where the constants of an operation go: its bias, or the running mean of the norm that alone reads it."""
+    """The tensor that takes the constants of an operation: its bias, or the mean of the only norm that reads it."""
     operations, names = walked.recording.operations, walked.recording.names
     operation = operations[number]
     weight, bias = operation.args[1:3]

@@ -53,7 +53,7 @@ def cut_optimizer(optimizer: Optimizer, network: nn.Module, student: nn.Module, 
 
 
 def _own_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """What it keeps beside groups and state. ``step`` is there when a scheduler has wrapped it, for this optimizer."""
+    """Its attributes beside groups and state. A scheduler sets ``step`` on it, which belongs to this optimizer."""
     passed = ("state", "param_groups", "defaults", "step")
     own = {k: v for k, v in vars(optimizer).items() if k not in passed and not k.endswith("_hooks")}
     beside = [name for name, value in own.items() if not isinstance(value, _PLAIN)]

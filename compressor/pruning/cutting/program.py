@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from compressor.errors import CompressError
 from compressor.pruning.cutting.program_inputs import inputs_for
 from compressor.pruning.cutting.program_operators import function_named
-from compressor.pruning.graph.recording.operation import tensors_in
-from compressor.pruning.graph.rules.table import DROPOUTS
+from compressor.pruning.graph.recording.layer_calls import TRAINING_FLAGS
+from compressor.pruning.graph.recording.operation import COUNTER, tensors_in
 
 OWN = "own_dtype"
 """Stands for the type of the weights, which tensors that the network creates follow."""
 
+
+_LEFT_OUT = object()
 
 LATER_KEYS: dict[str, Any] = {"layers": [], "frozen": [], "without_gradient": [], "not_trained": None}
 """Parts of a description that programs of earlier versions do not have.
@@ -49,7 +51,7 @@ class Program(nn.Module):
             held[key] = tensor
             self._places[name] = (owner, key)
         self._not_trained = description["not_trained"]
-        self.batch: int | None = description["batch"]
+        self.only_batch: int | None = description["batch"]
         unused = _last_uses(description["steps"], description["result"])
         self._steps = [
             _Step(self, step, done) for step, done in zip(description["steps"], unused, strict=True)
@@ -65,9 +67,9 @@ class Program(nn.Module):
         # While statistics are measured anew: the number of the batch that is averaged with those before it.
         self.averaging = 0
 
-    def forward(self, input: Any = None, *more: Any, **named: Any) -> Any:
+    def forward(self, input: Any = _LEFT_OUT, *more: Any, **named: Any) -> Any:
         """The student's answer, in the form in which the teacher gave it."""
-        given = ((input,) if input is not None else ()) + more
+        given = () if input is _LEFT_OUT else (input, *more)
         inputs = inputs_for(self.description["example"], given, named)
         if self.training and self._not_trained and torch.is_grad_enabled():
             raise CompressError(
@@ -76,9 +78,9 @@ class Program(nn.Module):
                 "pass from tensors (`x.shape[1]`), so that its own class can be kept",
             )
         batch = inputs[0].shape[0]
-        if self.batch is not None and batch != self.batch:
+        if self.only_batch is not None and batch != self.only_batch:
             raise CompressError(
-                f"this program runs batches of {self.batch} only, found {batch}",
+                f"this program runs batches of {self.only_batch} only, found {batch}",
                 "its network does different things for different batches; trace it with the batch that is needed",
             )
         run = _Run(self, dict(enumerate(inputs)), batch, inputs[0].device)
@@ -151,7 +153,7 @@ class _Step:
             raise CompressError(
                 f"a program names the operator `{operator}`, which is not one of those it may call"
             )
-        self.function, self.trains = function, _IN_TRAINING.get(operator)
+        self.function, self.operator = function, operator
         self.counter = _counter_of(operator, given)
         self.args, self.moving = _parted(program, enumerate(given))
         self.options, self.moving_options = _parted(program, options.items())
@@ -165,8 +167,9 @@ class _Step:
         options = self.options
         if self.moving_options:
             options = {**options, **{name: read(run) for name, read in self.moving_options}}
-        if self.trains is not None:
-            self.trains(run.program, args, self.counter, run.program.training and not self.frozen)
+        if self.operator in TRAINING_FLAGS:
+            training = run.program.training and not self.frozen
+            _switch(run.program, self.operator, args, self.counter, training)
         if self.gradient:
             found = self.function(*args, **options)
         else:
@@ -206,7 +209,7 @@ def _is_same(coded: Any) -> bool:
 
 
 def _reading(program: Program, coded: Any) -> Reading:
-    """How an argument is read from its JSON form."""
+    """The function that reads an argument from its JSON form."""
     if isinstance(coded, list):
         parts = [_reading(program, item) for item in coded]
         return lambda run: [part(run) for part in parts]
@@ -253,7 +256,7 @@ _READINGS: dict[str, Callable[[Program, Any], Reading]] = {
 
 
 def referred(value: Any, kind: str) -> set[Any]:
-    """What part of a program refers to: the names of tensors (``tensor``), or the numbers of values (``value``)."""
+    """References in a part of a program: the names of tensors (``tensor``) or the numbers of values (``value``)."""
     if isinstance(value, list):
         return {found for item in value for found in referred(item, kind)}
     if isinstance(value, dict):
@@ -282,12 +285,21 @@ def _counter_of(operator: str, given: list[Any]) -> str | None:
 
 def counter_beside(running_mean: str) -> str:
     """The name that torch's norms give to their count of batches."""
-    return f"{running_mean.rpartition('.')[0]}.num_batches_tracked".removeprefix(".")
+    return f"{running_mean.rpartition('.')[0]}.{COUNTER}".removeprefix(".")
 
 
-def _batch_norm(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
-    # With no running statistics a norm always takes those of the batch.
-    args[5] = args[5] or training or program.batch_statistics or bool(program.averaging)
+def _switch(program: Program, operator: str, args: list[Any], counter: str | None, training: bool) -> None:
+    """Set the training flag of a layer among its arguments."""
+    flag = TRAINING_FLAGS[operator]
+    # A norm without running statistics takes those of the batch in evaluation too.
+    args[flag] = training or (operator in ("batch_norm", "instance_norm") and args[flag])
+    if operator == "batch_norm":
+        args[flag] = args[flag] or program.batch_statistics or bool(program.averaging)
+        _move_statistics(program, args, counter, training)
+
+
+def _move_statistics(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
+    """Set the momentum of a batch norm, and count the batch."""
     if program.averaging:
         args[6] = 1 / program.averaging
     if training and counter in program._places:
@@ -295,27 +307,6 @@ def _batch_norm(program: Program, args: list[Any], counter: str | None, training
         count.add_(1)
         if args[6] == 0.0:  # what torch hands over in evaluation if the momentum is None: a plain average
             args[6] = 1 / int(count)
-
-
-def _instance_norm(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
-    args[5] = args[5] or training
-
-
-def _last_argument(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
-    args[-1] = training
-
-
-def _recurrent(program: Program, args: list[Any], counter: str | None, training: bool) -> None:
-    args[6] = training
-
-
-_IN_TRAINING: dict[str, Callable[[Program, list[Any], str | None, bool], None]] = {
-    "batch_norm": _batch_norm,
-    "instance_norm": _instance_norm,
-    **dict.fromkeys((*DROPOUTS, "drop_path", "attention"), _last_argument),
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
-}
-"""Layers that behave differently while training: what of their arguments says so."""
 
 
 def _part(root: nn.Module, path: list[str]) -> nn.Module:

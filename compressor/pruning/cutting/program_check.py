@@ -1,4 +1,4 @@
-"""Whether a description is a program at all: looked at from end to end before anything of it is run.
+"""Check of a description: everything in it is examined before anything of it is run.
 
 What passes names only operators that are known here, reads only values that exist by then, and only tensors that lie
 beside it. It may still be nonsense: then it fails when it runs, or computes something useless.
@@ -38,7 +38,7 @@ KINDS = {
     "device": frozenset(("",)),
     OWN: frozenset(("",)),
 }
-"""What is written by its name, and the names there are."""
+"""Kinds of values that are written by a name, and their names."""
 
 
 def checked(description: Any, tensors: Collection[str]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def program_from_json(content: Any, tensors: Mapping[str, Tensor]) -> Program:
 
 
 def check_example(value: Any) -> int:
-    """How many tensors a described example has; damaged if it is none."""
+    """The number of tensors of a described example; an error if it is none."""
     entries(value, "`example`", ("args", "kwargs"))
     for name, kind in (("args", "list"), ("kwargs", "dict")):
         entries(value[name], f"`{name}` of the example", (kind,))
@@ -198,7 +198,7 @@ class _Reader:
             plain(value, self.where)
 
     def result(self, value: Any) -> None:
-        """What the network returns: arguments, and besides them tuples and dictionaries."""
+        """The result of the network: values as in arguments, and tuples and dictionaries."""
         kind = next(iter(value), None) if type(value) is dict else None
         if kind == "dict":
             parts = list(entries(entries(value, self.where, ("dict",))["dict"], self.where).values())

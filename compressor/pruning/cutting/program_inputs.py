@@ -1,4 +1,4 @@
-"""What a program is called with, against the example that it was made with: anything else is an error.
+"""Arguments of a program, compared with the example that it was made with: a difference is an error.
 
 A program holds the sizes and the Python values of its example. Another image size, or another value of a flag, would
 give numbers that nobody asked for.

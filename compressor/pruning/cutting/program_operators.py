@@ -27,7 +27,7 @@ RENAMED: dict[str, str] = {
 """Operators that a rewritten program calls by another name than the recorded one."""
 
 REFUSED = re.compile(
-    "_reshape_alias|from_file|set_|resize|shallow_|requires_grad|pin_memory|empty_strided|"
+    "_reshape_alias|batch_norm_|from_file|set_|resize|shallow_|requires_grad|pin_memory|empty_strided|"
     ".*(backward|cudnn_(?!batch_norm)|miopen|mkldnn|fbgemm|quant|sparse|nested|mps_|cuda)"
 )
 """Operators that believe sizes and strides they are given, read files, or are for special tensors and devices."""
@@ -35,7 +35,7 @@ REFUSED = re.compile(
 PRIVATE = frozenset(
     """_fft_r2c _fft_c2r _fft_c2c _cdist_forward _euclidean_dist _trilinear _to_copy _unsafe_index _conj _neg_view
     _unsafe_masked_index _upsample_bilinear2d_aa _upsample_bicubic2d_aa _adaptive_avg_pool2d
-    _adaptive_avg_pool3d _embedding_bag _cummax_helper _cummin_helper""".split()
+    _adaptive_avg_pool3d """.split()
 )
 """Operators with a private name and without a rule that are safe: networks that compute with them have no other."""
 
@@ -51,6 +51,8 @@ def function_named(operator: str) -> Callable[..., Any] | None:
     name, _, overload = rest.partition(".")
     if library not in ("aten", "torchvision") or not overload or REFUSED.match(name):
         return None
+    if library == "torchvision":
+        import torchvision.ops  # noqa: F401  # registers them
     known = name in RULES or name.removesuffix("_") in RULES or name in PRIVATE
     if name.startswith("_") and not known:
         return None

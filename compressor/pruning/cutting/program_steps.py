@@ -17,7 +17,7 @@ from torch import Tensor
 from compressor.errors import CompressError
 from compressor.pruning.cutting.program_sizes import resized
 from compressor.pruning.graph.labelled import Remaining, Walk
-from compressor.pruning.graph.recording.operation import Operation, Recording, tensors_in
+from compressor.pruning.graph.recording.operation import VIEWS, Operation, Recording, tensors_in
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,13 @@ class Step:
 
 
 def rewritten(walked: Walk, slices: Mapping[str, Mapping[int, tuple[int, ...]]]) -> list[Step]:
-    """What the student runs, without operators whose results nobody reads."""
+    """The operators of the student, without those whose results nobody reads."""
     remaining = walked.remaining(slices)
     needed = {id(output) for output in walked.recording.outputs}
     steps: list[Step] = []
     for position in reversed(range(len(walked.recording.operations))):
         operation = walked.recording.operations[position]
-        written = operation.operator.endswith("_") and not operation.operator.endswith("__")
-        if not written and not any(id(output) in needed for output in operation.outputs):
+        if not operation.in_place and not any(id(output) in needed for output in operation.outputs):
             continue
         operator, args = resized(operation, remaining, position)
         needed.update(id(tensor) for tensor in tensors_in([args, operation.kwargs]))
@@ -47,12 +46,6 @@ def rewritten(walked: Walk, slices: Mapping[str, Mapping[int, tuple[int, ...]]])
 
 LOOKUPS = ("index_select", "index_copy_")
 """Operators whose third argument is a list of indices here."""
-
-VIEWS = frozenset(
-    """view _unsafe_view reshape _reshape_alias slice select expand permute transpose t unsqueeze squeeze split
-    split_with_sizes unsafe_split unbind alias detach""".split()
-)
-"""Operators whose results may share the memory of their first argument."""
 
 
 def written_back(steps: list[Step]) -> list[Step]:
@@ -85,7 +78,7 @@ def written_back(steps: list[Step]) -> list[Step]:
                 memory[id(output)] = memory.get(id(source), id(source))
                 if id(source) in copied:
                     copied[id(output)] = copied[id(source)]
-        elif operation.operator.endswith("_") and isinstance(source, Tensor):
+        elif operation.in_place and isinstance(source, Tensor):
             found += _write_backs(source, copies, copied, memory, stale)
     return found
 
@@ -131,7 +124,7 @@ parts, where another writes sizes."""
 
 
 def same_as(walked: Walk, slices: Mapping[str, Mapping[int, tuple[int, ...]]], student: Recording) -> bool:
-    """Whether the student's own recording is the teacher's with the sizes that remain, operator by operator."""
+    """True if the student's own recording is the teacher's with the sizes that remain, operator by operator."""
     teacher = walked.recording
     if len(teacher.operations) != len(student.operations):
         return False
@@ -161,7 +154,7 @@ def same_as(walked: Walk, slices: Mapping[str, Mapping[int, tuple[int, ...]]], s
 
 
 def _even(remaining: Remaining, split: Any, order: Any) -> bool:
-    """Whether what remains of split channels is a box again, so that the network's own shuffle still fits."""
+    """True if the remaining split channels are a box again, so that the network's own shuffle still fits."""
     kept = remaining.kept(split.source, split.dim)
     if kept is None or kept.all():
         return True

@@ -1,4 +1,4 @@
-"""How a program trains: what ``train()`` switches in its steps, and what no switch can express.
+"""Training of a program: steps that ``train()`` switches, and differences that no switch can express.
 
 A network is recorded in evaluation mode and in training mode. Where the two differ in the flags of known layers only
 (batch norms, dropout, stochastic depth), these are switched. Anything else that differs (noise, an auxiliary output,
@@ -18,19 +18,17 @@ from torch import Tensor, nn
 from compressor.errors import CompressError
 from compressor.pruning.cutting.program_steps import Step, in_module
 from compressor.pruning.graph.recording.example import Inputs
-from compressor.pruning.graph.recording.operation import CUSTOM, NO_GRAD, Operation, Recording, tensors_in
+from compressor.pruning.graph.recording.layer_calls import TRAINING_FLAGS
+from compressor.pruning.graph.recording.operation import (
+    COUNTER,
+    CUSTOM,
+    NO_GRAD,
+    Operation,
+    Recording,
+    needed,
+    tensors_in,
+)
 from compressor.pruning.graph.recording.record import record
-from compressor.pruning.graph.rules.table import DROPOUTS
-
-FLAGS: dict[str, int] = {
-    "batch_norm": 5,
-    "instance_norm": 5,
-    **dict.fromkeys(DROPOUTS, 2),
-    "drop_path": 3,
-    "attention": 7,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), 6),
-}
-"""Operators that training switches, and where their flag stands."""
 
 FREE = {"batch_norm": (6,), "attention": (6,)}
 """Arguments that may differ: the momentum, which evaluation does not know, and what attention drops."""
@@ -38,7 +36,7 @@ FREE = {"batch_norm": (6,), "attention": (6,)}
 
 @dataclass
 class Training:
-    """How the operations of a recording behave in training; ``reason`` if that is not known or not the same."""
+    """Behaviour of operations in training; ``reason`` says why a program could not be trained."""
 
     frozen: set[int] = field(default_factory=set)
     without_gradient: set[int] = field(default_factory=set)
@@ -60,8 +58,12 @@ def training_of(network: nn.Module, inputs: Inputs, recording: Recording) -> Tra
         trained = record(network, inputs, training=True)
     except CompressError as error:
         return Training(reason=f"its network does not run in training mode on its example: {error}")
+    if recording.read:
+        return Training(
+            reason=f"its network's Python reads the values of `{min(recording.read)}`, which training changes"
+        )
     found = Training()
-    ours, theirs = _needed(recording), _needed(trained)
+    ours, theirs = _operations_of(recording), _operations_of(trained)
     match = _Match(recording, trained)
     for operation, other in zip(ours, theirs, strict=False):
         if not match.equal(operation, other):
@@ -69,7 +71,7 @@ def training_of(network: nn.Module, inputs: Inputs, recording: Recording) -> Tra
                 f"its network does something else in training: `{other.operator}`{in_module(other)}"
             )
             return found
-        flag = FLAGS.get(operation.operator)
+        flag = TRAINING_FLAGS.get(operation.operator)
         if operation.operator == "attention":
             operation.args = (*operation.args[:6], *other.args[6:7], *operation.args[7:])
         elif flag is not None and not other.args[flag]:
@@ -84,25 +86,17 @@ def training_of(network: nn.Module, inputs: Inputs, recording: Recording) -> Tra
     return found
 
 
-def _needed(recording: Recording) -> list[Operation]:
-    """The operations that lead to a result, without counters of batches."""
-    needed = {id(output) for output in recording.outputs}
-    found = []
-    for operation in reversed(recording.operations):
-        written = operation.operator.endswith("_") and not operation.operator.endswith("__")
-        counter = any(
-            recording.names.get(id(output), "").endswith("num_batches_tracked")
-            for output in operation.outputs
-        )
-        if counter or not (written or any(id(output) in needed for output in operation.outputs)):
-            continue
-        needed.update(id(tensor) for tensor in tensors_in([operation.args, operation.kwargs]))
-        found.append(operation)
-    return found[::-1]
+def _operations_of(recording: Recording) -> list[Operation]:
+    """The operations that lead to a result, without counters of batches, which only training moves."""
+    return [
+        operation
+        for operation in needed(recording.operations, recording.outputs)
+        if not any(recording.names.get(id(out), "").endswith(COUNTER) for out in operation.outputs)
+    ]
 
 
 class _Match:
-    """Which tensor of the one recording is which of the other."""
+    """Pairs of tensors of two recordings."""
 
     def __init__(self, one: Recording, other: Recording) -> None:
         self.one, self.other = one, other
@@ -114,7 +108,7 @@ class _Match:
         """True for the same operator on the same arguments, flags of training aside."""
         if operation.operator != other.operator or len(operation.outputs) != len(other.outputs):
             return False
-        free = {FLAGS.get(operation.operator, -1), *FREE.get(operation.operator, ())}
+        free = {TRAINING_FLAGS.get(operation.operator, -1), *FREE.get(operation.operator, ())}
         if len(operation.args) != len(other.args) or operation.kwargs.keys() != other.kwargs.keys():
             return False
         pairs = [

@@ -21,9 +21,10 @@ from compressor.pruning.cutting.program_steps import LOOKUPS, Step, in_module, r
 from compressor.pruning.cutting.program_training import training_of
 from compressor.pruning.cutting.sliced import slice_tensor
 from compressor.pruning.graph.labelled import Walk, walk
-from compressor.pruning.graph.recording.example import Inputs, describe, with_batch
+from compressor.pruning.graph.recording.example import Inputs, describe, random_like, with_batch
 from compressor.pruning.graph.recording.layer_calls import CALLS
 from compressor.pruning.graph.recording.operation import Recording, tensors_in
+from compressor.pruning.graph.recording.record import record
 from compressor.pruning.graph.recording.replay import InFloat64, replay
 from compressor.pruning.widths.plan import Plan
 
@@ -66,15 +67,14 @@ def _for_any_batch(network: nn.Module, plan: Plan, inputs: Inputs) -> Coded:
     one = with_batch(inputs, 1)
     alone, _ = _coded(network, plan, one)
     if any(_filled(description, 1)[key] != alone[key] for key in ("steps", "result")):
-        _require_equal_outputs(network, one, with_batch(inputs, 2), whole_heads=plan.whole_heads)
+        _require_equal_outputs(network, one, with_batch(inputs, 2))
     return description, constants
 
 
-def _require_equal_outputs(network: nn.Module, one: Inputs, two: Inputs, *, whole_heads: bool) -> None:
+def _require_equal_outputs(network: nn.Module, one: Inputs, two: Inputs) -> None:
     """Other operators at batch 1 (a copy that is spared there) must give what those for more samples give."""
     wide = in_float64(network)
-    random = torch.Generator().manual_seed(0)
-    given = [_random_like(tensor, random) for tensor in one.tensors]
+    given = [random_like(tensor, number) for number, tensor in enumerate(one.tensors)]
     twice = [
         torch.cat([tensor, tensor]) if tensor.shape != pair.shape else tensor
         for tensor, pair in zip(given, two.tensors, strict=True)
@@ -82,8 +82,8 @@ def _require_equal_outputs(network: nn.Module, one: Inputs, two: Inputs, *, whol
     try:
         with torch.no_grad(), InFloat64():
             alone, together = (
-                replay(walk(wide, each, whole_heads=whole_heads).recording, named_tensors(wide), tensors)
-                for each, tensors in ((one, given), (two, twice))
+                replay(record(wide, inputs), named_tensors(wide), tensors)
+                for inputs, tensors in ((one, given), (two, twice))
             )
     except RuntimeError as error:
         raise _DiffersError from error  # it does not run on random inputs, so nothing can be said
@@ -93,12 +93,6 @@ def _require_equal_outputs(network: nn.Module, one: Inputs, two: Inputs, *, whol
             first, single, rtol=1e-6, atol=1e-9, equal_nan=True
         ):
             raise _DiffersError
-
-
-def _random_like(tensor: Tensor, random: torch.Generator) -> Tensor:
-    if tensor.is_floating_point():
-        return torch.randn(tensor.shape, generator=random, dtype=torch.float64)
-    return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
 
 def _coded(network: nn.Module, plan: Plan, inputs: Inputs) -> Coded:
@@ -212,7 +206,7 @@ class _Coder:
         raise CompressError(f"an operator has a {type(value).__name__} among its arguments")
 
     def result(self, value: Any) -> Any:
-        """What the network returns, in its JSON form."""
+        """The result of the network in its JSON form."""
         if isinstance(value, Mapping):
             return {"dict": {str(name): self.result(item) for name, item in value.items()}}
         if type(value) is tuple:

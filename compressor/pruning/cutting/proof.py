@@ -52,7 +52,7 @@ def check_cut(
     walked = proof.walked(given)
     checks = [proof.recording(walked, given), proof.cut("cut equals silenced teacher", walked, given)]
     if any(operation.operator == "batch_norm" for operation in walked.recording.operations):
-        more = given if isinstance(student, Program) and student.batch is not None else _enough(given)
+        more = given if isinstance(student, Program) and student.only_batch is not None else _enough(given)
         walked = walked if more is given else proof.walked(more)
         norms = proof.take_batch_statistics()
         name = "cut equals silenced teacher, on batch statistics"
@@ -75,7 +75,7 @@ class _Proof:
             return walk(self.teacher, inputs, whole_heads=self.plan.whole_heads)
 
     def recording(self, walked: Walk, inputs: Inputs) -> Check:
-        """What was recorded is what the teacher computes: the ground under the reference."""
+        """Compare the recording, on which the reference is built, with the teacher."""
         # On a copy, since forward passes may leave caches behind.
         teacher = copy_with(self.teacher, lambda name, tensor: tensor)
         expected = _run(

@@ -1,4 +1,4 @@
-"""What a cut network must compute: the teacher at full width, whose removed channels are silenced at their consumers.
+"""The reference of a cut: the teacher at full width, whose removed channels are silenced where they are read.
 
 The teacher's recording is run again on its own weights. Where an operator sums over channels (convolutions, products)
 the removed ones are zero in what it reads. Where it takes statistics over channels (norms over the width, softmax,

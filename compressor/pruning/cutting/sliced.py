@@ -39,7 +39,7 @@ def _still(network: nn.Module) -> Iterator[None]:
 
 
 def slice_tensor(name: str, tensor: Tensor, plan: Plan) -> Tensor:
-    """What the plan keeps of one tensor."""
+    """The part of one tensor that the plan keeps."""
     for axis, kept in plan.slices.get(name, {}).items():
         size = tensor.shape[axis] if axis < tensor.dim() else 0
         if not kept or min(kept) < 0 or max(kept) >= size:

@@ -1,1 +1,1 @@
-"""Which channels belong together: `trace` gives the `ChannelGraph` of a network."""
+"""Channels that belong together: `trace` gives the `ChannelGraph` of a network."""

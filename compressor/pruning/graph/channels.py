@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, repr=False)
 class Slot:
-    """Where a group appears: row ``u`` of ``indices`` is what unit ``u`` owns along ``axis``."""
+    """An axis on which a group has channels: row ``u`` of ``indices`` are those of unit ``u``."""
 
     tensor: str
     axis: int
@@ -123,7 +123,7 @@ class ChannelGraph:
         return next(group for group in (*self.groups, *self.frozen) if group.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``graph.json`` holds: for people and other tools; tracing again is cheaper than reading."""
+        """The content of ``graph.json``: for people and other tools; tracing again is cheaper than reading."""
         return {
             "schema": 1,
             "groups": [_group_to_dict(group) for group in self.groups],

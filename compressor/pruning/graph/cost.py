@@ -1,4 +1,4 @@
-"""What a choice of widths costs, as one formula for every kind of cost.
+"""The cost of a choice of widths, as one formula for every kind of cost.
 
 Each cost is a sum of products: a layer's MACs are its positions times the channels it writes times the
 channels it reads, a parameter's size is the product of its axes. So a cost is a table of

@@ -1,4 +1,4 @@
-"""Who belongs together: classes of atoms gathered into units with the same slots, and sizes counted by group.
+"""Groups of channels: classes of atoms gathered into units with the same slots, and sizes counted by group.
 
 There are hundreds of thousands of atoms and a few hundred axes. Where whole axes were joined end to end (nearly
 everywhere in a convolutional network) everything is decided axis by axis; single atoms are only looked at in what is
@@ -124,7 +124,7 @@ class Members:
         return np.searchsorted(self.starts, atoms, side="right") - 1
 
     def _loose(self) -> Ids:
-        """Which families of axes must be looked at atom by atom."""
+        """True for the families of axes that must be examined atom by atom."""
         loose = np.zeros(len(self.sizes), dtype=bool)
         singly = self.ledger.joined_singly()
         # What a product without weights reads is told from what it does not: otherwise the cost of a product over

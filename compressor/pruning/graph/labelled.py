@@ -24,23 +24,23 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Remaining:
-    """What stays of every tensor of a recording, told by its labels."""
+    """The part of every tensor of a recording that stays, by its labels."""
 
     flow: Flow
     alive: Bools
 
     def kept(self, tensor: Any, dim: int) -> Bools | None:
-        """Which indices along a dimension stay; None if it is plain."""
+        """True for the indices along a dimension that stay; None if it has no channels."""
         ids = self.flow.of(tensor).get(dim)
         return None if ids is None else self.of(ids)
 
     def of(self, ids: Ids) -> Bools:
-        """Which of these labels stay."""
+        """True for the labels that stay."""
         stays: Bools = self.alive[ids]
         return stays if stays.ndim == 1 else np.logical_and.reduce(stays, axis=1)
 
     def size(self, tensor: Any, dim: int) -> int:
-        """How long a dimension is in the student."""
+        """The size of a dimension in the student."""
         kept = self.kept(tensor, dim)
         return int(tensor.shape[dim]) if kept is None else int(kept.sum())
 
@@ -54,7 +54,7 @@ class Remaining:
         return [self.size(tensor, dim) for dim in range(tensor.dim())]
 
     def touches(self, tensor: Any) -> bool:
-        """Whether any dimension loses an index."""
+        """True if any dimension loses an index."""
         return any(not self.of(ids).all() for ids in self.flow.of(tensor).values())
 
 
@@ -67,7 +67,7 @@ class Walk:
     classes: Ids
 
     def remaining(self, slices: Mapping[str, Mapping[int, tuple[int, ...]]]) -> Remaining:
-        """What stays of every tensor if only these indices of the network's own tensors stay."""
+        """The part of every tensor that stays if only these indices of the network's own tensors stay."""
         gone = np.zeros(len(self.classes), dtype=bool)
         ledger = self.flow.ledger
         for number, (tensor, axis) in enumerate(ledger.axes):

@@ -17,7 +17,7 @@ from compressor.pruning.graph.rules.flow import Flow, Multiply
 
 
 def trace(network: nn.Module, inputs: Given, *, whole_heads: bool = False) -> ChannelGraph:
-    """Which channels of ``network`` must go together, which may not go, and what their sizes decide.
+    """The channel graph of ``network``: channels that must go together, channels that may not go, and costs by size.
 
     ``inputs`` is one example: a tensor, a tuple of arguments or a dictionary of keyword arguments; only shapes are
     read. The network is not changed. By default attention loses width inside every head; with ``whole_heads`` it

@@ -16,18 +16,12 @@ import torch
 from torch import Tensor
 
 from compressor.pruning.graph.labelled import Walk
-from compressor.pruning.graph.recording.operation import Operation, tensors_in
+from compressor.pruning.graph.recording.operation import VIEWS, Operation, tensors_in
 from compressor.pruning.graph.rules.table import RULES, pointwise
 from compressor.pruning.scoring.kernels.sums import Choice, gate_sums
 
 Key = tuple[str, int]
 """An axis of a tensor: its name and the axis."""
-
-VIEWS = frozenset(
-    """view _unsafe_view reshape slice select split split_with_sizes unbind permute transpose t expand squeeze
-    unsqueeze alias detach""".split()
-)
-"""Operators whose result may share memory with their input."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class InPlace:
         for number, operation in enumerate(walked.recording.operations):
             if operation.operator in VIEWS:
                 viewed.update(id(tensor) for tensor in (*tensors_in(operation.args), *operation.outputs))
-            elif operation.operator.endswith("_"):
+            elif operation.in_place:
                 if _plain(operation) is None or id(operation.outputs[0]) in viewed:
                     others = True
                 else:

@@ -31,7 +31,7 @@ OPTIONS = {
     "max_bytes": "--set budget.max_bytes=",
     "max_latency_ms": "--max-latency-ms ",
 }
-"""How each limit of a budget is given on the command line, up to its number."""
+"""The option of each limit of a budget, up to its number."""
 
 UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "ms", "channels": "channels"}
 

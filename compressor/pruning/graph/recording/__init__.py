@@ -1,1 +1,1 @@
-"""What a network does, written down: `record` notes the operators of one forward pass, `replay` runs them again."""
+"""Recordings: `record` notes the operators of one forward pass, `replay` runs them again."""

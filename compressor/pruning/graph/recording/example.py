@@ -40,7 +40,7 @@ class Inputs:
 
 
 def inputs_of(given: Given | Inputs) -> Inputs:
-    """What a caller may give as an example, in one form; refused if there is nothing to see in it."""
+    """The example of a caller in one form; an error if it has no tensor."""
     if isinstance(given, Inputs):
         return given
     if isinstance(given, Tensor):
@@ -76,6 +76,13 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
         return torch.empty((batch, *tensor.shape[1:]), dtype=tensor.dtype, device="meta")
 
     return inputs.map(resized)
+
+
+def random_like(tensor: Tensor, seed: int) -> Tensor:
+    """Random numbers in float64 in the shape of a tensor of floats; zeros for one of whole numbers."""
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def describe(inputs: Inputs) -> Any:

@@ -42,7 +42,7 @@ def depends_on_values(error: Exception) -> bool:
 
 
 def cannot_trace(error: Exception, module: str, last: str, inputs: Sequence[Tensor]) -> CompressError:
-    """What to say of an exception in a forward pass; ``last`` is the last operator that ran."""
+    """The error for an exception in a forward pass; ``last`` is the last operator that ran."""
     where = f" in `{module}`" if module else ""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = _line_of(error)

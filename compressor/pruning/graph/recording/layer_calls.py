@@ -353,4 +353,14 @@ CALLS: dict[str, Callable[..., Any]] = {
     "rnn_tanh": torch.rnn_tanh,
     "rnn_relu": torch.rnn_relu,
 }
-"""What the operators that are recorded whole are called by, when a recording is run again."""
+"""The function that runs an operator that was recorded whole, by the operator's name."""
+
+TRAINING_FLAGS: dict[str, int] = {
+    "batch_norm": 5,
+    "instance_norm": 5,
+    **{function.__name__: 2 for function in _DROPOUTS},
+    "drop_path": 3,
+    "attention": 7,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), 6),
+}
+"""Operators that training switches, and the place of their flag among the arguments."""

@@ -27,6 +27,14 @@ class Operation:
     line: str = ""
     gradient: str = ""
 
+    @property
+    def in_place(self) -> bool:
+        """True for an operator that writes into its first argument."""
+        return self.operator.endswith("_") and not self.operator.endswith("__")
+
+
+COUNTER = "num_batches_tracked"
+"""The end of the name of a norm's count of batches."""
 
 NO_GRAD = "no_grad"
 CUSTOM = "a function with its own backward pass"
@@ -49,6 +57,7 @@ class Recording:
     ``constants``: what stood in the forward pass as Python numbers, by the identity of the meta tensor in its place.
     ``integers``: whole numbers that the network owns, in the same way: they may be indices of channels. ``training``:
     the operators and the result of the network in training mode, where tensors are only used then (auxiliary heads).
+    ``read``: the parameters whose values the network's Python reads.
     """
 
     operations: list[Operation]
@@ -61,6 +70,7 @@ class Recording:
     result: Any
     alive: tuple[Tensor, ...] = ()
     training: tuple[Sequence[Operation], Sequence[Tensor]] = ((), ())
+    read: frozenset[str] = frozenset()
 
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
@@ -72,6 +82,24 @@ class Recording:
     def outputs(self) -> tuple[Tensor, ...]:
         """The tensors in what the network returned."""
         return tuple(tensors_in(self.result))
+
+
+VIEWS = frozenset(
+    """view _unsafe_view reshape _reshape_alias slice select expand permute transpose t unsqueeze squeeze split
+    split_with_sizes unsafe_split unbind alias detach""".split()
+)
+"""Operators whose results may share the memory of their first argument."""
+
+
+def needed(operations: Sequence[Operation], outputs: Sequence[Tensor]) -> list[Operation]:
+    """The operations that lead to these outputs, and those that write in place."""
+    wanted = {id(output) for output in outputs}
+    found = []
+    for operation in reversed(operations):
+        if operation.in_place or any(id(output) in wanted for output in operation.outputs):
+            wanted.update(id(tensor) for tensor in tensors_in([operation.args, operation.kwargs]))
+            found.append(operation)
+    return found[::-1]
 
 
 def tensors_in(value: Any) -> list[Tensor]:

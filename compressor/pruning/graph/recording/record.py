@@ -30,6 +30,7 @@ from compressor.pruning.graph.recording.failed_traces import (
 )
 from compressor.pruning.graph.recording.layer_calls import COMPOSED, WHOLE, drop_path, unguarded
 from compressor.pruning.graph.recording.operation import (
+    COUNTER,
     CUSTOM,
     NO_GRAD,
     LayerEnd,
@@ -43,7 +44,7 @@ from compressor.pruning.graph.recording.shapes import META, SHAPES, no_dispatch
 
 @dataclass
 class _Account:
-    """What both nets write into; every tensor stays alive, since identity is only a name while it lives."""
+    """The state that both modes write into; every tensor stays alive, since its identity is its name."""
 
     known: frozenset[str]
     own_device: bool = False
@@ -58,7 +59,7 @@ class _Account:
     own: OwnValues | None = None
 
     def attention_dropout(self) -> float:
-        """What the running module drops of its attention in training: in evaluation it hands over nothing of it."""
+        """The share of attention that the running module drops in training; a call in evaluation does not have it."""
         module = self.modules[self.path[-1]]
         if isinstance(module, nn.MultiheadAttention):
             return module.dropout
@@ -81,7 +82,7 @@ class _Account:
         with no_dispatch():
             return None if self.own is None else self.own.of(value, self.operations)
 
-    def standing_for(self, value: Tensor) -> Tensor:
+    def as_constant(self, value: Tensor) -> Tensor:
         """A meta tensor in place of a constant."""
         with no_dispatch():
             meta = torch.empty(value.shape, dtype=value.dtype, device="meta")
@@ -127,19 +128,26 @@ class _Layers(TorchFunctionMode):
         try:
             return func(*args, **(kwargs or {}))
         except (RuntimeError, NotImplementedError, TypeError) as error:
-            return self._known(error, func, args, kwargs or {})
+            return self._with_known_values(error, func, args, kwargs or {})
 
-    def _known(self, error: Exception, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _with_known_values(self, error: Exception, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The result of a function that needs values, where these are known before any input."""
         real = self.account.values([list(args), kwargs]) if depends_on_values(error) else None
         if real is None:
             raise error
         with no_dispatch():
             found = func(*real[0], **real[1])
+        # Values are computed in float64; a tensor that goes on has the type that it has without data.
+        floats = [tensor.dtype for tensor in tensors_in([args, kwargs]) if tensor.is_floating_point()]
+        return self._as_constants(found, floats[0] if floats else torch.get_default_dtype())
+
+    def _as_constants(self, found: Any, dtype: torch.dtype) -> Any:
+        """What a function gave on real tensors, with constants in place of these."""
         if isinstance(found, Tensor):
-            return found if not found.dim() else self.account.standing_for(found)
-        if isinstance(found, tuple | list) and any(isinstance(item, Tensor) for item in found):
-            return tuple(self.account.standing_for(i) if isinstance(i, Tensor) else i for i in found)
+            found = found.to(dtype) if found.is_floating_point() else found
+            return self.account.as_constant(found) if found.dim() else found
+        if isinstance(found, tuple | list) and tensors_in(found):
+            return tuple(self._as_constants(item, dtype) for item in found)
         return found
 
     def _constant(self, data: Any, **options: Any) -> Tensor:
@@ -147,7 +155,7 @@ class _Layers(TorchFunctionMode):
         with no_dispatch():
             value = torch.tensor(data, **{**options, "device": "cpu"})
         # One number goes with tensors of any device, and may be asked for.
-        return value if value.dim() == 0 else self.account.standing_for(value)
+        return value if value.dim() == 0 else self.account.as_constant(value)
 
     def _index(self, index: Any) -> Any:
         """An index with constants in place of lists, and positions in place of masks that the network owns."""
@@ -160,7 +168,7 @@ class _Layers(TorchFunctionMode):
                 mask = self.account.values(part)
                 with no_dispatch():
                     places = () if mask is None else mask.nonzero(as_tuple=True)
-                written += [part] if mask is None else map(self.account.standing_for, places)
+                written += [part] if mask is None else map(self.account.as_constant, places)
             else:
                 written.append(part)
         return tuple(written) if isinstance(index, tuple) or len(written) != 1 else written[0]
@@ -192,7 +200,7 @@ class _Operators(TorchDispatchMode):
                 result = shape(*args, **kwargs)
         if result is None:
             result = func(*args, **kwargs)
-        if operator in VIEWS:
+        if operator in BELIEVE_STRIDES:
             # Strides on meta may allow a view where those of another layout do not.
             func, args = torch.ops.aten.reshape.default, args[:2]
         return self.account.note(operator, func, args, kwargs, result)
@@ -202,7 +210,7 @@ def _any_meta(*values: Any) -> bool:
     return any(tensor.is_meta for tensor in tensors_in(values))
 
 
-VIEWS = ("view", "_unsafe_view", "_reshape_alias")
+BELIEVE_STRIDES = ("view", "_unsafe_view", "_reshape_alias")
 _SET_GRADIENTS = torch._C._set_grad_enabled
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
@@ -253,6 +261,7 @@ def _recorded(network: nn.Module, inputs: Inputs, account: _Account) -> Recordin
         result,
         (*tensors, *account.alive),
         training,
+        frozenset(names[key] for key in account.own.read if isinstance(originals[key][1], nn.Parameter)),
     )
 
 
@@ -284,7 +293,7 @@ def _followed_pass(copied: nn.Module, meta: Inputs, paths: Paths, account: _Acco
 def _unread(names: dict[int, str], operations: list[Operation]) -> bool:
     """True if evaluation leaves out a tensor that training may use; counters of batches always are."""
     read = {id(tensor) for each in operations for tensor in tensors_in([each.args, each.kwargs])}
-    return any(not name.endswith("num_batches_tracked") for key, name in names.items() if key not in read)
+    return any(not name.endswith(COUNTER) for key, name in names.items() if key not in read)
 
 
 def _integers(originals: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, Tensor]:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compressor.pruning.graph.recording.layer_calls import TRAINING_FLAGS
 from compressor.pruning.graph.recording.operation import Operation, Recording, tensors_in
 
 Step = Callable[[Operation, int, tuple[Any, ...], dict[str, Any]], Any]
 """Runs one operation: what was recorded, its number, and the real arguments."""
-
-BATCH_STATISTICS = 5
-"""Where ``batch_norm`` has its training flag."""
 
 
 def plainly(operation: Operation, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -31,7 +29,7 @@ def replay(
     *,
     batch_statistics: bool | Collection[str] = False,
 ) -> list[Tensor]:
-    """What the network gives for these inputs, as a list of the tensors in its result.
+    """The output of the network for these inputs, as a list of the tensors in it.
 
     ``tensors`` are the network's own, by name. ``batch_statistics``: batch norms as in training,
     all or those in modules of these names.
@@ -49,7 +47,8 @@ def replay(
         if operation.operator == "batch_norm" and (
             batch_statistics if isinstance(batch_statistics, bool) else operation.module in batch_statistics
         ):
-            args = (*args[:BATCH_STATISTICS], True, *args[BATCH_STATISTICS + 1 :])
+            flag = TRAINING_FLAGS["batch_norm"]
+            args = (*args[:flag], True, *args[flag + 1 :])
         outputs = tensors_in(step(operation, number, args, kwargs))
         real.update(zip(map(id, operation.outputs), outputs, strict=True))
         for gone in last.get(number, ()):

@@ -1,4 +1,4 @@
-"""How channels pass through operators: `RULES` has one rule each."""
+"""Rules by which channels pass through operators: `RULES` has one for each."""
 
 from compressor.pruning.graph.rules.flow import Flow, first_output, leave_whole
 from compressor.pruning.graph.rules.table import RULES, rule_of

@@ -93,7 +93,7 @@ class Flow:
         self._labels[id(tensor)] = labels
 
     def split_of(self, tensor: Tensor) -> Split | None:
-        """How the channels of a tensor lie, while they lie over several dimensions."""
+        """The split of a tensor whose channels lie over several dimensions, while they do."""
         return self._pending.get(id(tensor))
 
     def give_split(self, tensor: Tensor, labels: Labels, split: Split) -> None:
@@ -123,7 +123,7 @@ class Flow:
         return self.recording.names.get(id(tensor))
 
     def is_own(self, tensor: Any) -> bool:
-        """Whether a tensor is the network's own, or was made from nothing else: a weight, not what flows through."""
+        """True if a tensor is the network's own or was computed from own tensors only: a weight, not an activation."""
         return id(tensor) in self.own or id(tensor) in self.recording.names
 
     def note_own(self, operation: Operation) -> None:

@@ -81,7 +81,7 @@ def softmax(flow: Flow, operation: Operation) -> None:
 
 
 REDUCED_AT = {"linalg_vector_norm": 2, "norm": 2}
-"""Where the dimensions stand among the arguments, if not second."""
+"""The place of the dimensions among the arguments, if not the second."""
 
 
 def reduced_dims(operation: Operation) -> tuple[int, ...]:

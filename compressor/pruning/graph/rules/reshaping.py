@@ -91,7 +91,7 @@ def _differ(ids: Ids) -> bool:
 
 
 def _merged_again(flow: Flow, x: Tensor, out: Tensor) -> bool:
-    """Whether this view brings split channels back to where they lay, only in another order: a shuffle."""
+    """True if this view brings split channels back to one dimension in another order: a shuffle."""
     split = flow.split_of(x)
     assert split is not None
     if out.shape != split.source.shape or flow.written.get(id(split.source), -1) > split.position:
