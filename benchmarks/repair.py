@@ -15,12 +15,8 @@ from the training half without augmentation. What FILE holds already is not done
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +29,7 @@ import torch
 from cifar import cifar10, resnet56
 from peers import pruned_to
 from record import keep, write_figures
+from repair_cost import repair_costs
 from torch import nn
 
 from compressor.data import load_data
@@ -71,12 +68,8 @@ def main() -> None:
     options.add_argument("--json", type=Path, required=True)
     options.add_argument("--parts", default=",".join(PARTS), help=", ".join(PARTS))
     options.add_argument("--threads", type=int, default=1)
-    options.add_argument("--cost-of", help="measure one arm of the part `cost` in this process")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    if given.cost_of:
-        print(json.dumps(COSTS[given.cost_of]()))
-        return
     rows: list[Row] = json.loads(given.json.read_text())["samples"] if given.json.exists() else []
     for part in given.parts.split(","):
         for row in PARTS[part](Bench(given.data, given.threads, rows)):
@@ -324,89 +317,12 @@ def some(split: Any, images: int) -> TensorSplit:
     return replace(split, images=split.images[order], labels=split.labels[order])
 
 
-# ---------------------------------------------------------------------- what it costs
-
-COST_IMAGES, COST_BATCH = 128, 32
-
-
-def big() -> tuple[nn.Module, torch.Tensor]:
-    """ResNet-50 with random weights, and images of 224 pixels."""
-    models = import_module("torchvision.models")
-    torch.manual_seed(0)
-    return models.resnet50().eval(), torch.randn(COST_IMAGES, 3, 224, 224)
-
-
-def forward_cost() -> Row:
-    network, images = big()
-    gc.collect()
-    start = time.perf_counter()
-    with torch.no_grad():
-        for batch in images.split(COST_BATCH):
-            network(batch)
-    return {"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}
-
-
-def training_cost() -> Row:
-    network, images = big()
-    start = time.perf_counter()
-    network.train()(images[:COST_BATCH]).square().mean().backward()
-    return {"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}
-
-
-def repair_cost() -> Row:
-    network, images = big()
-    graph = trace(network, images[:1])
-    plan = allocate(graph, score(network, graph, "lamp"), Budget(0.5)).plan
-    small = cut(network, plan)
-    numbered = import_module("compressor.pruning.repairing.fit_network").numbered
-    start = time.perf_counter()
-    result = repaired(small, network, plan, numbered(list(images.split(COST_BATCH))))
-    return {
-        "seconds": time.perf_counter() - start,
-        "peak_mb": peak_mb(),
-        "output_error": [result.before, result.after],
-    }
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-COSTS: dict[str, Callable[[], Row]] = {
-    "forward": forward_cost,
-    "training": training_cost,
-    "repair": repair_cost,
-}
-
-
-def of_cost(bench: Bench) -> Iterator[Row]:
-    """Each arm in a process of its own, twice, interleaved."""
-    for turn in range(2):
-        which = {"network": "resnet50", "turn": turn}
-        if bench.has(part="cost", **which):
-            continue
-        found = {}
-        for arm in COSTS:
-            command = [sys.executable, __file__, "--data", ".", "--json", "none", "--cost-of", arm]
-            command += ["--threads", str(bench.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[arm] = json.loads(done.stdout.splitlines()[-1])
-        yield {
-            **which,
-            "images": COST_IMAGES,
-            "batch": COST_BATCH,
-            **found,
-            "times_forward": found["repair"]["seconds"] / found["forward"]["seconds"],
-            "times_memory": found["repair"]["peak_mb"] / found["training"]["peak_mb"],
-        }
-
-
 PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "resnet56": of_resnet56,
     "glyphs": of_glyphs,
     "lite0": of_lite0,
     "lite0-taught": of_lite0_taught,
-    "cost": of_cost,
+    "cost": lambda bench: repair_costs(bench.threads, lambda turn: bench.has(part="cost", turn=turn)),
     "teaching": of_teaching,
     "images": of_images,
     "criteria": of_criteria,

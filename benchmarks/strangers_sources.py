@@ -112,7 +112,7 @@ HF = {
     "ObjectDetection": """conditional_detr dab-detr d_fine deformable_detr detr rt_detr rt_detr_v2
         table-transformer yolos""",
     "DepthEstimation": "glpn dpt",
-    "SequenceClassification": """albert bert camembert convbert deberta deberta-v2 distilbert electra ernie fnet funnel
+    "SequenceClassification": """albert bert camembert convbert deberta deberta-v2 distilbert electra ernie fnet
         layoutlm mobilebert modernbert mpnet nystromformer roberta roformer squeezebert xlm-roberta""",
     "CausalLM": "biogpt bloom falcon gemma gpt2 gpt_neo gpt_neox gptj llama mistral opt phi qwen2 qwen3 stablelm xglm",
     "AudioClassification": "audio-spectrogram-transformer data2vec-audio hubert sew unispeech wav2vec2 wavlm",
