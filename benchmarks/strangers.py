@@ -15,7 +15,8 @@ compared with the silenced teacher in float64. A result is
     crashed  any other exception, or more than the time allowed
 
 Of what is proven four things more are asked: it saves and loads bit for bit, its ONNX file equals it with all its
-outputs, its gradients are those of the silenced teacher, and ``torch.export`` takes it.
+outputs, its gradients are those of the silenced teacher, and ``torch.export`` takes it. What FILE holds already is
+not done again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from record import write_figures
+from record import keep, write_figures
 from strangers_sources import SOURCES, Stranger, named
 from torch import nn
 
@@ -264,10 +265,15 @@ def main() -> None:
         for name in each
         if f"{source}:{name}".startswith(wanted)
     ]
+    rows: list[dict[str, Any]] = []
+    if given.json and given.json.exists():
+        rows = [row for row in json.loads(given.json.read_text())["samples"] if row["result"] != "not built"]
+    known = {row["name"] for row in rows}
     with ThreadPoolExecutor(given.jobs) as pool:
-        rows = []
-        for row in pool.map(in_own_process, names):
+        for row in pool.map(in_own_process, [name for name in names if name not in known]):
             rows.append(row)
+            if given.json:
+                keep(given.json, figures(rows), rows)
             more = " ".join(f"{what}={row[what]}" for what in FURTHER if row.get(what, True) is not True)
             print(f"{row['name']:<40} {row['result']:<10} {row.get('reason', '')[:160]} {more}", flush=True)
     print(json.dumps(figures(rows), indent=1))

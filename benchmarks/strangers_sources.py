@@ -67,6 +67,8 @@ AUDIO = {
     "classifier_proj_size": 16,
 }
 FOUR_LAYERS = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
+VISION = {"image_size": 64, "patch_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+          "num_attention_heads": 4}  # fmt: skip
 
 OWN: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("swin", "swinv2", "donut-swin"), SHIFTED),
@@ -81,6 +83,7 @@ OWN: dict[str, dict[str, Any]] = {
     "data2vec-vision": {"num_hidden_layers": 4, "out_indices": [0, 1, 2, 3]},
     "dpt": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [16, 16, 16, 16],
             "fusion_hidden_size": 16},
+    **{key: {"vision_config": VISION} for key in ("clip", "siglip")},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gpt2": {"n_positions": 64},
     "audio-spectrogram-transformer": {"max_length": 64, "num_mel_bins": 32},
@@ -93,10 +96,8 @@ AS_THEY_ARE = (
     "convnextv2",
     "cvt",
     "d_fine",
-    "deit",
     "deformable_detr",
     "efficientnet",
-    "levit",
     "mobilenet_v1",
     "mobilenet_v2",
     "rt_detr",
@@ -133,9 +134,11 @@ def _hf(name: str) -> Stranger:
         if isinstance(getattr(config, k), type(v) | type(None)) or k == "num_labels"
     }
     config = config_class(**{**changes, **OWN.get(kind, {})})
-    network = (
-        getattr(transformers, f"AutoModelFor{task}").from_config(config, attn_implementation="eager").eval()
-    )
+    auto = getattr(transformers, f"AutoModelFor{task}")
+    known = auto._model_mapping[config_class]
+    if isinstance(known, tuple):  # of several classes for the task it wants to be told one
+        config.architectures = [known[0].__name__]
+    network = auto.from_config(config, attn_implementation="eager").eval()
     _nothing_is_zero(network)
     if "Audio" in task:
         mels = getattr(config, "num_mel_bins", None)

@@ -15,6 +15,7 @@ from compressor.profiling import count
 from compressor.pruning.graph.trace import trace
 from compressor.recipe import DataRecipe, read_recipe
 
+SHORT = ("cascade", "ensemble", "lightweight-teacher", "multi-teacher", "repair", "steps", "teacher-free")
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
 
@@ -32,7 +33,11 @@ def test_a_recipe_says_how_it_is_run_and_what_to_expect(path: Path) -> None:
     assert f"compress run --recipe recipes/{path.name}" in head
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem not in SHORT)) for path in RECIPES],
+    ids=lambda path: path.stem,
+)
 def test_a_recipe_runs_to_its_end(path: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
     short = dataclasses.replace(

@@ -63,7 +63,9 @@ def recipe(**changes: Any) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("method", ["kd", "information-flow", "indistill"])
+@pytest.mark.parametrize(
+    "method", ["kd", "information-flow", pytest.param("indistill", marks=pytest.mark.slow)]
+)
 def test_a_given_student_is_taught_exported_measured_and_comes_back(method: str, tmp_path: Path) -> None:
     asked = recipe(distil__method=method)
     report = compress(asked, tmp_path / "run")

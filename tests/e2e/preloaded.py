@@ -8,5 +8,7 @@ import torch._dynamo
 import torch.onnx
 
 import compressor.api  # noqa: F401
+from tests.translations import torch_2_5
 
 torch.set_num_threads(1)
+torch_2_5.get_torchlib_ops()

@@ -164,20 +164,26 @@ def test_an_engine_is_built_and_its_sidecar_too(after_run: Path) -> None:
     assert ("not run here" in done.err) == ("not run" in shown)
 
 
-def test_tensorrt_by_name_where_there_is_none_says_what_to_install(after_run: Path) -> None:
-    for name in (
-        "tensorrt",
-        "tensorrt_rtx",
-    ):  # found before the installed ones, and broken as bindings alone are
-        (after_run / f"{name}.py").write_text(
+def without_tensorrt(folder: Path) -> None:
+    """Modules that are found before the installed ones, and broken as bindings alone are."""
+    for name in ("tensorrt", "tensorrt_rtx"):
+        (folder / f"{name}.py").write_text(
             "raise ImportError('libnvinfer.so: cannot open shared object file')"
         )
-    (after_run / "sitecustomize.py").write_text("import sys; sys.path.insert(0, '.')")
+    (folder / "sitecustomize.py").write_text("import sys; sys.path.insert(0, '.')")
+
+
+def test_tensorrt_by_name_where_there_is_none_says_what_to_install(after_run: Path) -> None:
+    without_tensorrt(after_run)
     done = shell(after_run, "export", "runs/a", "--to", "tensorrt", "--trust")
     assert done.code == 2
     assert "`tensorrt` needs TensorRT, which is not installed" in done.err
     assert "pip install tensorrt" in done.err
 
+
+@pytest.mark.slow
+def test_of_all_formats_those_that_cannot_be_written_are_told_once(after_run: Path) -> None:
+    without_tensorrt(after_run)
     done = shell(after_run, "export", "runs/a", "--to", "all", "--trust", "--max-accuracy-drop", "30")
     assert done.code in (0, 4), done.err  # int8 of a tiny network may lose more
     assert done.err.count("no engine was built") == 1

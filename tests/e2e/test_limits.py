@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.shell import shell
+from tests.e2e.shell import warm_shell
 
 BASE = ("run", "mypkg:teacher", "--data", "mypkg:data", "--recipe", "quick.toml", "--epochs", "1")
 
 
 def test_a_share_of_the_latency_is_promised_measured_and_compared_with_a_share_of_macs(folder: Path) -> None:
     """How close a busy machine comes is not tested; that everything is said is."""
-    outcome = shell(
+    outcome = warm_shell(
         folder, *BASE, "--ratio", "0.1", "--set", "budget.of=latency", "--out", "runs/l", "--json"
     )
     assert outcome.code == 0, outcome.err
@@ -46,7 +46,7 @@ def test_widths_can_be_chosen_by_the_time_in_int8(folder: Path) -> None:
         "--to",
         "onnx,onnx-int8",
     )
-    outcome = shell(folder, *BASE, *asked, "--out", "runs/i", "--json")
+    outcome = warm_shell(folder, *BASE, *asked, "--out", "runs/i", "--json")
     assert outcome.code in (0, 4), outcome.err  # a network that is hardly trained may not survive eight bits
     report = json.loads(outcome.out)
 
@@ -61,7 +61,7 @@ def test_widths_can_be_chosen_by_the_time_in_int8(folder: Path) -> None:
 
 
 def test_limits_alone_are_a_request(folder: Path) -> None:
-    outcome = shell(
+    outcome = warm_shell(
         folder,
         *BASE,
         "--max-params",
@@ -88,6 +88,6 @@ def test_limits_alone_are_a_request(folder: Path) -> None:
 def test_time_in_a_runtime_that_is_not_measured_is_refused(folder: Path) -> None:
     (folder / "torch.toml").write_text('[profile]\nruntimes = ["pytorch"]\n')
     asked = ("--recipe", "torch.toml", "--ratio", "0.5", "--set", "budget.of=latency")
-    outcome = shell(folder, "run", "mypkg:teacher", "--data", "mypkg:data", *asked)
+    outcome = warm_shell(folder, "run", "mypkg:teacher", "--data", "mypkg:data", *asked)
     assert outcome.code == 2
     assert "widths are chosen by time in onnxruntime" in outcome.err

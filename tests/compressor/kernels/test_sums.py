@@ -16,7 +16,7 @@ from compressor.pruning.scoring.kernels.sums import MOMENTS, channel_sums, gate_
 # of magnitudes, because what is left of a sum that cancels is no measure.
 BOUND = (4 * 32 + 2) * 2.0**-24
 LAYOUTS = ("contiguous", "channels last", "transposed", "every other", "offset", "expanded")
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=25, deadline=None)
 
 
 @pytest.fixture(autouse=True)
